@@ -1,0 +1,29 @@
+"""The errors docworker raises on purpose. Each message says what is wrong, with which value, and what to do."""
+
+
+class DocworkerError(Exception):
+    """Base of every error that docworker raises on purpose."""
+
+
+class ConfigurationError(DocworkerError):
+    """A setting is missing, malformed, or does not fit another one."""
+
+
+class NotFoundError(DocworkerError):
+    """The organization, document, version or job asked for is not there for this organization."""
+
+
+class InvalidArgumentError(DocworkerError):
+    """A value given by the caller cannot be used."""
+
+
+class ConflictError(DocworkerError):
+    """The row was changed by somebody else since it was read: read it again from the master and redo."""
+
+
+class PoolTimeoutError(DocworkerError):
+    """No connection became free in time: the pool is too small or a session is held for too long."""
+
+
+class ForkedEngineError(DocworkerError):
+    """Engines made in one process were used in another: call `db.engines.open_database` after the fork."""

@@ -1,0 +1,147 @@
+"""The tables of the job ledger. How a job moves between its states is in `db.ledger`."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, Index, SmallInteger, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.models.base import Base, TenantOwned
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
+
+
+class Job(TenantOwned, Base):
+    """One piece of work of one organization.
+
+    `attempt` counts runs, `claim_token` fences them; `faults` counts runs given back through no fault of the job.
+    `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
+    """
+
+    __tablename__ = "jobs"
+
+    kind: Mapped[str]
+    arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    state: Mapped[str] = mapped_column(default=JobState.QUEUED)
+    priority: Mapped[int] = mapped_column(SmallInteger, default=5)
+    run_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    unique_key: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(SmallInteger, default=0)
+    max_attempts: Mapped[int] = mapped_column(SmallInteger)
+    faults: Mapped[int] = mapped_column(SmallInteger, default=0)
+    alone: Mapped[bool] = mapped_column(default=False)
+    message_id: Mapped[UUID | None]
+    dispatches: Mapped[int] = mapped_column(SmallInteger, default=0)
+    redispatch_at: Mapped[datetime | None]
+    claim_token: Mapped[UUID | None]
+    claimed_at: Mapped[datetime | None]
+    claimed_by: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    run_until: Mapped[datetime | None]
+    parent_id: Mapped[UUID | None]
+    cursor: Mapped[dict[str, Any] | None]
+    children: Mapped[int | None]
+    result: Mapped[dict[str, Any] | None]
+    error_class: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_traceback: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('queued', 'dispatched', 'running', 'succeeded', 'failed', 'cancelled')", name="state"
+        ),
+        CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+        CheckConstraint("max_attempts >= 1", name="max_attempts"),
+        CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
+        CheckConstraint(
+            "(state = 'running') = (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            name="running_is_leased",
+        ),
+        CheckConstraint("(state = 'dispatched') = (redispatch_at IS NOT NULL)", name="dispatched_is_due_again"),
+        Index(
+            "ix_jobs_queued",
+            "organization_id",
+            "kind",
+            "alone",
+            "priority",
+            "run_at",
+            "id",
+            postgresql_where="state = 'queued'",
+        ),
+        Index("ix_jobs_queued_run_at", "run_at", postgresql_where="state = 'queued'"),
+        Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
+        Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
+        Index(
+            "uq_jobs_organization_id_kind_unique_key",
+            "organization_id",
+            "kind",
+            "unique_key",
+            unique=True,
+            postgresql_where="unique_key IS NOT NULL AND claimed_at IS NULL AND state IN ('queued', 'dispatched')",
+        ),
+        Index(
+            "ix_jobs_parent",
+            "organization_id",
+            "parent_id",
+            "state",
+            postgresql_where="parent_id IS NOT NULL",
+        ),
+        Index(
+            "ix_jobs_finished",
+            "organization_id",
+            "finished_at",
+            postgresql_where="state IN ('succeeded', 'failed', 'cancelled')",
+        ),
+        {
+            "schema": "ledger",
+            # A queue table: every job is updated several times and then deleted.
+            "postgresql_with": {
+                "fillfactor": "70",
+                "autovacuum_vacuum_scale_factor": "0.0",
+                "autovacuum_vacuum_threshold": "5000",
+                "autovacuum_analyze_scale_factor": "0.0",
+                "autovacuum_analyze_threshold": "20000",
+                "autovacuum_vacuum_cost_delay": "0",
+            },
+        },
+    )
+
+
+class Pause(Base):
+    """A kind, an organization, or one kind of one organization that is not dispatched for now.
+
+    An empty `kind` stands for every kind; the nil organization stands for every organization.
+    """
+
+    __tablename__ = "pauses"
+    __table_args__ = ({"schema": "ledger"},)
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ScheduleFire(Base):
+    """One tick of one schedule. The key makes two beats fire once."""
+
+    __tablename__ = "schedule_fires"
+    __table_args__ = ({"schema": "ledger"},)
+
+    schedule: Mapped[str] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(primary_key=True)
+    fired_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    job_id: Mapped[UUID]

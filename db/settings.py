@@ -1,0 +1,192 @@
+"""Every setting of docworker, typed and validated in one place.
+
+Read from the environment with the prefix `DOCWORKER_`; nothing else in the project reads the environment.
+Durations are in seconds and sizes in bytes.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from db.errors import ConfigurationError
+
+
+def _postgresql_url(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError(f"not a postgresql:// address: {_without_password(value)!r}")
+    try:
+        conninfo_to_dict(value)
+    except ProgrammingError as error:
+        raise ValueError(f"not a PostgreSQL address that libpq understands: {error}") from error
+    return value
+
+
+def _broker_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"redis", "rediss", "sentinel", "amqp", "amqps"}:
+        raise ValueError(f"not a redis://, rediss://, sentinel:// or amqp:// address: {_without_password(value)!r}")
+    return value
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://…@{tail}" if at else url
+
+
+def _split_on_spaces(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]
+BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All settings, with the defaults that suit one worker of a few processes.
+
+    Raises pydantic's ValidationError; use :func:`settings`, which turns it into a ConfigurationError that names the
+    environment variable and the value.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DOCWORKER_", frozen=True, extra="ignore")
+
+    # Servers
+    master_url: PostgresUrl = "postgresql://docworker_worker@localhost:5432/docworker"
+    """Master, as the worker role. Several hosts may be named; add target_session_attrs=read-write."""
+    replica_urls: Annotated[tuple[PostgresUrl, ...], NoDecode, BeforeValidator(_split_on_spaces)] = ()
+    """Replicas, as the worker role, separated by spaces."""
+    dispatcher_url: PostgresUrl | None = None
+    """Master, as the dispatcher role, which sees the jobs of all organizations and no documents."""
+    owner_url: PostgresUrl | None = None
+    """Master, as the owner role; only `docworker migrate` uses it."""
+    broker_url: BrokerUrl = "redis://localhost:6379/0"
+    broker_key_prefix: str = "docworker:"
+    queue: str = Field("docworker", min_length=1)
+    result_backend_url: str | None = None
+    store: str = "var/store"
+    """Where source bytes are kept: a directory, or an fsspec address such as s3://bucket/prefix."""
+
+    # Connections
+    pool_size: Count = 2
+    max_overflow: int = Field(2, ge=0)
+    pool_timeout: Seconds = 10
+    pool_recycle: Seconds = 1800
+    connect_timeout: Annotated[int, Field(ge=2)] = 5
+    prepared_statements: bool = True
+    """Turn off behind PgBouncer in transaction mode."""
+    statement_timeout: Seconds = 60
+    lock_timeout: Seconds = 10
+    idle_in_transaction_timeout: Seconds = 60
+    long_session: Seconds = 30
+    """A session open for longer is logged with the place it was opened at."""
+
+    # Replicas
+    replica_max_lag: Seconds = 10
+    """A reader without a position uses no replica that is further behind."""
+    replica_wait: Annotated[float, Field(ge=0)] = 0.5
+    """How long a reader with a position waits for a replica to get there before it reads from the master."""
+    replica_sample_interval: Seconds = 1
+
+    # Worker
+    worker_pool: Literal["prefork", "threads", "solo"] = "prefork"
+    worker_processes: Count = 2
+    max_tasks_per_child: Annotated[int, Field(ge=0)] = 0
+    """Messages after which a child is replaced; 0 = never."""
+    shutdown_timeout: Seconds = 20
+    """How long SIGTERM waits for running jobs before it gives them back."""
+    visibility_timeout: Seconds = 3600
+    metrics_host: str = "127.0.0.1"
+    worker_metrics_port: int = Field(9808, ge=0, le=65535)
+    dispatcher_metrics_port: int = Field(9809, ge=0, le=65535)
+    beat_metrics_port: int = Field(9810, ge=0, le=65535)
+    """Ports of /metrics, /healthz and /readyz; 0 = any free one, which is logged."""
+    watchdog_timeout: Seconds = 60
+    """A worker with idle processes and waiting messages that takes none for this long ends itself."""
+    state_directory: Path = Path("var")
+    """Where metrics files and beat's state are kept."""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # Ledger
+    lease: Seconds = 10
+    """How long a running attempt owns its job without a sign of life; renewed three times as often."""
+    redispatch_after: Seconds = 10
+    """A dispatched job that nobody has claimed is dispatched again after this, then after twice this, …"""
+    dispatch_interval: Seconds = 0.5
+    """How often the dispatcher looks when nothing rings."""
+    dispatch_window: Count = 8
+    """Messages that may wait at the broker, besides those that run."""
+    batch_size: Count = 100
+    """Largest number of jobs in one message, for kinds that take several."""
+    max_running_per_organization: Annotated[int, Field(ge=1)] | None = None
+    backoff_base: Seconds = 2
+    backoff_max: Seconds = 600
+    max_faults: Count = 20
+    """Conflicts, lost connections and the like that a job survives before it fails; they use up no attempts."""
+    succeeded_retention_days: Seconds = 7
+    failed_retention_days: Seconds = 90
+
+    # Documents
+    max_source_bytes: Bytes = 64 * MIB
+    extract_memory_bytes: Bytes = 1024 * MIB
+    extract_cpu_seconds: Seconds = 30
+    extract_wall_seconds: Seconds = 60
+    extract_output_bytes: Bytes = 16 * MIB
+    extract_documents_per_child: Count = 200
+    deleted_retention_days: Annotated[float, Field(ge=0)] = 30
+    keep_versions: Annotated[int, Field(ge=1)] | None = None
+    """Prune older versions but these many newest ones; off unless set."""
+    keep_versions_days: Annotated[float, Field(ge=0)] = 30
+    """Versions younger than this are never pruned."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.shutdown_timeout >= self.visibility_timeout:
+            raise ValueError(
+                f"visibility_timeout ({self.visibility_timeout:g} s) must be longer than "
+                f"shutdown_timeout ({self.shutdown_timeout:g} s)"
+            )
+        if self.backoff_base > self.backoff_max:
+            raise ValueError(f"backoff_base ({self.backoff_base:g} s) is above backoff_max ({self.backoff_max:g} s)")
+        return self
+
+    def dispatcher_database_url(self) -> str:
+        """The dispatcher's address; raises ConfigurationError when it is not set."""
+        if self.dispatcher_url is None:
+            raise ConfigurationError(
+                "DOCWORKER_DISPATCHER_URL is not set: give the master's address as the role docworker_dispatcher"
+            )
+        return self.dispatcher_url
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process; raises ConfigurationError naming the variable, the value and the remedy."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        place = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if not place:
+            lines.append(message)
+            continue
+        name = f"DOCWORKER_{place[0].upper()}"
+        value = "" if place[0].endswith(("_url", "_urls")) else f" (given: {item['input']!r})"
+        lines.append(f"{name}: {message}{value}")
+    return "settings: " + "; ".join(lines)

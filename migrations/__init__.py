@@ -1,0 +1,1 @@
+"""The schema's history. `migrations.runner` upgrades; everything else is Alembic's."""
