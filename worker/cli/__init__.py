@@ -1,0 +1,108 @@
+"""The `docworker` command: names, one-line helps and error handling of all subcommands.
+
+A subcommand's module is imported only when that subcommand runs; what it does is in the module.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from worker.cli.errors import explained
+
+
+@dataclass(frozen=True)
+class Subcommand:
+    """Where a subcommand is (`module:attribute`) and the line it has in `docworker --help`."""
+
+    target: str
+    summary: str
+
+    def load(self) -> click.Command:
+        module, _, attribute = self.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{self.target} is not a click command")
+        return command
+
+
+SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
+    "Run": {
+        "up": Subcommand("worker.cli.stack:up", "Start the local servers and every process in the foreground."),
+        "stack": Subcommand("worker.cli.stack:stack", "Run one command against the local servers."),
+        "migrate": Subcommand("worker.cli.processes:migrate", "Bring the database's schema up to date."),
+        "worker": Subcommand("worker.cli.processes:worker", "Run jobs."),
+        "dispatcher": Subcommand("worker.cli.processes:dispatcher", "Move due jobs from the ledger to the broker."),
+        "beat": Subcommand("worker.cli.processes:beat", "Enqueue scheduled jobs when they are due."),
+        "health": Subcommand("worker.cli.processes:health", "Ask a running process whether it is well."),
+        "demo": Subcommand("worker.cli.demo:demo", "Start everything, process the samples, show the result."),
+    },
+    "Documents": {
+        "organizations": Subcommand("worker.cli.organizations:organizations", "Add and list organizations."),
+        "import": Subcommand("worker.cli.imports:import_", "Mirror a folder of files and process them."),
+        "documents": Subcommand("worker.cli.documents:documents", "Show the tree of documents with their state."),
+        "search": Subcommand("worker.cli.search:search", "Find documents by words."),
+        "history": Subcommand("worker.cli.versions:history", "List the versions of a document."),
+        "show": Subcommand("worker.cli.versions:show", "Print the text of a document."),
+        "diff": Subcommand("worker.cli.versions:diff", "Compare two versions of a document."),
+        "restore": Subcommand("worker.cli.versions:restore", "Make an old version the newest one again."),
+    },
+    "Jobs": {
+        "enqueue": Subcommand("worker.cli.jobs:enqueue", "Enqueue a job of any kind."),
+        "jobs": Subcommand("worker.cli.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
+        "schedule": Subcommand("worker.cli.jobs:schedule", "Show what is scheduled and when it fires."),
+    },
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands by name and imports one only when it is asked for."""
+
+    subcommands: Mapping[str, Subcommand] = {
+        name: subcommand for section in SECTIONS.values() for name, subcommand in section.items()
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        return [*self.subcommands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        subcommand = self.subcommands.get(cmd_name)
+        return None if subcommand is None else subcommand.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, subcommand.summary) for name, subcommand in section.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with explained(ctx):
+            return super().invoke(ctx)
+
+
+EPILOG = """\b
+Examples:
+  docworker up                                      everything on this machine, until Ctrl-C
+  docworker organizations add acme                  make a tenant
+  docworker import ./reports --organization acme    files in, processed texts out
+  docworker search "net revenue" --organization acme
+
+\b
+Settings are environment variables named DOCWORKER_…; `docworker up` needs none.
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="docworker", message="docworker %(version)s")
+def main() -> None:
+    """Process the documents of many organizations in the background.
+
+    Files come in, workers extract, clean, describe and index them, and each result is kept as a new version.
+    PostgreSQL holds the truth, Redis only carries, Celery runs it.
+    """
