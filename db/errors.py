@@ -17,6 +17,10 @@ class InvalidArgumentError(DocworkerError):
     """A value given by the caller cannot be used."""
 
 
+class BadInputError(DocworkerError):
+    """What was given to be processed cannot be, and would not be another time."""
+
+
 class ConflictError(DocworkerError):
     """The row was changed by somebody else since it was read: read it again from the master and redo."""
 
