@@ -29,5 +29,9 @@ class PoolTimeoutError(DocworkerError):
     """No connection became free in time: the pool is too small or a session is held for too long."""
 
 
+class StoreError(DocworkerError):
+    """The source store cannot be read or written now: its disk, permission or network wants attention."""
+
+
 class ForkedEngineError(DocworkerError):
     """Engines made in one process were used in another: call `db.engines.open_database` after the fork."""

@@ -16,6 +16,7 @@ from db.errors import (
     InvalidArgumentError,
     NotFoundError,
     PoolTimeoutError,
+    StoreError,
 )
 
 
@@ -101,6 +102,7 @@ _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (ConflictError, Fault.CONFLICT),
     (PoolTimeoutError, Fault.POOL),
     (exc.TimeoutError, Fault.POOL),
+    (StoreError, Fault.OVERLOAD),
     (BadInputError, Fault.BAD_INPUT),
     (NotFoundError, Fault.BAD_INPUT),
     (InvalidArgumentError, Fault.BAD_INPUT),
