@@ -26,7 +26,8 @@ LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 class Job(TenantOwned, Base):
     """One piece of work of one organization.
 
-    `attempt` counts runs, `claim_token` fences them; `faults` counts runs given back through no fault of the job.
+    `attempt` counts runs, `claim_token` fences them and stays as the mark of the run that finished; `faults` counts
+    runs given back through no fault of the job.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 

@@ -26,8 +26,8 @@ TENANT_TABLES = (
 )
 CURRENT_ORGANIZATION = "(SELECT nullif(current_setting('docworker.organization_id', true), '')::uuid)"
 
-# One ringing transaction at a time: a NOTIFY in every commit would queue all commits behind one lock. Who finds the bell
-# taken is found by the dispatcher, which keeps looking for a while after each ring.
+# One ringing transaction at a time: a NOTIFY in every commit would queue all commits behind one lock. Who finds the
+# bell taken is found by the dispatcher, which keeps looking for a while after each ring.
 RING = """
 CREATE FUNCTION ledger.ring() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -164,7 +164,7 @@ def create_tables() -> None:
             name=op.f("ck_jobs_dispatched_is_due_again"),
         ),
         sa.CheckConstraint(
-            "(state = 'running') = (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "state <> 'running' OR (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL AND run_until IS NOT NULL)",
             name=op.f("ck_jobs_running_is_leased"),
         ),
         sa.CheckConstraint(

@@ -1,0 +1,50 @@
+"""The job ledger: the truth about every job, in the same transactions as the data the jobs change.
+
+    queued -> dispatched -> running -> succeeded | failed | cancelled
+
+Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
+"""
+
+from db.ledger.claim import Claimed, claim, give_back, renew
+from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
+from db.ledger.dispatch import Lane, Load, Message, dispatch, lanes, load, plan, requeue_overdue, undispatch
+from db.ledger.enqueue import Enqueued, enqueue_children, enqueue_statement
+from db.ledger.finish import Failure, fail, lock_owned, record_cursor, retry, succeed, was_finished
+from db.ledger.rescue import Rescued, rescue_expired
+
+__all__ = [
+    "Claimed",
+    "Enqueued",
+    "Failure",
+    "Filter",
+    "Lane",
+    "Load",
+    "Message",
+    "Rescued",
+    "cancel",
+    "claim",
+    "count_by_state",
+    "dispatch",
+    "enqueue_children",
+    "enqueue_statement",
+    "fail",
+    "find",
+    "get",
+    "give_back",
+    "lanes",
+    "load",
+    "lock_owned",
+    "pause",
+    "pauses",
+    "plan",
+    "record_cursor",
+    "renew",
+    "requeue_overdue",
+    "rescue_expired",
+    "resume",
+    "retry",
+    "retry_failed",
+    "succeed",
+    "undispatch",
+    "was_finished",
+]

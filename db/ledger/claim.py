@@ -1,0 +1,145 @@
+"""A worker takes jobs, keeps them, and gives back what it cannot do.
+
+A claim counts the attempt before the work, so that a job which kills its worker uses its attempts up. Who claims gets
+a fresh random token; everything written later is guarded by it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.sessions import organization_of
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A job as one attempt sees it. `queued_seconds` is the time from due to claimed."""
+
+    organization_id: UUID
+    id: UUID
+    kind: str
+    arguments: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    faults: int
+    claim_token: UUID
+    run_until: datetime
+    queued_seconds: float
+    parent_id: UUID | None
+    cursor: dict[str, Any] | None
+
+
+# A job set apart is claimed only by the message that carries it alone: an older message may hold it in a batch.
+_CLAIM = text("""
+WITH wanted AS MATERIALIZED (
+    SELECT id FROM ledger.jobs
+    WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind AND state = 'dispatched'
+      AND (NOT alone OR message_id = :message_id)
+    ORDER BY id FOR NO KEY UPDATE
+), clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+UPDATE ledger.jobs AS job
+SET state = 'running', attempt = job.attempt + 1, claim_token = gen_random_uuid(), claimed_at = clock.now,
+    claimed_by = :worker, redispatch_at = NULL, dispatches = 0,
+    lease_expires_at = clock.now + least(:lease, :max_run) * interval '1 second',
+    run_until = clock.now + :max_run * interval '1 second'
+FROM wanted, clock
+WHERE job.organization_id = :organization_id AND job.id = wanted.id AND job.state = 'dispatched'
+RETURNING job.organization_id, job.id, job.kind, job.arguments, job.attempt, job.max_attempts, job.faults,
+          job.claim_token, job.run_until,
+          CAST(extract(epoch FROM clock.now - job.run_at) AS double precision) AS queued_seconds,
+          job.parent_id, job.cursor
+""")
+
+
+def claim(
+    session: Session,
+    kind: str,
+    ids: Sequence[UUID],
+    *,
+    message_id: UUID | None,
+    worker: str,
+    lease_seconds: float,
+    max_run_seconds: float,
+) -> list[Claimed]:
+    """Take those of the jobs that are dispatched: `dispatched -> running`. A second delivery gets an empty list."""
+    rows = session.execute(
+        _CLAIM,
+        {
+            "organization_id": organization_of(session),
+            "ids": list(ids),
+            "kind": kind,
+            "message_id": message_id,
+            "worker": worker,
+            "lease": lease_seconds,
+            "max_run": max_run_seconds,
+        },
+    )
+    return sorted((Claimed(*row) for row in rows), key=lambda claimed: ids.index(claimed.id))
+
+
+_RENEW = text("""
+WITH held AS MATERIALIZED (
+    SELECT job.id FROM ledger.jobs AS job
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
+      ON job.id = mine.id AND job.claim_token = mine.token
+    WHERE job.organization_id = :organization_id AND job.state = 'running'
+    ORDER BY job.id FOR NO KEY UPDATE OF job SKIP LOCKED
+)
+UPDATE ledger.jobs AS job
+SET lease_expires_at = least(clock_timestamp() + :lease * interval '1 second', job.run_until)
+FROM held
+WHERE job.organization_id = :organization_id AND job.id = held.id AND job.state = 'running'
+""")
+_STILL_HELD = text("""
+SELECT job.id FROM ledger.jobs AS job
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
+  ON job.id = mine.id AND job.claim_token = mine.token
+WHERE job.organization_id = :organization_id AND job.state = 'running'
+""")
+
+
+def renew(session: Session, claimed: Sequence[Claimed], *, lease_seconds: float) -> set[UUID]:
+    """Prolong the leases, never past `run_until`; returns the ids still held.
+
+    A row that is locked just now is being finished, rescued or cancelled: it is skipped, not waited for. A lease that
+    is lost with the server costs a second run and no more, so this alone may commit without waiting for the disk.
+    """
+    parameters = {**_mine(session, claimed), "lease": lease_seconds}
+    session.execute(text("SET LOCAL synchronous_commit = off"))
+    session.execute(_RENEW, parameters)
+    return set(session.scalars(_STILL_HELD, parameters))
+
+
+_GIVE_BACK = text("""
+WITH held AS MATERIALIZED (
+    SELECT job.id FROM ledger.jobs AS job
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
+      ON job.id = mine.id AND job.claim_token = mine.token
+    WHERE job.organization_id = :organization_id AND job.state = 'running'
+    ORDER BY job.id FOR NO KEY UPDATE OF job
+)
+UPDATE ledger.jobs AS job
+SET state = 'queued', attempt = job.attempt - 1, claim_token = NULL, lease_expires_at = NULL, run_until = NULL,
+    claimed_by = NULL, run_at = clock_timestamp()
+FROM held
+WHERE job.organization_id = :organization_id AND job.id = held.id AND job.state = 'running'
+RETURNING job.id
+""")
+
+
+def give_back(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
+    """Return jobs that were not done to the queue at once, as if they had never been claimed; returns their ids."""
+    return set(session.scalars(_GIVE_BACK, _mine(session, claimed)))
+
+
+def _mine(session: Session, claimed: Sequence[Claimed]) -> dict[str, Any]:
+    return {
+        "organization_id": organization_of(session),
+        "ids": [one.id for one in claimed],
+        "tokens": [one.claim_token for one in claimed],
+    }

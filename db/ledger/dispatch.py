@@ -1,0 +1,234 @@
+"""Which jobs go to the broker next, fairly across organizations, and no more than it should hold.
+
+A lane is the queue of one (organization, kind, set apart or not, priority). The lanes are found by hopping from one to
+the next through the partial index on queued jobs, so the price depends on the number of lanes and never on the number
+of jobs. `plan` is pure; one dispatcher plans at a time, so that caps and fairness hold exactly.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
+
+
+class Lane(NamedTuple):
+    """`due` counts the due jobs, up to the limit it was asked with."""
+
+    organization_id: UUID
+    kind: str
+    alone: bool
+    priority: int
+    due: int
+    oldest: datetime
+
+
+_LANES = text("""
+WITH RECURSIVE lane AS (
+    (SELECT organization_id, kind, alone, priority FROM ledger.jobs WHERE state = 'queued'
+     ORDER BY organization_id, kind, alone, priority LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM lane CROSS JOIN LATERAL (
+        SELECT job.organization_id, job.kind, job.alone, job.priority FROM ledger.jobs AS job
+        WHERE job.state = 'queued'
+          AND (job.organization_id, job.kind, job.alone, job.priority)
+            > (lane.organization_id, lane.kind, lane.alone, lane.priority)
+        ORDER BY job.organization_id, job.kind, job.alone, job.priority LIMIT 1
+    ) AS following
+)
+SELECT lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest
+FROM lane CROSS JOIN LATERAL (
+    SELECT count(*) AS due, min(run_at) AS oldest FROM (
+        SELECT job.run_at FROM ledger.jobs AS job
+        WHERE job.state = 'queued' AND job.organization_id = lane.organization_id AND job.kind = lane.kind
+          AND job.alone = lane.alone AND job.priority = lane.priority
+          AND job.run_at <= (SELECT clock_timestamp())
+        ORDER BY job.run_at, job.id LIMIT :most
+    ) AS job
+) AS head
+WHERE head.due > 0
+""")
+
+
+def lanes(session: Session, *, most: int) -> list[Lane]:
+    """The lanes with jobs that are due now; `most` bounds the count of each."""
+    return [Lane(*row) for row in session.execute(_LANES, {"most": most})]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is under way: messages at the broker, and jobs dispatched or running."""
+
+    messages: int = 0
+    messages_of: Counter[UUID] = field(default_factory=Counter)
+    jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
+    jobs_of_kind: Counter[str] = field(default_factory=Counter)
+
+
+_LOAD = text("""
+SELECT organization_id, kind, count(DISTINCT message_id) AS messages, count(*) AS jobs
+FROM ledger.jobs WHERE state = 'dispatched' GROUP BY organization_id, kind
+UNION ALL
+SELECT organization_id, kind, 0, count(*)
+FROM ledger.jobs WHERE state = 'running' GROUP BY organization_id, kind
+""")
+
+
+def load(session: Session) -> Load:
+    """Count what is under way; both counts read small partial indexes."""
+    total = Load()
+    messages = 0
+    for organization_id, kind, sent, jobs in session.execute(_LOAD):
+        messages += sent
+        total.messages_of[organization_id] += sent
+        total.jobs_of_organization[organization_id] += jobs
+        total.jobs_of_kind[kind] += jobs
+    return Load(messages, total.messages_of, total.jobs_of_organization, total.jobs_of_kind)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What will travel to the broker: up to `size` jobs of one lane, later their ids."""
+
+    id: UUID
+    lane: Lane
+    size: int
+    job_ids: tuple[UUID, ...] = ()
+
+
+def plan(
+    waiting: Iterable[Lane],
+    under_way: Load,
+    *,
+    capacity: int,
+    batch_size: Callable[[str], int],
+    cap_of_kind: Callable[[str], int | None] = lambda _kind: None,
+    cap_of_organization: int | None = None,
+    paused: Collection[tuple[UUID, str]] = (),
+) -> list[Message]:
+    """At most `capacity` messages: the organization with the fewest on their way goes first, then the more urgent
+    priority, then the older job. Jobs set apart travel alone.
+
+    Algorithm: a heap of lanes keyed by (messages of the organization, priority, oldest). Take the first, give it one
+    message, put it back with what is left; entries whose organization has got a message meanwhile are keyed anew.
+    """
+    messages_of = Counter(under_way.messages_of)
+    of_organization = Counter(under_way.jobs_of_organization)
+    of_kind = Counter(under_way.jobs_of_kind)
+    heap: list[tuple[int, int, datetime, int, Lane]] = []
+    for number, lane in enumerate(waiting):
+        if not _is_paused(lane, paused):
+            key = (messages_of[lane.organization_id], lane.priority, lane.oldest, number, lane)
+            heapq.heappush(heap, key)
+    messages: list[Message] = []
+    while heap and len(messages) < capacity:
+        sent, priority, oldest, number, lane = heapq.heappop(heap)
+        if sent != messages_of[lane.organization_id]:
+            heapq.heappush(heap, (messages_of[lane.organization_id], priority, oldest, number, lane))
+            continue
+        room = [1 if lane.alone else batch_size(lane.kind), lane.due]
+        if cap_of_organization is not None:
+            room.append(cap_of_organization - of_organization[lane.organization_id])
+        cap = cap_of_kind(lane.kind)
+        if cap is not None:
+            room.append(cap - of_kind[lane.kind])
+        size = min(room)
+        if size <= 0:
+            continue
+        messages.append(Message(new_id(), lane, size))
+        messages_of[lane.organization_id] += 1
+        of_organization[lane.organization_id] += size
+        of_kind[lane.kind] += size
+        left = lane._replace(due=lane.due - size)
+        if left.due:
+            heapq.heappush(heap, (messages_of[lane.organization_id], priority, oldest, number, left))
+    return messages
+
+
+def _is_paused(lane: Lane, paused: Collection[tuple[UUID, str]]) -> bool:
+    return any(
+        place in paused
+        for place in (
+            (lane.organization_id, lane.kind),
+            (lane.organization_id, ""),
+            (SYSTEM_ORGANIZATION_ID, lane.kind),
+        )
+    )
+
+
+# SKIP LOCKED: a job being cancelled or folded into right now can wait for the next look, the dispatcher cannot.
+_DISPATCH = text("""
+WITH picked AS MATERIALIZED (
+    SELECT id FROM ledger.jobs
+    WHERE state = 'queued' AND organization_id = :organization_id AND kind = :kind AND alone = :alone
+      AND priority = :priority AND run_at <= (SELECT clock_timestamp())
+    ORDER BY run_at, id LIMIT :size FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE ledger.jobs AS job
+SET state = 'dispatched', message_id = :message_id, dispatches = least(job.dispatches + 1, 100),
+    redispatch_at = clock_timestamp()
+                    + least(:redispatch_after * power(2, least(job.dispatches, 20)), 600) * interval '1 second'
+FROM picked
+WHERE job.organization_id = :organization_id AND job.id = picked.id AND job.state = 'queued'
+RETURNING job.id
+""")
+
+
+def dispatch(session: Session, message: Message, *, redispatch_after_seconds: float) -> Message:
+    """`queued -> dispatched` for the jobs of one message; returns it with their ids, possibly none. Each further
+    dispatch of an unclaimed job waits twice as long, up to ten minutes."""
+    lane = message.lane
+    parameters = {
+        "organization_id": lane.organization_id,
+        "kind": lane.kind,
+        "alone": lane.alone,
+        "priority": lane.priority,
+        "size": message.size,
+        "message_id": message.id,
+        "redispatch_after": redispatch_after_seconds,
+    }
+    ids = session.scalars(_DISPATCH, parameters).all()
+    return Message(message.id, lane, message.size, tuple(ids))
+
+
+_REQUEUE_OVERDUE = text("""
+WITH overdue AS MATERIALIZED (
+    SELECT organization_id, id FROM ledger.jobs
+    WHERE state = 'dispatched' AND redispatch_at <= (SELECT clock_timestamp())
+    ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE ledger.jobs AS job SET state = 'queued', redispatch_at = NULL, message_id = NULL
+FROM overdue
+WHERE job.organization_id = overdue.organization_id AND job.id = overdue.id
+  AND job.state = 'dispatched' AND job.redispatch_at <= clock_timestamp()
+RETURNING job.id
+""")
+
+
+def requeue_overdue(session: Session, *, most: int = 10_000) -> int:
+    """`dispatched -> queued` for jobs whose message nobody has claimed in time; returns how many."""
+    return len(session.execute(_REQUEUE_OVERDUE, {"most": most}).all())
+
+
+_UNDISPATCH = text("""
+WITH unsent AS MATERIALIZED (
+    SELECT organization_id, id FROM ledger.jobs
+    WHERE message_id = ANY(:message_ids) AND state = 'dispatched' ORDER BY organization_id, id FOR NO KEY UPDATE
+)
+UPDATE ledger.jobs AS job
+SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
+FROM unsent
+WHERE job.organization_id = unsent.organization_id AND job.id = unsent.id AND job.state = 'dispatched'
+""")
+
+
+def undispatch(session: Session, messages: Sequence[Message]) -> None:
+    """`dispatched -> queued` for messages that the broker did not take."""
+    session.execute(_UNDISPATCH, {"message_ids": [message.id for message in messages]})

@@ -1,0 +1,45 @@
+"""Jobs whose worker fell silent: back to the queue, or failed when their attempts are used up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True)
+class Rescued:
+    organization_id: UUID
+    id: UUID
+    kind: str
+    state: str
+    attempt: int
+
+
+# The lock waits for nobody and looks at the lease again: a lease renewed a moment ago is not stolen. What was lost
+# with its worker runs alone from now on, so that one poison job does not use up the attempts of a batch.
+_RESCUE = text("""
+WITH expired AS MATERIALIZED (
+    SELECT organization_id, id FROM ledger.jobs
+    WHERE state = 'running' AND lease_expires_at <= (SELECT clock_timestamp())
+    ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE ledger.jobs AS job
+SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
+    finished_at = CASE WHEN attempt >= max_attempts THEN clock_timestamp() END,
+    alone = true, claim_token = NULL, lease_expires_at = NULL, run_until = NULL, run_at = clock_timestamp(),
+    error_class = 'LeaseExpired',
+    error_message = format('attempt %s of %s on %s gave no sign of life: its worker was killed, froze or lost its '
+                           'connection, or the job ran longer than its limit', attempt, max_attempts, claimed_by),
+    error_traceback = NULL
+FROM expired
+WHERE job.organization_id = expired.organization_id AND job.id = expired.id
+  AND job.state = 'running' AND job.lease_expires_at <= clock_timestamp()
+RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
+""")
+
+
+def rescue_expired(session: Session, *, most: int = 1000) -> Sequence[Rescued]:
+    """`running -> queued | failed` for leases that have ended. For the dispatcher's session."""
+    return [Rescued(*row) for row in session.execute(_RESCUE, {"most": most})]
