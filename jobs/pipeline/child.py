@@ -1,0 +1,100 @@
+"""The process that parses hostile files: binds itself to its limits, then answers one document after another.
+
+Runs only as started by `parser_process`; never imported by a worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from jobs.pipeline.document import PipelineError, Reason
+from jobs.pipeline.formats import Reading, reader_of
+from jobs.pipeline.frames import Header, read_frame, write_frame
+from jobs.pipeline.limits import Limits
+
+_MOST_MESSAGE_CHARACTERS = 500
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_UNBLOCKED = (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`arguments`: one JSON text with the parent's process id and the limits."""
+    start = json.loads(arguments[0])
+    limits = Limits(**start["limits"])
+    _die_with(start["parent"])
+    _restrict(limits)
+    requests, replies = _take_over_pipes()
+    write_frame(replies, {"ready": True})
+    while (request := read_frame(requests)) is not None:
+        _grant_cpu(limits.cpu_seconds)
+        write_frame(replies, *_answer(*request, limits))
+
+
+def _die_with(parent: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the first prctl, so no signal will ever come
+        os._exit(0)
+
+
+def _restrict(limits: Limits) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))
+    for number in _UNBLOCKED:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _UNBLOCKED)
+
+
+def _take_over_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Stdin and stdout become ours alone: a library that prints must not write into a reply."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _grant_cpu(seconds: float) -> None:
+    """The kernel counts from the start of the process, a limit is for one document: move the soft limit along.
+
+    Crossing it is SIGXCPU, which ends the process even inside C code. The hard limit stays open, since a lowered
+    one could not be raised for the next document.
+    """
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), resource.RLIM_INFINITY))
+
+
+def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]:
+    try:
+        reading = reader_of(str(header["media_type"]))(data, limits)
+        return _reply(reading)
+    except PipelineError as error:
+        return {"reason": error.reason, "message": str(error)[:_MOST_MESSAGE_CHARACTERS]}, b""
+    except MemoryError:
+        return {"reason": Reason.MEMORY_LIMIT, "message": _memory_message(limits)}, b""
+    except Exception as error:  # noqa: BLE001 -- whatever a parser raises on a hostile file is about the file
+        message = f"the parser gave up: {type(error).__name__}: {error}"[:_MOST_MESSAGE_CHARACTERS]
+        return {"reason": Reason.CORRUPT, "message": message}, b""
+
+
+def _reply(reading: Reading) -> tuple[Header, bytes]:
+    title = reading.title[:1000].encode("utf-8", "replace").decode() if reading.title else None
+    return {"title": title, "pages": reading.pages}, reading.text.encode("utf-8", "replace")
+
+
+def _memory_message(limits: Limits) -> str:
+    return f"reading the document takes more than the {limits.memory_bytes} bytes of memory allowed"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,105 @@
+"""What flows through the pipeline: the source, the document between two steps, the result, and why it failed.
+
+Plain frozen values; nothing here reads files or knows how a step works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from db.errors import DocworkerError
+
+JSON = str | int | float | bool | None | list["JSON"] | dict[str, "JSON"]
+
+
+class Reason(StrEnum):
+    """Why a document cannot be processed: short words that are stored, counted and never change."""
+
+    UNSUPPORTED = "unsupported"
+    EMPTY = "empty"
+    UNDECODABLE = "undecodable"
+    ENCRYPTED = "encrypted"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    MEMORY_LIMIT = "memory_limit"
+    CPU_LIMIT = "cpu_limit"
+    WALL_CLOCK_LIMIT = "wall_clock_limit"
+    OUTPUT_LIMIT = "output_limit"
+    CRASHED = "crashed"
+
+
+class PipelineError(DocworkerError):
+    """The document itself cannot be processed; trying again would fail again.
+
+    `reason` is a `Reason`, or a short word of the same shape chosen by a processor of one's own.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = str(reason)
+
+
+class ProcessorError(DocworkerError):
+    """A processor is declared wrongly, or two of them clash: the installation is at fault, not a document."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document as it came in: either the bytes of a file or a text, never both.
+
+    `media_type` is what the sender said; the bytes have the last word (see `media_types`). A text is
+    taken for `text/plain` when nothing was said.
+    """
+
+    media_type: str | None = None
+    filename: str = ""
+    data: bytes | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.data is None) == (self.text is None):
+            raise ValueError("a Source has either data or text, got " + ("neither" if self.data is None else "both"))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document between two processors. `content` is None until a processor has extracted the text."""
+
+    source: Source
+    content: str | None = None
+    title: str | None = None
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The content, as a str; raises PipelineError when nothing has been extracted yet."""
+        if self.content is None:
+            raise PipelineError(Reason.UNSUPPORTED, "no processor extracted a text from this document")
+        return self.content
+
+    def with_content(self, content: str) -> Document:
+        """The same document with another text."""
+        return Document(self.source, content, self.title, self.facts)
+
+    def with_title(self, title: str | None) -> Document:
+        """The same document with another title."""
+        return replace(self, title=title)
+
+    def with_facts(self, **facts: JSON) -> Document:
+        """The same document with these facts added to, or put in place of, those it has."""
+        return Document(self.source, self.content, self.title, {**self.facts, **facts})
+
+
+@dataclass(frozen=True, slots=True)
+class Processed:
+    """The result: what is stored as a version of the document."""
+
+    content: str
+    content_sha256: str
+    """Hexadecimal, of the content in UTF-8."""
+    title: str | None
+    facts: dict[str, JSON]
+    pipeline: str
+    """Which processors made it, such as ``extract/1 normalize/1 describe/1``."""

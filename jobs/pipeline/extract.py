@@ -1,0 +1,81 @@
+"""The text of a document: decoded here when it is text already, read in the sandbox when it has to be parsed."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from jobs.pipeline.document import JSON, Document, PipelineError, Reason, Source
+from jobs.pipeline.encodings import decode
+from jobs.pipeline.limits import Limits
+from jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
+from jobs.pipeline.processor import Options, Processor
+from jobs.pipeline.sandbox import Sandbox
+
+_UTF8_MARK = b"\xef\xbb\xbf"
+
+
+class Extract(Processor):
+    """Finds out what a source is and takes its text out.
+
+    Leaves a document alone whose content an earlier processor (order below 100) has already found: that
+    is how a format we do not know is added.
+    """
+
+    name = "extract"
+    version = 1
+    order = 100
+
+    def __init__(self, limits: Limits, documents_per_child: int) -> None:
+        self.limits = limits
+        self.sandbox = Sandbox(limits, documents_per_child=documents_per_child)
+
+    @classmethod
+    def build(cls, options: Options) -> Self:
+        return cls(options.limits, options.documents_per_child)
+
+    def process(self, document: Document) -> Document:
+        source = document.source
+        if document.content is not None:
+            return document
+        if source.text is not None and source.media_type in (TEXT, MARKDOWN, None):
+            return self._given(document, source.text, media_type=source.media_type or TEXT)
+        media_type, data = _bytes_of(source)
+        if media_type in (TEXT, MARKDOWN):
+            text, encoding = decode(data)
+            return self._given(document, text, media_type=media_type, encoding=encoding)
+        return self._parsed(document, media_type, data)
+
+    def _given(self, document: Document, text: str, **facts: JSON) -> Document:
+        if len(text) > self.limits.output_bytes:
+            raise PipelineError(
+                Reason.OUTPUT_LIMIT,
+                f"the text has {len(text)} characters, more than the {self.limits.output_bytes} bytes allowed",
+            )
+        return document.with_content(text).with_facts(**facts)
+
+    def _parsed(self, document: Document, media_type: str, data: bytes) -> Document:
+        reading = self.sandbox.read(media_type, data)
+        document = document.with_content(reading.text).with_title(reading.title or document.title)
+        facts: dict[str, JSON] = {"media_type": media_type}
+        if reading.pages is not None:
+            facts["pages"] = reading.pages
+        return document.with_facts(**facts)
+
+    def close(self) -> None:
+        self.sandbox.close()
+
+
+def _bytes_of(source: Source) -> tuple[str, bytes]:
+    if source.text is not None:  # the mark keeps a parser from believing a charset that the text declares
+        data = _UTF8_MARK + source.text.encode("utf-8", "replace")
+    else:
+        data = source.data or b""
+        if not data:
+            raise PipelineError(Reason.EMPTY, "the file is empty")
+    media_type = media_type_of(source.filename, data[:HEAD_BYTES], source.media_type)
+    if media_type is None:
+        raise PipelineError(
+            Reason.UNSUPPORTED,
+            f"{source.filename or source.media_type or 'the file'!r} is not a PDF, DOCX, HTML, Markdown or text file",
+        )
+    return media_type, data

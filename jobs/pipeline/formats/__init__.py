@@ -1,0 +1,33 @@
+"""Readers of file formats: bytes in, text out. They run in the sandbox's child and load only when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from jobs.pipeline.document import PipelineError, Reason
+from jobs.pipeline.limits import Limits
+from jobs.pipeline.media_types import DOCX, HTML, PDF
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read from a file. `title` and `pages` are None where the format has none."""
+
+    text: str
+    title: str | None = None
+    pages: int | None = None
+
+
+Reader = Callable[[bytes, Limits], Reading]
+
+_MODULES = {PDF: "pdf", DOCX: "docx", HTML: "html"}
+
+
+def reader_of(media_type: str) -> Reader:
+    """The function that reads this media type."""
+    if media_type not in _MODULES:
+        raise PipelineError(Reason.UNSUPPORTED, f"there is no reader for {media_type!r}")
+    reader: Reader = import_module(f"{__name__}.{_MODULES[media_type]}").read
+    return reader

@@ -1,0 +1,237 @@
+"""One child process that parses documents: start it, hand it a document, say what its death means, end it.
+
+Used by one thread at a time. Which child serves whom is `sandbox`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+import jobs
+from db.errors import DocworkerError
+from jobs.pipeline.document import PipelineError, Reason
+from jobs.pipeline.formats import Reading
+from jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
+from jobs.pipeline.limits import Limits
+
+START_SECONDS = 30.0
+_CHUNK_BYTES = 256 * 1024
+_STDERR_BYTES = 4096
+_KILLED_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+# Python's isolated mode ignores the environment and the current directory; where our code and the parsers lie
+# is told by the parent instead. `-S` skips site, which saves half of the interpreter's start.
+_BOOT = (
+    "import sys, json; sys.path[:0] = json.loads(sys.argv[1])['path']; "
+    "from jobs.pipeline.child import main; main(sys.argv[1:])"
+)
+
+
+class SandboxError(DocworkerError):
+    """The sandbox failed, not the document: its child could not start or was killed from outside. Try again."""
+
+
+class ParserProcess:
+    """A running child, bound to `limits` and to the thread that started it: it dies with that thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.owner_pid = os.getpid()
+        self.served = 0
+        self._stderr = bytearray()
+        self._popen = self._start()
+        self._descriptors = [pipe.fileno() for pipe in self._pipes]
+        try:
+            for descriptor in self._descriptors:
+                os.set_blocking(descriptor, False)
+            self._await_ready()
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def is_alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def read(self, media_type: str, data: bytes) -> Reading:
+        """The text of one document. After any exception the process is of no more use: `end()` it.
+
+        Raises PipelineError when the document is at fault, SandboxError when the process is.
+        """
+        self.served += 1
+        header, payload = self._exchange({"media_type": media_type}, data)
+        if "reason" in header:
+            raise PipelineError(str(header["reason"]), str(header["message"]))
+        title, pages = header["title"], header["pages"]
+        return Reading(
+            text=payload.decode("utf-8"),
+            title=title if isinstance(title, str) else None,
+            pages=pages if isinstance(pages, int) else None,
+        )
+
+    def end(self) -> None:
+        """Kill the process and let go of its pipes. A process forked from the owner only lets go."""
+        if os.getpid() == self.owner_pid:
+            self._popen.kill()
+            self._popen.wait()
+        else:
+            self._popen.returncode = 0  # not our child: nothing to wait for
+        for pipe in self._pipes:
+            with suppress(OSError):
+                pipe.close()
+
+    def __del__(self) -> None:
+        # The last reference goes when the owning thread ends without close().
+        if hasattr(self, "_popen"):
+            self.end()
+
+    @property
+    def _pipes(self) -> list[IO[bytes]]:
+        popen = self._popen
+        return [pipe for pipe in (popen.stdin, popen.stdout, popen.stderr) if pipe is not None]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        start = {
+            "parent": self.owner_pid,
+            "limits": asdict(self.limits),
+            "path": [str(Path(jobs.__file__).parents[1]), *filter(None, sys.path)],
+        }
+        try:
+            popen = subprocess.Popen(  # noqa: S603 -- our own interpreter and our own code
+                [sys.executable, "-I", "-S", "-c", _BOOT, json.dumps(start)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd="/",
+                env={},
+                start_new_session=True,  # Ctrl-C in the worker's terminal is not for it
+            )
+        except OSError as error:
+            raise SandboxError(f"the parsing process cannot be started: {error}") from error
+        return popen
+
+    def _await_ready(self) -> None:
+        try:
+            answer = self._talk([], time.monotonic() + START_SECONDS)
+        except TimeoutError:
+            raise SandboxError(f"the parsing process was not ready within {START_SECONDS:g} s") from None
+        if answer is None:
+            raise SandboxError(
+                f"the parsing process ended at its start ({self._popen.wait()}) with {self.limits.memory_bytes} bytes "
+                f"of memory allowed: {self._last_words() or 'it said nothing'}"
+            )
+
+    def _exchange(self, header: Header, data: bytes) -> tuple[Header, bytes]:
+        outgoing = [memoryview(packed_header(header, len(data))), memoryview(data)]
+        try:
+            answer = self._talk(outgoing, time.monotonic() + self.limits.wall_seconds)
+        except TimeoutError:
+            raise PipelineError(
+                Reason.WALL_CLOCK_LIMIT,
+                f"reading the document takes longer than the {self.limits.wall_seconds:g} s allowed",
+            ) from None
+        if answer is None:
+            raise self._verdict(self._popen.wait())
+        return answer
+
+    def _talk(self, outgoing: Sequence[memoryview], deadline: float) -> tuple[Header, bytes] | None:
+        """Send, receive one frame, drain stderr; None when the process has gone. TimeoutError at the deadline."""
+        to_child, from_child, errors = self._descriptors
+        unsent, received = [part for part in outgoing if part], bytearray()
+        poll = select.poll()
+        poll.register(from_child, select.POLLIN)
+        poll.register(errors, select.POLLIN)
+        if unsent:
+            poll.register(to_child, select.POLLOUT)
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError
+            for descriptor, _ in poll.poll(remaining * 1000 + 1):
+                if descriptor == to_child and not self._send(unsent, to_child):
+                    poll.unregister(to_child)
+                elif descriptor == errors and not self._hear(errors):
+                    poll.unregister(errors)
+                elif descriptor == from_child:
+                    piece = os.read(from_child, _CHUNK_BYTES)
+                    if not piece:
+                        while self._hear(errors):
+                            pass
+                        return None
+                    received += piece
+                    if (frame := self._frame(received)) is not None:
+                        return frame
+
+    @staticmethod
+    def _send(unsent: list[memoryview], descriptor: int) -> bool:
+        """Write what the pipe takes; False when there is nothing left or nobody to read it."""
+        try:
+            written = os.write(descriptor, unsent[0][:_CHUNK_BYTES])
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            return False
+        unsent[0] = unsent[0][written:]
+        if not unsent[0]:
+            unsent.pop(0)
+        return bool(unsent)
+
+    def _hear(self, descriptor: int) -> bool:
+        """Keep the end of what was written to stderr; False when there is no more now."""
+        try:
+            piece = os.read(descriptor, _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        self._stderr += piece
+        del self._stderr[:-_STDERR_BYTES]
+        return bool(piece)
+
+    def _frame(self, received: bytearray) -> tuple[Header, bytes] | None:
+        if len(received) < LENGTHS.size:
+            return None
+        header_bytes, payload_bytes = LENGTHS.unpack_from(received)
+        if header_bytes > MOST_HEADER_BYTES or payload_bytes > self.limits.output_bytes:
+            raise PipelineError(
+                Reason.OUTPUT_LIMIT, f"the answer has {payload_bytes} bytes, {self.limits.output_bytes} are allowed"
+            )
+        body = LENGTHS.size + header_bytes
+        if len(received) < body + payload_bytes:
+            return None
+        return json.loads(received[LENGTHS.size : body]), bytes(received[body : body + payload_bytes])
+
+    def _last_words(self) -> str:
+        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+    def _verdict(self, returncode: int) -> DocworkerError:
+        """What the death of the process in the middle of a document says about the document."""
+        said = self._last_words()
+        name = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
+        if -returncode in _KILLED_FROM_OUTSIDE:
+            return SandboxError(f"the parsing process {self.pid} was killed from outside ({name})")
+        if -returncode == signal.SIGXCPU:
+            return PipelineError(
+                Reason.CPU_LIMIT,
+                f"reading the document takes more than the {self.limits.cpu_seconds:g} s of computing time allowed",
+            )
+        # PDFium aborts without a word when memory is refused; every other abort we know of says why.
+        if "MemoryError" in said or "bad_alloc" in said or (-returncode == signal.SIGABRT and not said):
+            return PipelineError(
+                Reason.MEMORY_LIMIT,
+                f"reading the document takes more than the {self.limits.memory_bytes} bytes of memory allowed",
+            )
+        return PipelineError(Reason.CRASHED, f"the parser crashed on the document ({name}){said and ': ' + said}")

@@ -1,0 +1,71 @@
+"""What a step of the pipeline is, and how one is declared. Which ones are installed is `registry`'s business."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from jobs.pipeline.document import Document
+from jobs.pipeline.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a pipeline is built with; each processor takes what it needs."""
+
+    limits: Limits = field(default_factory=Limits)
+    documents_per_child: int = 200
+
+
+class Processor(ABC):
+    """A named, versioned step: document in, document out, no database.
+
+    `order` says where it stands: extract is 100, normalize 200, describe 300; equal ones go by name.
+    Raise `version` when the same input gives another output. A `PipelineError` says that the document
+    is bad; any other error says that the step failed, and the document is tried again.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    order: ClassVar[int]
+
+    @classmethod
+    def build(cls, options: Options) -> Self:  # noqa: ARG003 -- for subclasses that need it
+        """The instance that one pipeline uses; called once per pipeline."""
+        return cls()
+
+    @abstractmethod
+    def process(self, document: Document) -> Document:
+        """The document after this step. Called from several threads at once in a threaded worker."""
+
+    def close(self) -> None:  # noqa: B027 -- most processors hold nothing
+        """Let go of what the instance holds."""
+
+
+declared: list[type[Processor]] = []
+"""Processors declared with `@processor`, in the order of their declaration."""
+
+
+def processor(
+    *, name: str, version: int, order: int
+) -> Callable[[Callable[[Document], Document]], Callable[[Document], Document]]:
+    """Declare a function as a processor; its module must be imported before the pipeline is loaded.
+
+    A package that others install uses the entry point group `docworker.processors` instead.
+    """
+
+    def declare(function: Callable[[Document], Document]) -> Callable[[Document], Document]:
+        members = {
+            "name": name,
+            "version": version,
+            "order": order,
+            "process": lambda _self, document: function(document),
+            "__doc__": function.__doc__,
+            "__module__": function.__module__,
+        }
+        declared.append(type(function.__name__, (Processor,), members))
+        return function
+
+    return declare
