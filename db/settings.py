@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """Replicas, as the worker role, separated by spaces."""
     dispatcher_url: PostgresUrl | None = None
     """Master, as the dispatcher role, which sees the jobs of all organizations and no documents."""
+    listen_url: PostgresUrl | None = None
+    """The dispatcher's address without a pooler between, for LISTEN; needed only where dispatcher_url has one."""
     owner_url: PostgresUrl | None = None
     """Master, as the owner role; only `docworker migrate` uses it."""
     broker_url: BrokerUrl = "redis://localhost:6379/0"
@@ -124,7 +126,7 @@ class Settings(BaseSettings):
     """A dispatched job that nobody has claimed is dispatched again after this, then after twice this, …"""
     dispatch_interval: Seconds = 0.5
     """How often the dispatcher looks when nothing rings."""
-    dispatch_window: Count = 8
+    dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
     batch_size: Count = 100
     """Largest number of jobs in one message, for kinds that take several."""

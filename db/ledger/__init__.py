@@ -7,7 +7,19 @@ Each module is one step of a job's life. The broker appears nowhere in here: a m
 
 from db.ledger.claim import Claimed, claim, give_back, renew
 from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
-from db.ledger.dispatch import Lane, Load, Message, dispatch, lanes, load, plan, requeue_overdue, undispatch
+from db.ledger.dispatch import (
+    Lane,
+    Load,
+    Message,
+    count_live,
+    dispatch,
+    lanes,
+    load,
+    oldest_due_seconds,
+    plan,
+    requeue_overdue,
+    undispatch,
+)
 from db.ledger.enqueue import Enqueued, enqueue_children, enqueue_statement
 from db.ledger.finish import Failure, fail, lock_owned, record_cursor, retry, succeed, was_finished
 from db.ledger.rescue import Rescued, rescue_expired
@@ -24,6 +36,7 @@ __all__ = [
     "cancel",
     "claim",
     "count_by_state",
+    "count_live",
     "dispatch",
     "enqueue_children",
     "enqueue_statement",
@@ -34,6 +47,7 @@ __all__ = [
     "lanes",
     "load",
     "lock_owned",
+    "oldest_due_seconds",
     "pause",
     "pauses",
     "plan",

@@ -232,3 +232,24 @@ WHERE job.organization_id = unsent.organization_id AND job.id = unsent.id AND jo
 def undispatch(session: Session, messages: Sequence[Message]) -> None:
     """`dispatched -> queued` for messages that the broker did not take."""
     session.execute(_UNDISPATCH, {"message_ids": [message.id for message in messages]})
+
+
+_COUNT_LIVE = text("""
+SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'queued' GROUP BY kind, state
+UNION ALL SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'dispatched' GROUP BY kind, state
+UNION ALL SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'running' GROUP BY kind, state
+""")
+_OLDEST_DUE = text("""
+SELECT CAST(extract(epoch FROM clock_timestamp() - min(run_at)) AS double precision)
+FROM ledger.jobs WHERE state = 'queued'
+""")
+
+
+def count_live(session: Session) -> list[tuple[str, str, int]]:
+    """Live jobs as (kind, state, jobs); each part reads its partial index."""
+    return [(kind, state, jobs) for kind, state, jobs in session.execute(_COUNT_LIVE)]
+
+
+def oldest_due_seconds(session: Session) -> float:
+    """How long the job that is due the longest has been waiting in the queue; 0 when none is due."""
+    return max(0.0, session.scalar(_OLDEST_DUE) or 0.0)

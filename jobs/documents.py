@@ -1,0 +1,243 @@
+"""The main job: documents are read, processed with no connection held, and written as versions.
+
+A batch is read with one query and written with a handful of statements. A document that conflicts or that the
+database refuses is set apart, and its own job alone is retried or failed.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+import structlog
+from db.search import index_documents as write_search_vectors
+from sqlalchemy import case, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from db import ledger
+from db.errors import BadInputError, NotFoundError
+from db.faults import Fault, classify
+from db.models import Document
+from db.sessions import organization_of, reading, writing
+from db.versions import (
+    NewText,
+    Outcome,
+    Rejected,
+    Written,
+    reject,
+    restore_version,
+    write_version,
+    write_versions,
+)
+from jobs import metrics
+from jobs.enqueue import enqueue
+from jobs.kinds import Arguments
+from jobs.processing import Unprocessed, process
+from jobs.task import Attempt, Batch, batch_job, job, settle_error
+
+log = structlog.get_logger(__name__)
+Result = NewText | Rejected
+
+COMMIT_EVERY_SECONDS = 2.0
+"""Slow documents are committed in parts, so that a crash costs seconds and not a batch."""
+
+
+class ProcessDocument(Arguments):
+    document_id: UUID
+
+
+@batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300)
+def process_document(batch: Batch) -> None:
+    """Extract, normalize and describe a document, and keep the result as a new version if it differs."""
+    process_documents(batch, process)
+
+
+def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    """Read all documents of the batch at once, then work and write, a few seconds' worth at a time."""
+    documents = _load(batch)
+    done: list[tuple[Attempt, Result]] = []
+    written_at = time.monotonic()
+    for attempt in batch:
+        document_id = _document_of(attempt)
+        if document_id not in documents:
+            settle_error(attempt, NotFoundError(f"document {document_id} does not exist, or has been deleted"))
+            continue
+        try:
+            done.append((attempt, work(documents[document_id], attempt.id)))
+        except (BadInputError, OSError) as error:
+            settle_error(attempt, error)
+        if time.monotonic() - written_at > COMMIT_EVERY_SECONDS:
+            _write(batch.organization_id, done, work)
+            done, written_at = [], time.monotonic()
+    _write(batch.organization_id, done, work)
+
+
+def _document_of(attempt: Attempt) -> UUID:
+    return UUID(attempt.claimed.arguments["document_id"])
+
+
+def _load(batch: Batch) -> dict[UUID, Unprocessed]:
+    wanted = {_document_of(attempt) for attempt in batch.attempts}
+    found = batch.read(lambda session: load_unprocessed(session, wanted))
+    missing = wanted - found.keys()
+    if missing:
+        # What a replica does not show is not proven absent.
+        with reading(batch.organization_id, source="master") as session:
+            found |= load_unprocessed(session, missing)
+    return found
+
+
+def load_unprocessed(session: Session, ids: Iterable[UUID]) -> dict[UUID, Unprocessed]:
+    """Live documents by id, with their text only where there is no source to process."""
+    rows = session.execute(
+        select(
+            Document.id,
+            Document.version,
+            Document.filename,
+            Document.media_type,
+            Document.source_key,
+            case((Document.source_key.is_(None), Document.content)).label("text"),
+        ).where(
+            Document.organization_id == organization_of(session),
+            Document.id.in_(list(ids)),
+            Document.deleted_at.is_(None),
+        )
+    )
+    return {row.id: Unprocessed(*row) for row in rows}
+
+
+def _write(
+    organization_id: UUID, done: Sequence[tuple[Attempt, Result]], work: Callable[[Unprocessed, UUID], Result]
+) -> None:
+    """One transaction: lock the jobs still owned, write the effects of those, finish exactly those."""
+    if not done:
+        return
+    try:
+        with writing(organization_id) as session:
+            owned = ledger.lock_owned(session, [attempt.claimed for attempt, _ in done])
+            mine = [(attempt, result) for attempt, result in done if attempt.id in owned]
+            with session.begin_nested():
+                outcomes = write_versions(session, list({one.document_id: one for _, one in mine}.values()))
+            settled = _finish(session, mine, outcomes)
+            enqueue_indexing(session, outcomes)
+    except DBAPIError as error:
+        if not _blames_a_row(error):
+            raise
+        log.info("batch.set_apart", organization=str(organization_id), jobs=len(done), error=str(error.orig))
+        _write_apart([attempt for attempt, _ in done], work)
+        return
+    for attempt, outcome in settled:
+        attempt.settle(outcome)
+    _write_apart([attempt for attempt, _ in mine if not attempt.settled], work)
+    for attempt, _ in done:
+        if attempt.id not in owned:
+            attempt.settle("fenced")
+
+
+def _blames_a_row(error: DBAPIError) -> bool:
+    return classify(error) in (Fault.BAD_INPUT, Fault.CONFLICT)
+
+
+def _finish(
+    session: Session, mine: Sequence[tuple[Attempt, Result]], outcomes: dict[UUID, Outcome]
+) -> list[tuple[Attempt, str]]:
+    """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
+    succeeded: list[tuple[Attempt, Outcome]] = []
+    settled: list[tuple[Attempt, str]] = []
+    for attempt, result in mine:
+        outcome = outcomes[result.document_id]
+        if outcome.written in (Written.VERSION, Written.UNCHANGED):
+            succeeded.append((attempt, outcome))
+            settled.append((attempt, "succeeded"))
+        elif isinstance(result, Rejected) and outcome.written is Written.REJECTED:
+            ledger.fail(session, attempt.claimed, ledger.Failure("PipelineError", result.reason))
+            settled.append((attempt, "failed"))
+    if succeeded:
+        ledger.succeed(session, [(attempt.claimed, _as_json(outcome)) for attempt, outcome in succeeded])
+    return settled
+
+
+def _as_json(outcome: Outcome) -> str:
+    return json.dumps({"written": outcome.written, "version": outcome.version_number})
+
+
+def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID], Result]) -> None:
+    for attempt in attempts:
+        try:
+            process_one(attempt, work)
+        except Exception as error:  # noqa: BLE001 - one document's trouble is its own job's
+            settle_error(attempt, error)
+
+
+def process_one(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    """One document by itself: read from the master, work, write in a savepoint, and again while others are faster."""
+    for trial in Retrying(
+        retry=retry_if_exception(_is_conflict),
+        wait=wait_random_exponential(multiplier=0.01, max=0.5),
+        stop=stop_after_attempt(5),
+        before_sleep=lambda _: metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc(),
+        reraise=True,
+    ):
+        with trial:
+            _process_once(attempt, work)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return classify(error) in (Fault.CONFLICT, Fault.SERIALIZATION)
+
+
+def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    organization_id, document_id = attempt.organization_id, _document_of(attempt)
+    with reading(organization_id, source="master") as session:
+        document = session.get(Document, (organization_id, document_id))
+    if document is None or document.deleted_at is not None:
+        raise NotFoundError(f"document {document_id} does not exist, or has been deleted")
+    text = document.content if document.source_key is None else None
+    result = work(
+        Unprocessed(document.id, document.version, document.filename, document.media_type, document.source_key, text),
+        attempt.id,
+    )
+    with writing(organization_id) as session:
+        if not ledger.lock_owned(session, [attempt.claimed]):
+            attempt.settle("fenced")
+            return
+        with session.begin_nested():
+            if isinstance(result, Rejected):
+                outcome = reject(session, document, result.reason)
+            else:
+                outcome = write_version(session, document, result)
+        ((_, settled),) = _finish(session, [(attempt, result)], {document_id: outcome})
+        enqueue_indexing(session, {document_id: outcome})
+    attempt.settle(settled)
+
+
+def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
+    """Have the full text of new versions indexed soon, by a job that commits with them."""
+    changed = sorted(document_id for document_id, one in outcomes.items() if one.written is Written.VERSION)
+    if changed:
+        enqueue(session, index_documents, document_ids=changed)
+
+
+@job(priority=7, soft_limit_seconds=60, hard_limit_seconds=90)
+def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
+    """Fill the full-text index with the latest text of these documents."""
+
+    def effect(session: Session) -> None:
+        write_search_vectors(session, document_ids)
+
+    attempt.finish(effect)
+
+
+@job(soft_limit_seconds=30, hard_limit_seconds=60)
+def restore_document(attempt: Attempt, document_id: UUID, version_number: int) -> None:
+    """Write a new version with the content of an old one."""
+
+    def effect(session: Session) -> dict[str, object]:
+        with session.begin_nested():
+            outcome = restore_version(session, document_id, version_number, job_id=attempt.id)
+        enqueue_indexing(session, {document_id: outcome})
+        return {"written": outcome.written, "version": outcome.version_number}
+
+    attempt.finish(effect)

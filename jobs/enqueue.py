@@ -1,0 +1,195 @@
+"""What producers call: jobs enter the ledger in the caller's own transaction.
+
+No commit, no job; commit, and the job is as safe as the data. The broker is not involved: a dispatcher carries on.
+"""
+
+from collections.abc import Awaitable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, overload
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from db.errors import InvalidArgumentError
+from db.ledger import Enqueued, enqueue_statement
+from db.sessions import organization_of
+from jobs.kinds import Kind
+
+
+@overload
+def enqueue(
+    session: Session,
+    task: Any,
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_key: str | None = None,
+    max_attempts: int | None = None,
+    id: UUID | None = None,
+    parent_id: UUID | None = None,
+    **arguments: Any,
+) -> UUID: ...
+
+
+@overload
+def enqueue(
+    session: AsyncSession,
+    task: Any,
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_key: str | None = None,
+    max_attempts: int | None = None,
+    id: UUID | None = None,
+    parent_id: UUID | None = None,
+    **arguments: Any,
+) -> Awaitable[UUID]: ...
+
+
+def enqueue(
+    session: Session | AsyncSession,
+    task: Any,
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_key: str | None = None,
+    max_attempts: int | None = None,
+    id: UUID | None = None,
+    parent_id: UUID | None = None,
+    **arguments: Any,
+) -> UUID | Awaitable[UUID]:
+    """Enqueue one job of `task` for the session's organization; returns its id (awaitable with an AsyncSession).
+
+    `run_at` delays it (aware datetime); `priority` is 0 (first) to 9; `id` makes the call idempotent; while a job with
+    an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one.
+
+    Raises InvalidArgumentError when the arguments do not fit the task's signature.
+    """
+    entered = _statement(
+        session,
+        task,
+        [arguments],
+        run_at=run_at,
+        priority=priority,
+        unique_keys=None if unique_key is None else [unique_key],
+        max_attempts=max_attempts,
+        ids=None if id is None else [id],
+        parent_id=parent_id,
+    )
+    if isinstance(session, AsyncSession):
+        return _enqueue_one_async(session, entered)
+    return _execute(session, entered)[0]
+
+
+@overload
+def enqueue_many(
+    session: Session,
+    task: Any,
+    arguments: Iterable[Mapping[str, Any]],
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_keys: Iterable[str] | None = None,
+    max_attempts: int | None = None,
+    ids: Iterable[UUID] | None = None,
+    parent_id: UUID | None = None,
+) -> list[UUID]: ...
+
+
+@overload
+def enqueue_many(
+    session: AsyncSession,
+    task: Any,
+    arguments: Iterable[Mapping[str, Any]],
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_keys: Iterable[str] | None = None,
+    max_attempts: int | None = None,
+    ids: Iterable[UUID] | None = None,
+    parent_id: UUID | None = None,
+) -> Awaitable[list[UUID]]: ...
+
+
+def enqueue_many(
+    session: Session | AsyncSession,
+    task: Any,
+    arguments: Iterable[Mapping[str, Any]],
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    unique_keys: Iterable[str] | None = None,
+    max_attempts: int | None = None,
+    ids: Iterable[UUID] | None = None,
+    parent_id: UUID | None = None,
+) -> list[UUID] | Awaitable[list[UUID]]:
+    """Enqueue many jobs of one task with one statement; as `enqueue`, with one key or id for each of the arguments."""
+    entered = _statement(
+        session,
+        task,
+        arguments,
+        run_at=run_at,
+        priority=priority,
+        unique_keys=None if unique_keys is None else list(unique_keys),
+        max_attempts=max_attempts,
+        ids=None if ids is None else list(ids),
+        parent_id=parent_id,
+    )
+    if isinstance(session, AsyncSession):
+        return _enqueue_async(session, entered)
+    return _execute(session, entered)
+
+
+def _statement(
+    session: Session | AsyncSession,
+    task: Any,
+    arguments: Iterable[Mapping[str, Any]],
+    *,
+    run_at: datetime | None,
+    priority: int | None,
+    unique_keys: list[str] | None,
+    max_attempts: int | None,
+    ids: list[UUID] | None,
+    parent_id: UUID | None,
+) -> Enqueued:
+    kind = kind_of(task)
+    if ids is not None and unique_keys is not None:
+        raise InvalidArgumentError("give an id or a unique_key, not both: an id names one job, a key folds several")
+    if run_at is not None and run_at.tzinfo is None:
+        raise InvalidArgumentError(f"run_at needs a time zone, got {run_at.isoformat()}")
+    if priority is not None and not 0 <= priority <= 9:
+        raise InvalidArgumentError(f"priority goes from 0 (first) to 9, got {priority}")
+    if max_attempts is not None and max_attempts < 1:
+        raise InvalidArgumentError(f"max_attempts must be at least 1, got {max_attempts}")
+    return enqueue_statement(
+        organization_of(session),
+        kind.name,
+        [kind.serialize(dict(one)) for one in arguments],
+        run_at=run_at,
+        priority=kind.priority if priority is None else priority,
+        unique_keys=unique_keys,
+        max_attempts=max_attempts or kind.max_attempts,
+        ids=ids,
+        parent_id=parent_id,
+    )
+
+
+def kind_of(task: Any) -> Kind:
+    """The kind behind a task; raises InvalidArgumentError for a Celery task that is not one of the ledger's."""
+    kind = getattr(task, "kind", None)
+    if not isinstance(kind, Kind):
+        raise InvalidArgumentError(f"{task!r} is not a job: make it with @job or @batch_job of jobs.task")
+    return kind
+
+
+def _execute(session: Session, entered: Enqueued) -> list[UUID]:
+    return entered.ids(session.execute(entered.statement, entered.parameters).all())
+
+
+async def _enqueue_async(session: AsyncSession, entered: Enqueued) -> list[UUID]:
+    return entered.ids((await session.execute(entered.statement, entered.parameters)).all())
+
+
+async def _enqueue_one_async(session: AsyncSession, entered: Enqueued) -> UUID:
+    return (await _enqueue_async(session, entered))[0]
