@@ -353,3 +353,9 @@ def _host() -> str:
 
 def _worker_name() -> str:
     return f"{_host()}:{os.getpid()}"
+
+
+def kinds_of(app: Any) -> dict[str, Kind]:
+    """The kinds among the tasks of a Celery app, by name."""
+    app.finalize()
+    return {task.kind.name: task.kind for task in app.tasks.values() if isinstance(task, LedgerTask)}

@@ -20,7 +20,7 @@ from db.ledger.dispatch import (
     requeue_overdue,
     undispatch,
 )
-from db.ledger.enqueue import Enqueued, enqueue_children, enqueue_statement
+from db.ledger.enqueue import Enqueued, enqueue_statement
 from db.ledger.finish import Failure, fail, lock_owned, record_cursor, retry, succeed, was_finished
 from db.ledger.rescue import Rescued, rescue_expired
 
@@ -38,7 +38,6 @@ __all__ = [
     "count_by_state",
     "count_live",
     "dispatch",
-    "enqueue_children",
     "enqueue_statement",
     "fail",
     "find",

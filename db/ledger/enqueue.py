@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.orm import Session
 
 from db.models.base import new_id
 
@@ -90,25 +89,3 @@ def enqueue_statement(
         "ids_in_order": ids_in_order,
     }
     return Enqueued(_INSERT_BY_ID if unique_keys is None else _INSERT_BY_KEY, parameters, unique_keys)
-
-
-def enqueue_children(
-    session: Session,
-    parent_id: UUID,
-    organization_id: UUID,
-    kind: str,
-    document_ids: Sequence[UUID],
-    *,
-    max_attempts: int,
-    priority: int,
-) -> None:
-    """Child jobs of a fan-out, one a document; the caller moves the parent's cursor in the same transaction."""
-    entered = enqueue_statement(
-        organization_id,
-        kind,
-        [{"document_id": str(document_id)} for document_id in document_ids],
-        max_attempts=max_attempts,
-        priority=priority,
-        parent_id=parent_id,
-    )
-    session.execute(entered.statement, entered.parameters)

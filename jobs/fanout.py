@@ -1,0 +1,61 @@
+"""One job that makes many: process every document of a folder, or of an organization.
+
+Children are made in chunks; a chunk and the parent's cursor commit together under the parent's token, so a kill between
+two chunks neither repeats nor skips one. How far the children are is counted in the ledger: `docworker jobs watch`.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from db import ledger
+from db.folders import subtree
+from db.models import Document
+from db.sessions import writing
+from jobs.documents import process_document
+from jobs.enqueue import enqueue_many
+from jobs.task import Attempt, job
+
+CHUNK = 1000
+
+
+@job(soft_limit_seconds=1500, hard_limit_seconds=1800)
+def process_folder(attempt: Attempt, folder_id: UUID) -> None:
+    """Process every live document in a folder and the folders below it."""
+    inside = subtree(attempt.organization_id, folder_id)
+    _fan_out(attempt, select(Document.id).where(Document.folder_id.in_(select(inside.c.id))))
+
+
+@job(soft_limit_seconds=1500, hard_limit_seconds=1800)
+def process_organization(attempt: Attempt) -> None:
+    """Process every live document of the organization."""
+    _fan_out(attempt, select(Document.id))
+
+
+def _fan_out(attempt: Attempt, documents: Select[UUID]) -> None:
+    """The cursor is a place in the primary key, not in time: a document that comes while this runs is processed by the
+    job that its producer enqueues."""
+    ours = documents.where(Document.organization_id == attempt.organization_id, Document.deleted_at.is_(None)).order_by(
+        Document.id
+    )
+    after = UUID((attempt.claimed.cursor or {}).get("after", str(UUID(int=0))))
+    while not attempt.should_stop:
+        with writing(attempt.organization_id) as session:
+            if not ledger.lock_owned(session, [attempt.claimed]):
+                break
+            chunk = session.scalars(ours.where(Document.id > after).limit(CHUNK)).all()
+            if not chunk:
+                ledger.succeed(session, [(attempt.claimed, None)])
+            else:
+                after = chunk[-1]
+                _add_children(session, attempt, chunk)
+        if not chunk:
+            attempt.settle("succeeded")
+            return
+
+
+def _add_children(session: Session, attempt: Attempt, chunk: Sequence[UUID]) -> None:
+    enqueue_many(session, process_document, [{"document_id": one} for one in chunk], parent_id=attempt.id)
+    ledger.record_cursor(session, attempt.claimed, {"after": str(chunk[-1])}, children_added=len(chunk))

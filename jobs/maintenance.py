@@ -1,0 +1,140 @@
+"""What the schedule runs: purge, prune and reconcile, one organization at a time.
+
+The scheduled kinds belong to no organization; each enqueues one job for every organization, and those do the work.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from db.models import JobState
+from db.models.base import SYSTEM_ORGANIZATION_ID
+from db.organizations import list_organizations
+from db.retention import (
+    fail_abandoned,
+    forgotten_documents,
+    prune_jobs,
+    prune_versions,
+    purge_deleted,
+    unused_sources,
+)
+from db.sessions import writing
+from db.settings import settings
+from db.store import source_store
+from jobs.documents import process_document
+from jobs.enqueue import enqueue, enqueue_many
+from jobs.task import Attempt, job
+
+CHUNK = 1000
+RECONCILE_AFTER_SECONDS = 300.0
+"""A document just imported may still wait for its producer's commit or its job's first look."""
+
+
+def _for_each_organization(attempt: Attempt, task: Any, *, and_system: bool = False) -> None:
+    """Equal jobs fold, so a second pass after a kill adds nothing to those that still wait."""
+    organizations = [placement.organization_id for placement in list_organizations()]
+    for organization_id in [*organizations, *([SYSTEM_ORGANIZATION_ID] if and_system else [])]:
+        if attempt.should_stop:
+            return
+        with writing(organization_id) as session:
+            enqueue(session, task, unique_key="scheduled")
+
+
+def _in_chunks(attempt: Attempt, step: Callable[[Session], int]) -> int:
+    """Repeat a step, each in a transaction of its own, until it finds less than a chunk."""
+    total, found = 0, CHUNK
+    while found >= CHUNK and not attempt.should_stop:
+        with writing(attempt.organization_id) as session:
+            found = step(session)
+        total += found
+    return total
+
+
+@job(max_attempts=3)
+def purge_deleted_documents(attempt: Attempt) -> None:
+    """Purge, in every organization, what was deleted longer ago than the retention."""
+    _for_each_organization(attempt, purge_organization)
+
+
+@job(max_attempts=3)
+def purge_organization(attempt: Attempt) -> None:
+    """Purge deleted documents of one organization, and source bytes that nothing names any more."""
+    retention = timedelta(days=settings().deleted_retention_days)
+
+    def step(session: Session) -> int:
+        keys = purge_deleted(session, older_than=retention, most=CHUNK)
+        session.commit()
+        # After the commit: bytes whose removal fails are only left over, a document without its bytes would be lost.
+        for key in unused_sources(session, sorted({key for key in keys if key is not None})):
+            source_store().delete(key)
+        return len(keys)
+
+    purged = _in_chunks(attempt, step)
+    attempt.finish(lambda _: {"purged": purged})
+
+
+@job(max_attempts=3)
+def prune_finished_jobs(attempt: Attempt) -> None:
+    """Prune, for every organization, jobs that ended longer ago than their retention."""
+    _for_each_organization(attempt, prune_jobs_of_organization, and_system=True)
+
+
+@job(max_attempts=3)
+def prune_jobs_of_organization(attempt: Attempt) -> None:
+    """Prune succeeded jobs sooner than failed and cancelled ones."""
+    known = settings()
+
+    def prune(states: list[JobState], days: float) -> int:
+        return _in_chunks(
+            attempt,
+            lambda session: prune_jobs(session, states=states, older_than=timedelta(days=days), most=CHUNK),
+        )
+
+    pruned = prune([JobState.SUCCEEDED], known.succeeded_retention_days)
+    pruned += prune([JobState.FAILED, JobState.CANCELLED], known.failed_retention_days)
+    attempt.finish(lambda _: {"pruned": pruned})
+
+
+@job(max_attempts=3)
+def prune_old_versions(attempt: Attempt) -> None:
+    """Prune old versions in every organization, where DOCWORKER_KEEP_VERSIONS asks for it."""
+    if settings().keep_versions is not None:
+        _for_each_organization(attempt, prune_versions_of_organization)
+
+
+@job(max_attempts=3)
+def prune_versions_of_organization(attempt: Attempt) -> None:
+    """Keep the newest versions of each document and all that are young."""
+    known = settings()
+    keep = known.keep_versions
+    pruned = 0
+    if keep is not None:
+        pruned = _in_chunks(
+            attempt,
+            lambda session: prune_versions(session, keep=keep, keep_days=known.keep_versions_days, most=CHUNK),
+        )
+    attempt.finish(lambda _: {"pruned": pruned})
+
+
+@job(max_attempts=3)
+def reconcile_documents(attempt: Attempt) -> None:
+    """Look, in every organization, for documents that no job will process."""
+    _for_each_organization(attempt, reconcile_organization)
+
+
+@job(max_attempts=3)
+def reconcile_organization(attempt: Attempt) -> None:
+    """Enqueue pending documents that have no live job, and fail those whose job has failed without a word."""
+    kind = process_document.kind.name
+
+    def step(session: Session) -> int:
+        forgotten = forgotten_documents(session, kind=kind, grace_seconds=RECONCILE_AFTER_SECONDS, most=CHUNK)
+        enqueue_many(session, process_document, [{"document_id": one} for one in forgotten])
+        return len(forgotten)
+
+    with writing(attempt.organization_id) as session:
+        failed = fail_abandoned(session, kind=kind)
+    enqueued = _in_chunks(attempt, step)
+    attempt.finish(lambda _: {"failed": failed, "enqueued": enqueued})

@@ -1,0 +1,96 @@
+"""For the tests of applications that enqueue jobs: what was enqueued, run it here and now, let time pass.
+
+Everything goes through the real ledger; only the broker and the worker processes are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from db import ledger
+from db.engines import database
+from db.ledger import Message
+from db.models import Job
+from db.sessions import overseeing
+from jobs.enqueue import kind_of
+from jobs.kinds import Kind
+from jobs.task import kinds_of, run_message
+
+
+def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **arguments: Any) -> list[Job]:
+    """The session's live jobs of `task` whose arguments include these; raises AssertionError when there are none, or
+    not `count` of them."""
+    kind = kind_of(task)
+    jobs = session.scalars(
+        select(Job).where(Job.kind == kind.name, Job.state.in_(("queued", "dispatched", "running"))).order_by(Job.id)
+    ).all()
+    wanted = {name: str(value) if isinstance(value, UUID) else value for name, value in arguments.items()}
+    matching = [job for job in jobs if wanted.items() <= job.arguments.items()]
+    expected = "at least one" if count is None else str(count)
+    if (count is None and not matching) or (count is not None and len(matching) != count):
+        others = [job.arguments for job in jobs if job not in matching]
+        raise AssertionError(
+            f"expected {expected} job(s) of {kind.name} with {wanted}, found {len(matching)}; others: {others}"
+        )
+    return list(matching)
+
+
+def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
+    """Plan and mark what is due now, as a dispatcher does, and return the messages instead of publishing them."""
+    known = kinds_of(current_app) if kinds is None else kinds
+    settings = database().settings
+    with overseeing() as session:
+        ledger.rescue_expired(session)
+        ledger.requeue_overdue(session)
+        planned = ledger.plan(
+            [lane for lane in ledger.lanes(session, most=settings.batch_size) if lane.kind in known],
+            ledger.load(session),
+            capacity=1000,
+            batch_size=lambda kind: settings.batch_size if known[kind].takes_batches else 1,
+            cap_of_kind=lambda kind: known[kind].max_running,
+            cap_of_organization=settings.max_running_per_organization,
+            paused=ledger.pauses(session),
+        )
+        marked = [
+            ledger.dispatch(session, message, redispatch_after_seconds=settings.redispatch_after) for message in planned
+        ]
+    return [message for message in marked if message.job_ids]
+
+
+def run(messages: Sequence[Message], kinds: Mapping[str, Kind] | None = None) -> int:
+    """Deliver messages to this process; returns how many jobs were claimed."""
+    known = kinds_of(current_app) if kinds is None else kinds
+    return sum(run_message(known[one.lane.kind], one.lane.organization_id, one.job_ids, one.id) for one in messages)
+
+
+def drain(kinds: Mapping[str, Kind] | None = None) -> int:
+    """Run due jobs in this process, and the jobs they enqueue, until none is due; returns how many attempts ran.
+
+    Jobs that wait for a later time stay: `advance_clock` brings them on.
+    """
+    total = 0
+    while messages := dispatch_due(kinds):
+        total += run(messages, kinds)
+    return total
+
+
+_ADVANCE = text("""
+UPDATE ledger.jobs SET run_at = run_at - :by * interval '1 second',
+    created_at = created_at - :by * interval '1 second',
+    claimed_at = claimed_at - :by * interval '1 second',
+    finished_at = finished_at - :by * interval '1 second',
+    redispatch_at = redispatch_at - :by * interval '1 second',
+    lease_expires_at = lease_expires_at - :by * interval '1 second',
+    run_until = run_until - :by * interval '1 second'
+""")
+
+
+def advance_clock(seconds: float) -> None:
+    """Let time pass for every job. The servers' clocks stay; the ledger's times move into the past instead, which is
+    the same for everything that compares them with now. A live lease or a pending retry ends as it would."""
+    with overseeing() as session:
+        session.execute(_ADVANCE, {"by": seconds})

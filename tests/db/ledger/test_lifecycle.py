@@ -1,0 +1,217 @@
+"""A job's way through its states, and what each step refuses."""
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from db import ledger
+from db.models.base import new_id
+from db.sessions import overseeing, writing
+from tests.db.ledger.conftest import Steps
+
+_REMAINING = text("SELECT redispatch_at - clock_timestamp() AS remaining FROM ledger.jobs WHERE id = :id")
+_OVERDUE = text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp() WHERE id = :id")
+
+
+def test_a_job_goes_from_queued_to_succeeded(steps: Steps) -> None:
+    (job_id,) = steps.enqueue()
+    (message,) = steps.dispatch()
+    assert message.job_ids == (job_id,)
+    (claimed,) = steps.claim([job_id])
+    assert (claimed.attempt, claimed.arguments) == (1, {"number": 0})
+    assert steps.finish([claimed]) == {job_id}
+    job = steps.job(job_id)
+    assert job.state == "succeeded"
+    assert job.finished_at is not None
+
+
+def test_a_rolled_back_producer_leaves_no_job(steps: Steps) -> None:
+    entered = ledger.enqueue_statement(steps.organization_id, steps.kind, [{}], max_attempts=1)
+
+    def produce() -> None:
+        with writing(steps.organization_id) as session:
+            session.execute(entered.statement, entered.parameters)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        produce()
+    assert steps.states() == {}
+
+
+def test_an_equal_id_is_the_same_job(steps: Steps) -> None:
+    job_id = new_id()
+    assert steps.enqueue(ids=[job_id]) == steps.enqueue(ids=[job_id]) == [job_id]
+    assert steps.states() == {"queued": 1}
+
+
+def test_a_second_delivery_claims_nothing(steps: Steps) -> None:
+    ids = steps.enqueue(3)
+    steps.dispatch()
+    assert len(steps.claim(ids)) == 3
+    assert steps.claim(ids) == []
+
+
+def test_another_organization_cannot_claim(steps: Steps) -> None:
+    ids = steps.enqueue()
+    steps.dispatch()
+    assert Steps().claim(ids) == []
+    assert len(steps.claim(ids)) == 1
+
+
+def test_a_fenced_attempt_finishes_nothing(steps: Steps) -> None:
+    (old,) = steps.run()
+    steps.expire([old.id])
+    steps.rescue()
+    (message,) = steps.dispatch()
+    (new,) = steps.claim([old.id], message_id=message.id)
+    assert steps.finish([old]) == set()
+    assert steps.finish([new]) == {new.id}
+
+
+def test_one_fenced_job_does_not_sink_its_batch(steps: Steps) -> None:
+    claimed = steps.run(3)
+    steps.expire([claimed[1].id])
+    steps.rescue()
+    assert steps.finish(claimed) == {claimed[0].id, claimed[2].id}
+
+
+def test_a_job_that_loses_every_lease_fails_with_that_reason(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(max_attempts=2)
+    for attempt in (1, 2):
+        (message,) = steps.dispatch()
+        (claimed,) = steps.claim([job_id], message_id=message.id)
+        assert claimed.attempt == attempt
+        steps.expire([job_id])
+        steps.rescue()
+    job = steps.job(job_id)
+    assert (job.state, job.error_class) == ("failed", "LeaseExpired")
+    assert "attempt 2 of 2 on tests gave no sign of life" in (job.error_message or "")
+
+
+def test_giving_back_uses_no_attempt(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    with writing(steps.organization_id) as session:
+        assert ledger.give_back(session, [claimed]) == {claimed.id}
+    job = steps.job(claimed.id)
+    assert (job.state, job.attempt) == ("queued", 0)
+
+
+def test_a_retry_waits_and_keeps_the_reason(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    failure = ledger.Failure("ValueError", "no \x00 good", "trace")
+    with writing(steps.organization_id) as session:
+        state = ledger.retry(session, claimed, failure, delay_seconds=60, uses_attempt=True, max_faults=5)
+    job = steps.job(claimed.id)
+    assert (state, job.state, job.attempt, job.error_message) == ("queued", "queued", 1, "no \\x00 good")
+    assert steps.dispatch() == []
+
+
+def test_the_last_attempt_fails_for_good(steps: Steps) -> None:
+    (claimed,) = steps.run(max_attempts=1)
+    with writing(steps.organization_id) as session:
+        state = ledger.retry(
+            session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=True, max_faults=5
+        )
+    assert state == "failed"
+    assert steps.job(claimed.id).finished_at is not None
+
+
+def test_faults_use_their_own_bound_and_no_attempts(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(max_attempts=1)
+    for faults in (1, 2):
+        steps.dispatch()
+        (claimed,) = steps.claim([job_id])
+        with writing(steps.organization_id) as session:
+            state = ledger.retry(
+                session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=False, max_faults=2
+            )
+        job = steps.job(job_id)
+        assert job.faults == faults
+    assert (state, job.state) == ("failed", "failed")
+
+
+def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: Steps) -> None:
+    (running,) = steps.run()
+    steps.enqueue()
+    steps.dispatch()
+    steps.enqueue()
+    with overseeing() as session:
+        assert len(ledger.cancel(session, ledger.Filter(organization_id=steps.organization_id))) == 3
+    assert steps.states() == {"cancelled": 3}
+    assert steps.finish([running]) == set()
+
+
+def test_nothing_revives_a_cancelled_job(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(), [claimed.id])
+    with writing(steps.organization_id) as session:
+        assert ledger.give_back(session, [claimed]) == set()
+        assert ledger.renew(session, [claimed], lease_seconds=10) == set()
+        retried = ledger.retry(
+            session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=True, max_faults=1
+        )
+    assert retried is None
+    steps.rescue()
+    assert steps.job(claimed.id).state == "cancelled"
+
+
+def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
+    (claimed,) = steps.run(max_attempts=1, unique_keys=["k"])
+    with writing(steps.organization_id) as session:
+        ledger.fail(session, claimed, ledger.Failure("E", "m"))
+    steps.enqueue(unique_keys=["k"])
+    with overseeing() as session:
+        assert ledger.retry_failed(session, ledger.Filter(kind=steps.kind)) == [claimed.id]
+    assert steps.job(claimed.id).attempt == 0
+    assert steps.states() == {"queued": 2}
+
+
+def test_a_lease_is_never_renewed_past_the_jobs_limit(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    with writing(steps.organization_id) as session:
+        assert ledger.renew(session, [claimed], lease_seconds=3600) == {claimed.id}
+    assert steps.job(claimed.id).lease_expires_at == claimed.run_until
+
+
+def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: Steps) -> None:
+    (job_id,) = steps.enqueue()
+    waits: list[timedelta] = []
+    for _ in range(3):
+        steps.dispatch()
+        with overseeing() as session:
+            (row,) = session.execute(_REMAINING, {"id": job_id}).all()
+            waits.append(row.remaining)
+            session.execute(_OVERDUE, {"id": job_id})
+        with overseeing() as session:
+            assert ledger.requeue_overdue(session) == 1
+    assert [round(one.total_seconds()) for one in waits] == [10, 20, 40]
+
+
+def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None:
+    other = Steps()
+    steps.enqueue()
+    other.enqueue()
+    with overseeing() as session:
+        ledger.pause(session, kind=None, organization_id=steps.organization_id)
+    assert {one.lane.organization_id for one in steps.dispatch()} == {other.organization_id}
+    with overseeing() as session:
+        assert ledger.resume(session, kind=None, organization_id=steps.organization_id)
+        ledger.pause(session, kind=steps.kind, organization_id=None)
+    assert steps.dispatch() == []
+    with overseeing() as session:
+        assert ledger.resume(session, kind=steps.kind, organization_id=None)
+        assert not ledger.resume(session, kind=steps.kind, organization_id=None)
+    assert [one.lane.organization_id for one in steps.dispatch()] == [steps.organization_id]
+
+
+def test_the_ledger_shows_an_organization_its_own_jobs_only(steps: Steps) -> None:
+    steps.enqueue(2)
+    with writing(UUID(int=1)) as session:
+        assert ledger.find(session, ledger.Filter(), limit=10) == []
+    with writing(None) as session:
+        assert ledger.find(session, ledger.Filter(), limit=10) == []
+    with writing(steps.organization_id) as session:
+        assert len(ledger.find(session, ledger.Filter(), limit=10)) == 2
