@@ -1,0 +1,112 @@
+"""Where a local stack keeps its servers' files, and the lock that admits one owner at a time."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from db.errors import DocworkerError
+from worker.local.users import UNPRIVILEGED, ServerUser
+
+SHARED_STATE = Path("/var/lib/docworker")
+LOCK = "lock"
+
+
+class StackInUseError(DocworkerError):
+    """Another process runs the local stack of this directory."""
+
+
+class Lock:
+    """Held by the one process that runs the stack; the kernel frees it when that process ends, however it ends."""
+
+    def __init__(self, home: Path) -> None:
+        """Take the lock of `home`; raises StackInUseError."""
+        self._file = (home / LOCK).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise StackInUseError(
+                f"the local stack in {home} is in use by process {owner}: stop that one, or use another directory"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def is_in_use(directory: Path) -> bool:
+    """Whether a process runs the stack of `directory` now."""
+    home = directory / "servers"
+    if not (home / LOCK).exists():
+        return False
+    try:
+        Lock(home).release()
+    except StackInUseError:
+        return True
+    return False
+
+
+def open_home(directory: Path, user: ServerUser) -> Path:
+    """Make `directory` and, for the servers' files of its stack, a home that `user` can reach.
+
+    The home is `directory/servers`. Under a directory that `user` may not enter (a checkout in /root or in
+    `mktemp -d`, started by root) nothing is reachable, and opening somebody's private directories is not ours to do.
+    The home is then in /var/lib/docworker, and `directory/servers` is a link to it. The link owns its target: once
+    it is deleted, the next start in the same directory starts afresh.
+
+    Raises:
+        DocworkerError: a directory cannot be made or entered.
+        StackInUseError: the link was deleted while the stack was running.
+    """
+    try:
+        directory.mkdir(mode=0o711 if user.uid is not None else 0o700, parents=True, exist_ok=True)
+        home = _home(directory, user)
+    except OSError as error:
+        raise cannot_use(directory, error) from error
+    if not user.can("-x", home):
+        raise DocworkerError(
+            f"the user {UNPRIVILEGED!r}, who runs the servers when we are root, cannot enter {home}: "
+            "allow it (chmod o+x), or use another directory"
+        )
+    return home
+
+
+def cannot_use(directory: Path, error: OSError) -> DocworkerError:
+    """The error for a directory whose permissions, file system or disk do not let us work."""
+    return DocworkerError(
+        f"the local stack cannot use {directory} as user {os.geteuid()}: {error.strerror} ({error.filename}); "
+        "change its owner or permissions, or use another directory"
+    )
+
+
+def _home(directory: Path, user: ServerUser) -> Path:
+    home = directory / "servers"
+    if home.is_symlink():
+        home = home.readlink()
+        home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return home
+    if home.exists():
+        next(home.iterdir(), None)  # refused here rather than half way through the start
+        return home
+    if user.can("-x", directory):
+        home.mkdir(mode=0o711)
+        return home
+    return _home_elsewhere(directory)
+
+
+def _home_elsewhere(directory: Path) -> Path:
+    SHARED_STATE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    elsewhere = SHARED_STATE / hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    if elsewhere.exists():
+        lock = Lock(elsewhere)
+        shutil.rmtree(elsewhere)
+        lock.release()
+    elsewhere.mkdir(mode=0o711)
+    (directory / "servers").symlink_to(elsewhere)
+    return elsewhere

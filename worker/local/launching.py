@@ -1,0 +1,141 @@
+"""Starting the programs of the local stack, and ending them: our own, and those a killed owner left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from db.errors import DocworkerError
+from worker.local.users import ServerUser
+
+TETHER = Path(__file__).with_name("tether.py")
+OURSELVES = ServerUser()
+
+
+class NotInTimeError(DocworkerError):
+    """Something the local stack waited for did not happen within its deadline."""
+
+
+def wait_until(condition: Callable[[], object], *, what: str, within_seconds: float) -> None:
+    """Poll `condition` until it is true.
+
+    Raises:
+        NotInTimeError: it was not within `within_seconds`.
+    """
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise NotInTimeError(f"{what}: not within {within_seconds:g} s")
+        time.sleep(0.01)
+
+
+def launch(
+    command: Sequence[str | Path],
+    *,
+    user: ServerUser = OURSELVES,
+    on_owner_death: signal.Signals = signal.SIGKILL,
+    environment: Mapping[str, str] | None = None,
+    directory: Path = Path("/"),
+    output: int | IO[bytes] = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, so that a terminal's Ctrl-C reaches us only.
+
+    When the thread that called this ends, however it ends, the kernel (Linux) sends `on_owner_death` to the program:
+    call it from a thread that lives as long as the program is wanted.
+    """
+    tether: list[str | Path] = [sys.executable, "-I", "-S", TETHER, str(int(on_owner_death)), str(os.getpid())]
+    who = ["-" if number is None else str(number) for number in (user.uid, user.gid)]
+    return subprocess.Popen(  # noqa: S603
+        [*tether, *who, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=directory,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def run_tool(
+    command: Sequence[str | Path],
+    *,
+    user: ServerUser = OURSELVES,
+    environment: Mapping[str, str] | None = None,
+    within_seconds: float = 120,
+) -> None:
+    """Run a program to its end; nothing of it is left when we are interrupted.
+
+    Raises:
+        DocworkerError: it failed; the message carries the end of its output.
+    """
+    process = start_tool(command, user=user, environment=environment)
+    finish_tool(process, tool=Path(command[0]).name, within_seconds=within_seconds)
+
+
+def start_tool(
+    command: Sequence[str | Path], *, user: ServerUser = OURSELVES, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """The first half of `run_tool`, for several at once."""
+    return launch(command, user=user, environment=environment, output=subprocess.PIPE)
+
+
+def finish_tool(process: subprocess.Popen[bytes], *, tool: str, within_seconds: float = 120) -> None:
+    """The second half of `run_tool`."""
+    try:
+        output, _ = process.communicate(timeout=within_seconds)
+    except BaseException:
+        kill_session(process)
+        raise
+    if process.returncode != 0:
+        said = output.decode(errors="replace")[-2000:].strip()
+        raise DocworkerError(f"{tool} failed with exit code {process.returncode}: {said}")
+
+
+def kill_session(process: subprocess.Popen[bytes]) -> None:
+    """End a program started by `launch`, and what it started in its session, at once."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def command_line(pid: int) -> str:
+    """The command line of a process, a space after each argument, or '' when there is none."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    if Path("/proc/self").exists():
+        return ""
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)  # noqa: S603, S607
+    return shown.stdout.decode(errors="replace").rstrip("\n") + " "
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started and that still run (Linux only; elsewhere none)."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
