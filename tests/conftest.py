@@ -1,0 +1,121 @@
+"""Fixtures for every test: real servers, a fresh database, our real processes.
+
+`environment` is for a module whose tests keep out of each other's way (by organizations of their own);
+`fresh_environment` for one test. Tests that kill, promote, pause or reconfigure a server take `own_stack`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from db.settings import settings
+from migrations.runner import upgrade
+from tests.processes import Processes
+from tests.stack import (
+    applied,
+    fresh_database,
+    isolated_settings,
+    make_template,
+    temporary_stack,
+    unique_name,
+)
+from worker.local.stack import LocalStack
+
+
+class OwnStack(Protocol):
+    def __call__(self, *, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack: ...
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """A master, two replicas and a broker, shared by all tests of the session: do them no harm."""
+    with temporary_stack(replicas=2) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def template(stack: LocalStack) -> str:
+    """The name of a migrated database to copy."""
+    return make_template(stack)
+
+
+@pytest.fixture(scope="module")
+def database_name(stack: LocalStack, template: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh, migrated database for this module."""
+    with fresh_database(stack, unique_name(Path(request.node.name).stem), template=template) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def environment(
+    stack: LocalStack, database_name: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """The DOCWORKER_* settings of this module: its own database, broker prefix and store; they are in force."""
+    values = isolated_settings(stack, database_name, tmp_path_factory.mktemp("module"))
+    with applied(values):
+        yield values
+
+
+@pytest.fixture
+def fresh_environment(
+    stack: LocalStack, template: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[dict[str, str]]:
+    """As `environment`, for this test alone."""
+    with fresh_database(stack, unique_name(request.node.name), template=template) as name:
+        values = isolated_settings(stack, name, tmp_path)
+        with applied(values):
+            yield values
+
+
+@pytest.fixture
+def own_stack() -> Iterator[OwnStack]:
+    """Makes stacks for this test alone: `own_stack(replicas=2, migrated=True, max_standby_streaming_delay="0")`.
+
+    Their settings are not in force: use `in_force(stack)` or give `stack.environment()` to whoever needs it.
+    """
+    with ExitStack() as stacks:
+
+        def start(*, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack:
+            stack = stacks.enter_context(temporary_stack(replicas=replicas, settings=settings))
+            if migrated:
+                with applied(stack.environment()):
+                    upgrade()
+                stack.wait_for_replicas()
+            return stack
+
+        yield start
+
+
+@pytest.fixture
+def in_force(tmp_path: Path) -> Iterator[Callable[[LocalStack], dict[str, str]]]:
+    """Puts the settings of an `own_stack` in force for this test, and returns them; its master may change."""
+    with ExitStack() as contexts:
+
+        def put(stack: LocalStack) -> dict[str, str]:
+            values = isolated_settings(stack, "docworker", tmp_path)
+            values |= {
+                name: value
+                for name, value in stack.environment(any_master=True).items()
+                if name in {"DOCWORKER_OWNER_URL", "DOCWORKER_MASTER_URL", "DOCWORKER_DISPATCHER_URL"}
+            }
+            contexts.enter_context(applied(values))
+            return values
+
+        yield put
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Starts our real processes with the settings in force; all are ended after the test."""
+    started = Processes({}, tmp_path / "processes")
+    yield started
+    started.close()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    yield
+    settings.cache_clear()

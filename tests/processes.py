@@ -1,0 +1,127 @@
+"""Our real processes in tests: started, killed, stopped, and their logs waited for."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from tests.waiting import eventually
+from worker.local.launching import children, launch
+
+PROJECT = Path(__file__).parents[1]
+STOP_SECONDS = 30.0
+
+
+class Process:
+    """One running `docworker NAME …`, its output in a file."""
+
+    def __init__(self, *, name: str, popen: subprocess.Popen[bytes], log_path: Path) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._popen = popen
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def children(self) -> list[int]:
+        """The processes it has started, such as a worker's pool."""
+        return children(self.pid)
+
+    @property
+    def log(self) -> str:
+        """All it has written so far."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, *, within_seconds: float = 20, times: int = 1) -> str:
+        """Wait until `text` stands in the log, `times` times; returns the first line with it."""
+
+        def said() -> bool:
+            count = self.log.count(text)
+            assert count >= times or self.running, f"{self.name} ended with {self._popen.returncode}:\n{self.log}"
+            return count >= times
+
+        try:
+            eventually(said, within_seconds=within_seconds, what=f"{self.name} logs {text!r} {times} times")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its log ends with:\n{self.log[-4000:]}") from None
+        return next(line for line in self.log.splitlines() if text in line)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process itself."""
+        self._popen.send_signal(number)
+
+    def kill9(self) -> None:
+        """SIGKILL to the process itself, not to its children; returns when it is gone."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def wait(self, *, within_seconds: float = STOP_SECONDS) -> int:
+        """Its exit code, once it has ended by itself."""
+        try:
+            return self._popen.wait(timeout=within_seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(
+                f"{self.name} runs on after {within_seconds:g} s; its log ends with:\n{self.log[-4000:]}"
+            ) from None
+
+    def stop(self, *, within_seconds: float = STOP_SECONDS) -> int:
+        """SIGTERM, and wait for its end; returns the exit code."""
+        self._popen.terminate()
+        return self.wait(within_seconds=within_seconds)
+
+    def remove(self) -> None:
+        """End it and everything in its process group, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+class Processes:
+    """Starts `docworker NAME …` with the settings in force and these.
+
+    `close` leaves none of them behind, and our own death neither.
+    """
+
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+        self._environment = environment
+        self._directory = directory
+        self._started: list[Process] = []
+
+    def start(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
+        """Start `docworker NAME ARGUMENTS…`, with further settings if need be."""
+        return self.start_command(name, [sys.executable, "-m", "worker.cli", name, *arguments], environment=environment)
+
+    def start_command(self, name: str, command: list[str], *, environment: Mapping[str, str] | None = None) -> Process:
+        """Start any other program in the same way; `command[0]` is a path."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        log_path = self._directory / f"{name}-{len(self._started) + 1}.log"
+        with log_path.open("wb") as output:
+            popen = launch(
+                command,
+                environment={
+                    **os.environ,  # with the settings in force now
+                    **self._environment,
+                    **(environment or {}),
+                    "PYTHONUNBUFFERED": "1",
+                    "PYTHONPATH": str(PROJECT),
+                },
+                directory=self._directory,
+                output=output,
+            )
+        process = Process(name=name, popen=popen, log_path=log_path)
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End all of them at once."""
+        for process in self._started:
+            process.remove()
