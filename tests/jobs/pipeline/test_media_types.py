@@ -1,0 +1,60 @@
+"""What kind of file it is: bytes before names."""
+
+import pytest
+
+from jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT, media_type_of
+from tests.jobs.pipeline.papers import sample
+
+
+@pytest.mark.parametrize(
+    ("filename", "head", "expected"),
+    [
+        ("report.pdf", b"%PDF-1.7\n", PDF),
+        ("notes.txt", b"%PDF-1.7\n", PDF),
+        ("report.pdf", b"some mail header\r\n\r\n%PDF-1.4", PDF),
+        ("report.pdf", b"\x00\x01 nothing of a PDF is left", PDF),
+        ("report.pdf", b"  <!DOCTYPE html>\n<html>", HTML),
+        ("page", b"<?xml version='1.0'?>\n<html xmlns='x'>", HTML),
+        ("page", b"<!-- saved -->\n<html>", HTML),
+        ("page.htm", b"<p>just a piece", HTML),
+        ("readme.md", b"# Hello", MARKDOWN),
+        ("README", b"Hello", TEXT),
+        ("a.txt", "größer".encode("cp1252"), TEXT),
+        ("a.txt", b"one stray \x00 byte in a longer line", TEXT),
+        ("a.txt", "wide".encode("utf-16"), TEXT),
+        ("a.txt", "wide".encode("utf-16-be"), TEXT),
+        ("a.txt", b"about the mark %PDF-1.4 in files", TEXT),
+        ("letter.docx", b"no zip at all", DOCX),
+        ("LETTER.DOCX", b"PK\x03\x04....", DOCX),
+        ("letter.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", DOCX),
+        ("a.txt", b"", TEXT),
+    ],
+)
+def test_first_bytes_decide_then_the_name(filename: str, head: bytes, expected: str) -> None:
+    assert media_type_of(filename, head) == expected
+
+
+def test_word_document_is_known_without_its_name() -> None:
+    assert media_type_of("upload", sample("correspondence/inventory.docx")) == DOCX
+
+
+@pytest.mark.parametrize(
+    ("filename", "head"),
+    [
+        ("picture.png", b"\x89PNG\r\n\x1a\n"),
+        ("picture.txt", b"\x89PNG\r\n\x1a\n"),
+        ("archive.zip", b"PK\x03\x04...."),
+        ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+        ("data.bin", b"plain words"),
+        ("noise.txt", bytes(range(32)) * 10),
+        ("noise", bytes(range(256)) * 4),
+    ],
+)
+def test_what_cannot_be_read_has_no_media_type(filename: str, head: bytes) -> None:
+    assert media_type_of(filename, head) is None
+
+
+def test_what_the_sender_says_comes_before_the_name_but_after_the_bytes() -> None:
+    assert media_type_of("upload.tmp", b"# words", "text/markdown; charset=utf-8") == MARKDOWN
+    assert media_type_of("upload.tmp", b"%PDF-1.4", "text/plain") == PDF
+    assert media_type_of("a.txt", b"words", "application/octet-stream") == TEXT
