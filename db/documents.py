@@ -3,13 +3,13 @@
 What is returned is plain data that outlives the session. A row missing on a replica is looked up on the master.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import ARRAY, Select, Uuid, cast, func, select
 from sqlalchemy.orm import Session
 
 from db.errors import InvalidArgumentError, NotFoundError
@@ -89,6 +89,17 @@ def list_documents(
         statement = statement.where(Document.status == status)
     with reading(organization_id) as session:
         return sorted(_entries(session, statement), key=lambda entry: entry.path)
+
+
+def load_statuses(organization_id: UUID, document_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """The status and its reason of these documents as the master knows them; those that are gone are left out."""
+    statement = select(Document.id, Document.status, Document.status_reason).where(
+        Document.organization_id == organization_id,
+        Document.id == func.any(cast(list(document_ids), ARRAY(Uuid))),  # one parameter, however many
+        Document.deleted_at.is_(None),
+    )
+    with reading(organization_id, source="master") as session:
+        return {row.id: (row.status, row.status_reason) for row in session.execute(statement)}
 
 
 def list_versions(organization_id: UUID, document_id: UUID) -> Sequence[VersionEntry]:

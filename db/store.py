@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO, cast
@@ -162,9 +161,8 @@ class SourceStore:
             raise StoreError(f"cannot {action} the source {key} in {self.url}: {_remedy(error)}") from error
 
 
-@cache
 def source_store() -> SourceStore:
-    """The store of this process, as DOCWORKER_STORE and DOCWORKER_MAX_SOURCE_BYTES say."""
+    """The store that DOCWORKER_STORE and DOCWORKER_MAX_SOURCE_BYTES describe."""
     configured = settings()
     return SourceStore(configured.store, max_source_bytes=configured.max_source_bytes)
 

@@ -1,0 +1,117 @@
+"""Walking a folder tree on this machine's disk: what is there to be imported, and what is not, and why.
+
+Symbolic links to files are read, links to folders are not followed, so no loop and nothing twice. No database.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from db.errors import InvalidArgumentError
+from db.folders import ROOT, FolderPath
+
+
+@dataclass(frozen=True)
+class FoundFolder:
+    path: FolderPath
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A regular file; `path` are the names below the root of the walk, `location` is where to open it."""
+
+    path: FolderPath
+    location: Path
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something that is not imported. `passed_over` when that is as it should be: nothing of value is lost."""
+
+    path: FolderPath
+    reason: str
+    passed_over: bool = False
+
+
+Found = FoundFolder | FoundFile | Refused
+
+
+def walk(root: Path) -> Iterator[Found]:
+    """Everything below `root` in the order of names, folders before what is in them; a file is a tree of one.
+
+    Raises InvalidArgumentError when `root` is neither a folder nor a regular file.
+    """
+    if root.is_file():
+        yield _look_at_file((root.name,), root)
+        return
+    if not root.is_dir():
+        raise InvalidArgumentError(f"{str(root)!r} is neither a folder nor a regular file")
+    waiting: list[tuple[FolderPath, Path]] = [(ROOT, root)]
+    while waiting:
+        path, location = waiting.pop()
+        try:
+            with os.scandir(location) as scanned:
+                entries = sorted(scanned, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            yield Refused(path, f"cannot be listed: {error.strerror}")
+            continue
+        if path:
+            yield FoundFolder(path)
+        folders = []
+        for entry in entries:
+            found = _look_at(path, entry)
+            if isinstance(found, FoundFolder):
+                folders.append((found.path, Path(entry.path)))
+            else:
+                yield found
+        waiting.extend(reversed(folders))
+
+
+def open_file(location: Path) -> BinaryIO:
+    """Open a regular file for reading, never waiting for the other end of a pipe; raises OSError."""
+    descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    stream = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise OSError(0, "not a regular file", str(location))
+    return stream
+
+
+def printable_path(path: FolderPath) -> str:
+    """The path as valid text, also for names whose bytes are not."""
+    return "/" + "/".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in path)
+
+
+def _look_at(folder: FolderPath, entry: os.DirEntry[str]) -> Found:
+    path = (*folder, entry.name)
+    try:
+        if entry.is_symlink() and entry.is_dir():
+            return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
+        if entry.is_dir():
+            return _with_valid_name(FoundFolder(path))
+        return _look_at_file(path, Path(entry.path))
+    except OSError as error:
+        return Refused(path, f"cannot be looked at: {error.strerror}")
+
+
+def _look_at_file(path: FolderPath, location: Path) -> Found:
+    try:
+        mode = location.stat().st_mode
+    except OSError as error:
+        if location.is_symlink():
+            return Refused(path, f"a symbolic link that leads nowhere: {error.strerror}")
+        return Refused(path, f"cannot be looked at: {error.strerror}")
+    if not stat.S_ISREG(mode):
+        return Refused(path, "not a regular file")
+    return _with_valid_name(FoundFile(path, location))
+
+
+def _with_valid_name(found: FoundFolder | FoundFile) -> Found:
+    try:
+        found.path[-1].encode()
+    except UnicodeEncodeError:
+        return Refused(found.path, "the name is not valid UTF-8: rename it")
+    return found

@@ -1,0 +1,37 @@
+"""What many commands share: the organization they are about, and the database they open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import click
+
+organization_option = click.option(
+    "-o", "--organization", "slug", metavar="SLUG", required=True, help="The organization whose documents these are."
+)
+
+DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pdf."
+
+
+@contextmanager
+def database_open(command: str) -> Iterator[None]:
+    """The database, as the settings say, for the time of one command."""
+    from db.engines import close_database, open_database
+    from db.settings import settings
+
+    open_database(settings(), application_name=f"docworker {command}")
+    try:
+        yield
+    finally:
+        close_database()
+
+
+@contextmanager
+def organization_open(command: str, slug: str) -> Iterator[UUID]:
+    """The database, and the id of the organization with this slug; raises NotFoundError when there is none."""
+    from db.organizations import organization_id_of
+
+    with database_open(command):
+        yield organization_id_of(slug)
