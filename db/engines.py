@@ -7,13 +7,16 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, NullPool, create_engine, event
+from sqlalchemy import Engine, NullPool, create_engine
 
-from db import metrics
+from db.connecting import connect_arguments as connect_arguments
+from db.connecting import watch
 from db.errors import ConfigurationError, ForkedEngineError
-from db.pool import MeasuredPool
+from db.pool import Holders, MeasuredPool
+from db.replication import Server, Timelines
+from db.sampler import Sampler
 from db.settings import Settings
+from db.transactions import SERVER
 
 HOME = "home"
 
@@ -30,8 +33,10 @@ class Cluster:
     replicas: tuple[Engine, ...]
     ledger: Engine
     dispatcher: Engine | None
+    sampler: Sampler
 
     def dispose(self) -> None:
+        self.sampler.stop()
         for engine in (self.master, *self.replicas, self.ledger, self.dispatcher):
             if engine is not None:
                 engine.dispose()
@@ -92,61 +97,58 @@ def close_database() -> None:
 
 
 def build_cluster(name: str, settings: Settings, application_name: str) -> Cluster:
+    timelines = Timelines()
+
     def engine(url: str, role: str) -> Engine:
-        return build_engine(url, settings, cluster=name, role=role, application_name=application_name)
+        return build_engine(url, settings, Server(name, role, timelines), application_name=application_name)
 
     return Cluster(
         name=name,
         master=engine(settings.master_url, "master"),
         replicas=tuple(engine(url, f"replica{number}") for number, url in enumerate(settings.replica_urls, 1)),
-        ledger=_single_connection_engine(settings.master_url, settings, f"{application_name} lease"),
+        ledger=_single_connection_engine(
+            settings.master_url, settings, Server(name, "lease", timelines), f"{application_name} lease"
+        ),
         dispatcher=(None if settings.dispatcher_url is None else engine(settings.dispatcher_url, "dispatcher")),
+        sampler=Sampler(name, settings, timelines, application_name=f"{application_name} sampler"),
     )
 
 
-def build_engine(url: str, settings: Settings, *, cluster: str, role: str, application_name: str) -> Engine:
-    """One measured engine. `role` is master, replicaN or dispatcher; it labels metrics and messages."""
+def build_engine(url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any) -> Engine:
+    """One measured and watched engine; `limits` are pool arguments other than those of the settings."""
     engine = create_engine(
-        "postgresql+psycopg://",
-        connect_args=connect_arguments(url, settings, application_name),
-        poolclass=MeasuredPool,
-        pool_size=settings.pool_size,
-        max_overflow=settings.max_overflow,
-        pool_timeout=settings.pool_timeout,
-        pool_recycle=settings.pool_recycle,
-        pool_pre_ping=True,
-        pool_use_lifo=True,
+        "postgresql+psycopg://", **engine_arguments(url, settings, server, application_name, **limits)
     )
-    pool = engine.pool
-    assert isinstance(pool, MeasuredPool)
-    pool.label(cluster, role)
-    _publish_pool(engine, cluster, role)
-    return engine
+    return watched(engine, server)
 
 
-def connect_arguments(url: str, settings: Settings, application_name: str) -> dict[str, Any]:
-    """psycopg's arguments for a libpq address; what the address says itself wins."""
+def engine_arguments(
+    url: str, settings: Settings, server: Server, application_name: str, **limits: Any
+) -> dict[str, Any]:
+    """What `create_engine` and `create_async_engine` are given. No pre-ping: see `db.connecting`."""
     return {
-        "application_name": application_name,
-        "connect_timeout": settings.connect_timeout,
-        "keepalives": 1,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "prepare_threshold": 5 if settings.prepared_statements else None,
-        **conninfo_to_dict(url),
+        "connect_args": connect_arguments(url, settings, application_name),
+        "execution_options": {SERVER: server},
+        "poolclass": MeasuredPool,
+        "pool_size": settings.pool_size,
+        "max_overflow": settings.max_overflow,
+        "pool_timeout": settings.pool_timeout,
+        "pool_recycle": settings.pool_recycle,
+        "pool_use_lifo": True,
+        **limits,
     }
 
 
-def _single_connection_engine(url: str, settings: Settings, application_name: str) -> Engine:
-    return create_engine(
-        "postgresql+psycopg://",
-        connect_args=connect_arguments(url, settings, application_name),
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=settings.pool_timeout,
-        pool_pre_ping=True,
-    )
+def watched(engine: Engine, server: Server) -> Engine:
+    pool = engine.pool
+    assert isinstance(pool, MeasuredPool)
+    pool.label(server.cluster, server.role, Holders())
+    watch(engine, server)
+    return engine
+
+
+def _single_connection_engine(url: str, settings: Settings, server: Server, application_name: str) -> Engine:
+    return build_engine(url, settings, server, application_name=application_name, pool_size=1, max_overflow=0)
 
 
 def owner_engine(settings: Settings) -> Engine:
@@ -157,19 +159,3 @@ def owner_engine(settings: Settings) -> Engine:
         )
     arguments = connect_arguments(settings.owner_url, settings, "docworker migrate")
     return create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
-
-
-def _publish_pool(engine: Engine, cluster: str, role: str) -> None:
-    def publish(*_: Any) -> None:
-        pool = engine.pool
-        assert isinstance(pool, MeasuredPool)
-        pool.publish()
-
-    def invalidated(*_: Any) -> None:
-        metrics.POOL_INVALIDATIONS.labels(cluster, role).inc()
-        publish()
-
-    for name in ("checkout", "checkin", "close", "close_detached"):
-        event.listen(engine, name, publish)
-    event.listen(engine, "invalidate", invalidated)
-    publish()

@@ -35,3 +35,11 @@ class StoreError(DocworkerError):
 
 class ForkedEngineError(DocworkerError):
     """Engines made in one process were used in another: call `db.engines.open_database` after the fork."""
+
+
+class DemotedMasterError(DocworkerError):
+    """The server given as a master is a replica now."""
+
+
+class StaleMasterError(DemotedMasterError):
+    """The server given as a master is an old one: another was promoted since."""

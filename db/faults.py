@@ -12,6 +12,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from db.errors import (
     BadInputError,
     ConflictError,
+    DemotedMasterError,
     DocworkerError,
     InvalidArgumentError,
     NotFoundError,
@@ -100,6 +101,7 @@ _ONE_WRITER_WINS = frozenset({"pk_document_versions"})
 _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (StaleDataError, Fault.CONFLICT),
     (ConflictError, Fault.CONFLICT),
+    (DemotedMasterError, Fault.DEMOTED),
     (PoolTimeoutError, Fault.POOL),
     (exc.TimeoutError, Fault.POOL),
     (StoreError, Fault.OVERLOAD),
@@ -140,8 +142,13 @@ def sqlstate_of(error: BaseException) -> str | None:
 
 
 def mark_as_read_from_replica(error: BaseException) -> None:
-    """Remember that a replica raised this: the same SQLSTATE means something else there than on a master."""
+    """Remember that a replica raised this: 40001 there is a recovery conflict."""
     error.__dict__["read_from_replica"] = True
+
+
+def mark_as_read_only(error: BaseException) -> None:
+    """Remember that a read-only transaction raised this: 25006 there is a write in the wrong session."""
+    error.__dict__["read_only"] = True
 
 
 def _classify_driver_error(error: psycopg.Error) -> Fault:
@@ -152,4 +159,6 @@ def _classify_driver_error(error: psycopg.Error) -> Fault:
         return Fault.CONFLICT
     if state in _CANCELLED_BY_RECOVERY and error.__dict__.get("read_from_replica"):
         return Fault.RECOVERY_CONFLICT
+    if state == "25006" and error.__dict__.get("read_only"):
+        return Fault.OUR_BUG
     return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], Fault.UNKNOWN)

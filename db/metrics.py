@@ -14,9 +14,29 @@ POOL_IDLE = Gauge("docworker_pool_idle", "Open connections not in use.", _POOL, 
 POOL_OVERFLOW = Gauge(
     "docworker_pool_overflow", "Open connections beyond the pool's size.", _POOL, multiprocess_mode="livesum"
 )
+POOL_GAUGES = (POOL_SIZE, POOL_CHECKED_OUT, POOL_IDLE, POOL_OVERFLOW)
 POOL_CHECKOUT_SECONDS = Histogram("docworker_pool_checkout_seconds", "Wait for a connection.", _POOL, buckets=_FAST)
 POOL_TIMEOUTS = Counter("docworker_pool_timeouts_total", "Checkouts that gave up waiting.", _POOL)
 POOL_INVALIDATIONS = Counter("docworker_pool_invalidations_total", "Connections thrown away as broken.", _POOL)
 
 READS = Counter("docworker_reads_total", "Read sessions by where they went and why.", ("target", "reason"))
+POSITION_WAIT_SECONDS = Histogram(
+    "docworker_position_wait_seconds", "Wait for a replica to replay what a reader must see.", buckets=_FAST
+)
+RECOVERY_CONFLICTS = Counter(
+    "docworker_recovery_conflicts_total", "Reads that a replica's replay cancelled.", ("cluster", "role")
+)
+REPLICA_LAG_SECONDS = Gauge(
+    "docworker_replica_lag_seconds", "How long a replica has missed something.", _POOL, multiprocess_mode="livemax"
+)
+REPLICA_LAG_BYTES = Gauge(
+    "docworker_replica_lag_bytes", "WAL that a replica has not replayed.", _POOL, multiprocess_mode="livemax"
+)
+REPLICA_HEALTHY = Gauge(
+    "docworker_replica_healthy",
+    "1: the replica answers, replays and follows the present master.",
+    _POOL,
+    multiprocess_mode="livemin",
+)
+LONG_SESSIONS = Counter("docworker_long_sessions_total", "Sessions open for longer than they should be.")
 CONFLICTS = Counter("docworker_conflicts_total", "Writes that met a newer row, by what was written.", ("subject",))

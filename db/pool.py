@@ -1,29 +1,73 @@
-"""The connection pool of an engine, measured: how long a checkout waits, and how often it gives up."""
+"""The connection pool of an engine, measured: how long a checkout waits, when it gives up, and who holds the rest."""
 
 import time
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import exc
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
 
 from db import metrics
 from db.errors import PoolTimeoutError
+
+_SHOWN_HOLDERS = 5
+
+
+@dataclass(slots=True, eq=False)
+class Holder:
+    """An open session: where in the caller's code it was opened, and when (monotonic seconds)."""
+
+    filename: str
+    line: int
+    opened_at: float
+    reported: bool = False
+
+    @classmethod
+    def of(cls, frame: FrameType) -> Self:
+        return cls(frame.f_code.co_filename, frame.f_lineno, time.monotonic())
+
+    def open_seconds(self) -> float:
+        return time.monotonic() - self.opened_at
+
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line} ({self.open_seconds():.1f} s)"
+
+
+class Holders:
+    """The open sessions of one engine. One that is dropped without being closed is forgotten with its connection."""
+
+    def __init__(self) -> None:
+        self._open: WeakKeyDictionary[object, Holder] = WeakKeyDictionary()
+
+    def add(self, session: object, holder: Holder) -> None:
+        self._open[session] = holder
+
+    def remove(self, session: object) -> None:
+        self._open.pop(session, None)
+
+    def longest_first(self) -> list[Holder]:
+        return sorted(self._open.values(), key=lambda holder: holder.opened_at)
 
 
 class MeasuredPool(QueuePool):
     """A QueuePool that records its waits; SQLAlchemy has no event for waiting or timing out.
 
-    Raises PoolTimeoutError, naming the pool and its size, when no connection came free in time.
+    Raises PoolTimeoutError, naming the pool, its size and who holds it, when no connection came free in time.
     """
 
-    def label(self, cluster: str, role: str) -> None:
+    def label(self, cluster: str, role: str, holders: Holders) -> None:
         """Name the pool for metrics and messages."""
-        self.cluster, self.role = cluster, role
+        self.cluster, self.role, self.holders = cluster, role, holders
+        self._checkout_seconds = metrics.POOL_CHECKOUT_SECONDS.labels(cluster, role)
+        self._gauges = [gauge.labels(cluster, role) for gauge in metrics.POOL_GAUGES]
 
-    def recreate(self) -> "MeasuredPool":
+    def recreate(self) -> Self:
         pool = super().recreate()
-        assert isinstance(pool, MeasuredPool)
-        pool.label(self.cluster, self.role)
+        assert isinstance(pool, type(self))
+        pool.label(self.cluster, self.role, self.holders)
         return pool
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -34,19 +78,31 @@ class MeasuredPool(QueuePool):
             metrics.POOL_TIMEOUTS.labels(self.cluster, self.role).inc()
             raise PoolTimeoutError(self._explain(time.perf_counter() - started)) from error
         finally:
-            metrics.POOL_CHECKOUT_SECONDS.labels(self.cluster, self.role).observe(time.perf_counter() - started)
+            self._checkout_seconds.observe(time.perf_counter() - started)
 
     def _explain(self, waited_seconds: float) -> str:
         return (
             f"no connection to {self.cluster} {self.role} within {waited_seconds:.1f} s: "
             f"all {self.checkedout()} of pool_size {self.size()} + max_overflow {self._max_overflow} are in use; "
-            "raise DOCWORKER_POOL_SIZE or DOCWORKER_MAX_OVERFLOW, or find the session that is held too long"
+            f"{_named(self.holders.longest_first())}; raise DOCWORKER_POOL_SIZE or DOCWORKER_MAX_OVERFLOW, "
+            "or find the session that is held too long"
         )
 
     def publish(self, *_: Any) -> None:
         """Write the pool's present state to the gauges; called on every pool event."""
         size, checked_out, idle = self.size(), self.checkedout(), self.checkedin()
-        metrics.POOL_SIZE.labels(self.cluster, self.role).set(size)
-        metrics.POOL_CHECKED_OUT.labels(self.cluster, self.role).set(checked_out)
-        metrics.POOL_IDLE.labels(self.cluster, self.role).set(idle)
-        metrics.POOL_OVERFLOW.labels(self.cluster, self.role).set(max(0, checked_out + idle - size))
+        values = (size, checked_out, idle, max(0, checked_out + idle - size))
+        for gauge, value in zip(self._gauges, values, strict=True):
+            gauge.set(value)
+
+
+class AsyncMeasuredPool(MeasuredPool, AsyncAdaptedQueuePool):
+    """The same for asyncio."""
+
+
+def _named(holders: Iterable[Holder]) -> str:
+    places = [str(holder) for holder in holders]
+    if not places:
+        return "no session of ours holds one"
+    more = f" and {len(places) - _SHOWN_HOLDERS} more" if len(places) > _SHOWN_HOLDERS else ""
+    return f"open sessions, longest first: {', '.join(places[:_SHOWN_HOLDERS])}{more}"

@@ -1,0 +1,163 @@
+"""Making a connection, and looking at it before it is lent: who is at the other end, and is it still there?
+
+Sessions check again when their transaction begins (`db.transactions`); this here is for every user of an engine.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Dialect, Engine, event, exc
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from db import metrics
+from db.errors import DemotedMasterError
+from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
+from db.pool import MeasuredPool
+from db.replication import Server
+from db.settings import Settings
+from db.transactions import IDENTIFY, examine_master
+
+log = structlog.get_logger(__name__)
+
+PING_AFTER_SECONDS = 1.0
+"""A connection that was idle for longer is pinged before it is lent; sessions notice the others when they begin."""
+
+
+def connect_arguments(url: str, settings: Settings, application_name: str) -> dict[str, Any]:
+    """psycopg's arguments for a libpq address; what the address says itself wins."""
+    return {
+        "application_name": application_name,
+        "connect_timeout": settings.connect_timeout,
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "prepare_threshold": 5 if settings.prepared_statements else None,
+        **conninfo_to_dict(url),
+    }
+
+
+def watch(engine: Engine, server: Server) -> None:
+    """Check every connection of `engine` when it is made and when it is lent, and judge the errors on it."""
+
+    def connect(dialect: Dialect, record: ConnectionPoolEntry | None, arguments: Any, keywords: dict[str, Any]) -> Any:
+        return _connect(dialect, record, server, arguments, keywords)
+
+    def checkout(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        _look(engine, server, connection, record)
+
+    def checkin(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["returned_at"] = time.monotonic()
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "checkout", checkout)
+    event.listen(engine, "checkin", checkin)
+    event.listen(engine, "handle_error", lambda context: _judge(server, context))
+    _measure(engine, server)
+
+
+def _connect(
+    dialect: Dialect, record: ConnectionPoolEntry | None, server: Server, arguments: Any, keywords: dict[str, Any]
+) -> Any:
+    """Connect; where a replica or an old master answers for the master, try each host of the address by itself."""
+    try:
+        return _connect_to(dialect, record, server, arguments, keywords)
+    except DemotedMasterError as error:
+        refusal = error
+    for one in _one_by_one(keywords):
+        try:
+            return _connect_to(dialect, record, server, arguments, one)
+        except (DemotedMasterError, psycopg.OperationalError) as error:
+            log.debug("master.passed_over", host=one["host"], port=one["port"], reason=str(error))
+    raise refusal
+
+
+def _one_by_one(keywords: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The same arguments for each host of an address that names several."""
+    hosts = str(keywords.get("host", "")).split(",")
+    ports = str(keywords.get("port", "")).split(",")
+    if len(hosts) > 1:
+        for number, host in enumerate(hosts):
+            yield {**keywords, "host": host, "port": ports[number if len(ports) > 1 else 0]}
+
+
+def _connect_to(
+    dialect: Dialect, record: ConnectionPoolEntry | None, server: Server, arguments: Any, keywords: dict[str, Any]
+) -> Any:
+    connection = dialect.connect(*arguments, **keywords)
+    try:
+        system_identifier, timeline = _identify(connection, server)
+    except BaseException:
+        connection.close()
+        raise
+    if record is not None:
+        record.info["system_identifier"] = system_identifier
+        record.info["timeline"] = timeline
+    return connection
+
+
+def _identify(connection: Any, server: Server) -> tuple[int, int | None]:
+    """The system identifier, and the timeline of a master."""
+    connection.autocommit = True  # no BEGIN, so one round trip
+    cursor = connection.cursor()
+    cursor.execute(IDENTIFY)
+    system_identifier, in_recovery, walfile_name, _ = cursor.fetchone()
+    cursor.close()
+    connection.autocommit = False
+    timeline = None if server.is_replica else examine_master(server, in_recovery, walfile_name)
+    return int(system_identifier), timeline
+
+
+def _look(engine: Engine, server: Server, connection: Any, record: ConnectionPoolEntry) -> None:
+    """Before a connection is lent: what can be known without asking, and a ping if it was idle for long."""
+    idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
+    if idle_seconds > PING_AFTER_SECONDS:
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise exc.InvalidatePoolError from error
+    if server.is_replica:
+        return
+    if (record.info.get("timeline") or 0) < server.timelines.highest:
+        raise exc.InvalidatePoolError(f"the server is on an older timeline than {server.timelines.highest}")
+    driver: Any = record.driver_connection
+    if driver.info.parameter_status("in_hot_standby") == "on":
+        raise exc.InvalidatePoolError("the server is a replica now")
+
+
+def _judge(server: Server, context: ExceptionContext) -> None:
+    """Say what SQLAlchemy cannot know of an error: a demoted master is a lost connection, and one connection that a
+    replica's replay cuts is not a lost server."""
+    error = context.original_exception
+    if server.is_replica:
+        mark_as_read_from_replica(error)
+    if context.connection is not None and context.connection.info.get("read_only"):
+        mark_as_read_only(error)
+    fault = classify(error)
+    if fault is Fault.DEMOTED and sqlstate_of(error):
+        context.is_disconnect = True
+    if fault is Fault.RECOVERY_CONFLICT:
+        metrics.RECOVERY_CONFLICTS.labels(server.cluster, server.role).inc()
+    if server.is_replica:
+        context.invalidate_pool_on_disconnect = False
+
+
+def _measure(engine: Engine, server: Server) -> None:
+    def publish(*_: Any) -> None:
+        pool = engine.pool
+        assert isinstance(pool, MeasuredPool)
+        pool.publish()
+
+    def invalidated(*_: Any) -> None:
+        metrics.POOL_INVALIDATIONS.labels(server.cluster, server.role).inc()
+        publish()
+
+    for name in ("checkout", "checkin", "close", "close_detached"):
+        event.listen(engine, name, publish)
+    event.listen(engine, "invalidate", invalidated)
+    publish()

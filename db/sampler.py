@@ -1,0 +1,244 @@
+"""A thread that knows how each replica is doing, so that no reader has to ask first.
+
+It starts with the first read, asks every server at a jittered interval on connections of its own, all at once and with
+short time-outs, and never raises: what it does not know, it says.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, generators
+from psycopg.pq import ExecStatus
+
+from db import metrics
+from db.connecting import connect_arguments
+from db.replication import MasterHistory, Sample, Standing, Timelines, parse_lsn, timeline_of
+from db.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+ANSWER_SECONDS = 1.0
+"""A server that does not answer a sample within this is not healthy."""
+_JOIN_SECONDS = 2.0
+
+_ASK_MASTER = b"""
+SELECT pg_is_in_recovery(),
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END
+"""
+_ASK_REPLICA = b"""
+SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), receiver.received_tli, receiver.latest_end_lsn,
+       extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()),
+       (SELECT system_identifier FROM pg_control_system()), receiver.pid IS NOT NULL
+FROM (SELECT) AS one LEFT JOIN pg_stat_get_wal_receiver() AS receiver ON receiver.pid IS NOT NULL
+"""
+
+Row = list[str | None]
+
+
+class Sampler:
+    """What is known of the replicas of one cluster: `samples[n]` is of replica n + 1, None when it does not answer."""
+
+    def __init__(self, cluster: str, settings: Settings, timelines: Timelines, *, application_name: str) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._timelines = timelines
+        self._history = MasterHistory()
+        self._master = connect_arguments(settings.master_url, settings, application_name)
+        self._replicas = [connect_arguments(url, settings, application_name) for url in settings.replica_urls]
+        self._samples: list[Sample | None] = [None] * len(self._replicas)
+        self._asked = [False] * len(self._replicas)
+        self._known = threading.Event()
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.on_tick: Callable[[], None] | None = None
+        """Called in the thread once per interval."""
+
+    # For readers
+
+    def start(self) -> None:
+        """Start sampling, unless it is done already. Cheap to call before every read."""
+        if self._thread is None and self._replicas:
+            with self._guard:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name=f"{self._cluster} sampler", daemon=True)
+                    self._thread.start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether every replica has been asked at least once."""
+        return self._known.is_set()
+
+    def wait_until_begun(self, seconds: float) -> None:
+        self._known.wait(seconds)
+
+    def sample(self, number: int) -> Sample | None:
+        """What is known of a replica; None when it does not answer, or nothing is known that is fresh."""
+        sample = self._samples[number]
+        if sample is None or time.monotonic() - sample.sampled_at > self.fresh_seconds:
+            return None
+        return sample
+
+    @property
+    def fresh_seconds(self) -> float:
+        return 2 * self._settings.replica_sample_interval + ANSWER_SECONDS
+
+    def suspect(self, number: int) -> None:
+        """A reader got no good answer from this replica: it is not used until it answers a sample."""
+        self._publish(number, None)
+
+    def stop(self) -> None:
+        with self._guard:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(self._cancel)
+        thread.join(_JOIN_SECONDS)
+
+    # In the thread
+
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        watches = [self._repeat(self._master, self._watch_master, self._forget_master)]
+        for number, arguments in enumerate(self._replicas):
+            watches.append(self._repeat(arguments, self._watcher_of(number), self._forgetter_of(number)))
+        self._tasks = [asyncio.create_task(watch) for watch in watches]
+        if self._thread is None:  # stopped before it had begun
+            self._cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def _repeat(
+        self,
+        arguments: dict[str, Any],
+        watch: Callable[[AsyncConnection], Coroutine[Any, Any, None]],
+        forget: Callable[[], None],
+    ) -> None:
+        connection: AsyncConnection | None = None
+        try:
+            while True:
+                try:
+                    if connection is None:
+                        async with asyncio.timeout(ANSWER_SECONDS + self._settings.connect_timeout):
+                            connection = await AsyncConnection.connect(**arguments, autocommit=True)
+                    await watch(connection)
+                except (psycopg.Error, OSError, TimeoutError) as error:
+                    log.debug("sample.failed", cluster=self._cluster, reason=str(error))
+                    forget()
+                    if connection is not None:
+                        await connection.close()
+                        connection = None
+                await asyncio.sleep(self._settings.replica_sample_interval * random.uniform(0.8, 1.2))  # noqa: S311
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _watch_master(self, connection: AsyncConnection) -> None:
+        in_recovery, walfile_name, flushed = await _ask(connection, _ASK_MASTER)
+        if in_recovery == "t" or walfile_name is None or flushed is None:
+            await connection.close()  # so that the next one looks for the master again
+            raise psycopg.OperationalError("the master is a replica now")
+        timeline = timeline_of(walfile_name)
+        self._timelines.note(timeline)
+        self._history.note(time.monotonic(), timeline, parse_lsn(flushed))
+        if self.on_tick is not None:
+            self.on_tick()
+
+    def _forget_master(self) -> None:
+        if self.on_tick is not None:
+            self.on_tick()
+
+    def _watcher_of(self, number: int) -> Callable[[AsyncConnection], Coroutine[Any, Any, None]]:
+        async def watch(connection: AsyncConnection) -> None:
+            row = await _ask(connection, _ASK_REPLICA)
+            self._publish(number, self._judge(number, row))
+
+        return watch
+
+    def _forgetter_of(self, number: int) -> Callable[[], None]:
+        return lambda: self._publish(number, None)
+
+    def _judge(self, number: int, row: Row) -> Sample:
+        in_recovery, replayed, timeline, sent, since_last_transaction, system_identifier, receives = row
+        now = time.monotonic()
+        standing = Standing(
+            system_identifier=int(system_identifier or 0),
+            in_recovery=in_recovery == "t",
+            timeline=None if timeline is None else int(timeline),
+            replayed=None if replayed is None else parse_lsn(replayed),
+        )
+        if receives == "t" and timeline is None:
+            self._warn_hidden()
+        if standing.timeline is not None:
+            self._timelines.note(standing.timeline)
+            if sent is not None:
+                self._history.note(now, standing.timeline, parse_lsn(sent))
+        lsn = standing.replayed or 0
+        behind = None if since_last_transaction is None else float(since_last_transaction)
+        return Sample(
+            sampled_at=now,
+            standing=standing,
+            lag_seconds=self._history.lag_seconds(lsn, now, behind),
+            lag_bytes=self._history.lag_bytes(lsn),
+            healthy=standing.in_recovery and self._follows(number, standing),
+        )
+
+    def _follows(self, number: int, standing: Standing) -> bool:
+        """Whether a replica is on the highest timeline seen. One that receives nothing now is where it was last."""
+        before = self._samples[number]
+        timeline = standing.timeline
+        if timeline is None and before is not None:
+            timeline = before.standing.timeline
+        return timeline is None or timeline >= self._timelines.highest
+
+    def _publish(self, number: int, sample: Sample | None) -> None:
+        self._samples[number] = sample
+        labels = (self._cluster, f"replica{number + 1}")
+        metrics.REPLICA_HEALTHY.labels(*labels).set(0 if sample is None else sample.healthy)
+        if sample is not None:
+            metrics.REPLICA_LAG_SECONDS.labels(*labels).set(sample.lag_seconds)
+            metrics.REPLICA_LAG_BYTES.labels(*labels).set(sample.lag_bytes)
+        self._asked[number] = True
+        if all(self._asked):
+            self._known.set()
+
+    _warned = False
+
+    def _warn_hidden(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "replica.timeline_hidden",
+                cluster=self._cluster,
+                remedy="GRANT pg_read_all_stats TO the worker role; until then reads with a position use the master",
+            )
+
+
+async def _ask(connection: AsyncConnection, statement: bytes) -> Row:
+    """One row. Unlike a cancelled `execute`, giving up here does not wait for the server once more."""
+    connection.pgconn.send_query(statement)
+    results = await connection.wait(generators.execute(connection.pgconn), timeout=ANSWER_SECONDS)
+    result = results[-1]
+    if result.status != ExecStatus.TUPLES_OK:
+        raise psycopg.errors.error_from_result(result)
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return [None if value is None else value.decode() for value in values]

@@ -1,0 +1,216 @@
+"""How a transaction begins, and the few other exchanges that must cost one round trip.
+
+psycopg sends BEGIN as a statement of its own, and a ping, the tenant's context and the server's role would be three
+more. Here they travel together, and the server's answer is checked before anything is read or written.
+"""
+
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import Any
+
+import psycopg
+from psycopg import generators
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
+from sqlalchemy import Connection, Engine, exc
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+
+from db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError, StaleMasterError
+from db.faults import Fault, classify, mark_as_read_from_replica
+from db.replication import Server, Standing, Timelines, WalPosition, parse_lsn, timeline_of
+
+SERVER = "docworker_server"
+"""Execution option of our engines: which `Server` they talk to."""
+
+_UNKNOWN_SERVER = Server("unknown", "master", Timelines())
+
+# What is replayed is read before the timeline: a replica that changes timelines between the two is then taken for one
+# that has replayed less than it has, never more.
+_STANDING = "pg_is_in_recovery(),pg_last_wal_replay_lsn(),(SELECT received_tli FROM pg_stat_get_wal_receiver())"
+_MASTER = (
+    "pg_is_in_recovery(),"
+    "CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,"
+    "CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END"
+)
+IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_control_system()"  # noqa: S608
+
+
+def server_of(connection: Connection) -> Server:
+    server: Server = connection.get_execution_options().get(SERVER, _UNKNOWN_SERVER)
+    return server
+
+
+def begin(
+    connection: Connection, context: str, *, read_only: bool, timeout_seconds: float | None = None
+) -> Standing | None:
+    """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
+
+    Returns a replica's standing; None for a master.
+
+    Raises:
+        DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
+        sqlalchemy.exc.DBAPIError: as SQLAlchemy would. The connection is thrown away when it was lost, or when the
+            answer took longer than `timeout_seconds`.
+    """
+    server = server_of(connection)
+    connection.info["read_only"] = read_only
+    opening = "BEGIN READ ONLY" if read_only else "BEGIN"
+    if server.is_replica:
+        *_, last = exchange(connection, f"{opening};SELECT {_STANDING},{context}", timeout_seconds)
+        return _standing(connection, last)
+    *_, last = exchange(connection, f"{opening};SELECT {_MASTER},{context}", timeout_seconds)
+    check_master(connection, server, last, 0)
+    return None
+
+
+def ask_standing(connection: Connection, *, timeout_seconds: float | None = None) -> Standing:
+    """A replica's standing now, in a transaction that has begun."""
+    *_, last = exchange(connection, f"SELECT {_STANDING}", timeout_seconds)
+    return _standing(connection, last)
+
+
+def commit(connection: Connection) -> WalPosition:
+    """Commit, and say how much a reader must see to see it: COMMIT and the question travel together."""
+    committed, last = exchange(connection, f"COMMIT;SELECT {_MASTER}")
+    if committed.command_status != b"COMMIT":
+        raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")
+    return _position(connection, last)
+
+
+def ask_position(engine: Engine) -> WalPosition:
+    """How far the master has flushed. One statement in autocommit; on a pooled connection that was lost, once more."""
+    for retries_left in (1, 0):
+        with engine.connect() as connection:
+            try:
+                (last,) = exchange(connection, f"SELECT {_MASTER}")
+            except exc.DBAPIError as error:
+                if not (retries_left and error.connection_invalidated):
+                    raise
+            else:
+                return _position(connection, last)
+    raise AssertionError("unreachable")
+
+
+def master_of(session_or_cluster: Any) -> Engine:
+    """The master's engine of a session that is not in a transaction, or of a cluster."""
+    if isinstance(session_or_cluster, Session):
+        if session_or_cluster.in_transaction():
+            raise InvalidArgumentError("the session is in a transaction that nobody sees yet: commit it first")
+        engine = getattr(session_or_cluster, "master", None) or session_or_cluster.get_bind()
+        return engine if isinstance(engine, Engine) else engine.engine
+    engine = getattr(session_or_cluster, "master", None)
+    engine = getattr(engine, "sync_engine", engine)
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"neither a session nor a cluster: {session_or_cluster!r}")
+    return engine
+
+
+def exchange(connection: Connection, statements: str, timeout_seconds: float | None = None) -> list[PGresult]:
+    """Send statements in one go and return their results. Values are the caller's to quote.
+
+    Raises what SQLAlchemy would raise for the first one that fails.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.pgconn.send_query(statements.encode())
+        waiting = driver.wait(generators.execute(driver.pgconn), timeout=timeout_seconds)
+        results: list[PGresult] = await_only(_awaited(waiting)) if isawaitable(waiting) else waiting
+    except psycopg.Error as error:
+        raise _lost(connection, statements, error) from error
+    except BaseException as error:
+        connection.invalidate(error)  # interrupted half way: nobody knows what it would answer next
+        raise
+    for result in results:
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise _refused(connection, statements, result, driver)
+    return results
+
+
+async def _awaited(waiting: Awaitable[list[PGresult]]) -> list[PGresult]:
+    return await waiting
+
+
+def _refused(connection: Connection, statements: str, result: PGresult, driver: Any) -> Exception:
+    error = psycopg.errors.error_from_result(result, driver.info.encoding)
+    if driver.closed or driver.broken:
+        return _lost(connection, statements, error)
+    return _as_sqlalchemy_error(connection, statements, error, lost=False)
+
+
+def _lost(connection: Connection, statements: str, error: psycopg.Error) -> Exception:
+    """Throw the connection away, and those that idle in its pool, which likely are as dead."""
+    wrapped = _as_sqlalchemy_error(connection, statements, error, lost=True)
+    if not connection.invalidated:
+        connection.invalidate(error)
+    if classify(error) is not Fault.RECOVERY_CONFLICT:
+        connection.engine.dispose()
+    return wrapped
+
+
+def _as_sqlalchemy_error(connection: Connection, statements: str, error: psycopg.Error, *, lost: bool) -> Exception:
+    if server_of(connection).is_replica:
+        mark_as_read_from_replica(error)
+    wrapped = exc.DBAPIError.instance(statements, None, error, psycopg.Error, connection_invalidated=lost)
+    assert isinstance(wrapped, Exception)
+    return wrapped
+
+
+def check_master(connection: Connection, server: Server, result: PGresult, first: int) -> int:
+    """Whether this is a master, and the latest; returns its timeline."""
+    try:
+        return examine_master(server, _bool(result, first), _text(result, first + 1))
+    except DemotedMasterError as error:
+        connection.invalidate(error)
+        connection.engine.dispose()
+        raise
+
+
+def examine_master(server: Server, in_recovery: bool, walfile_name: str | None) -> int:
+    """The timeline of a server that is used as a master; raises DemotedMasterError or StaleMasterError."""
+    if in_recovery or walfile_name is None:
+        raise DemotedMasterError(
+            f"the server given as {server.cluster} {server.role} is a replica: name every server that may become the "
+            "master in its address, with target_session_attrs=read-write"
+        )
+    timeline = timeline_of(walfile_name)
+    if timeline < server.timelines.highest:
+        raise StaleMasterError(
+            f"the server that answers as {server.cluster} {server.role} is on timeline {timeline}, but timeline "
+            f"{server.timelines.highest} was seen: it is an old master that came back; stop it or make it a replica"
+        )
+    server.timelines.note(timeline)
+    return timeline
+
+
+def _position(connection: Connection, result: PGresult) -> WalPosition:
+    timeline = check_master(connection, server_of(connection), result, 0)
+    return WalPosition(_system_identifier(connection), timeline, parse_lsn(_text(result, 2) or "0/0"))
+
+
+def _standing(connection: Connection, result: PGresult) -> Standing:
+    replayed, timeline = _text(result, 1), _text(result, 2)
+    return Standing(
+        system_identifier=_system_identifier(connection),
+        in_recovery=_bool(result, 0),
+        timeline=None if timeline is None else int(timeline),
+        replayed=None if replayed is None else parse_lsn(replayed),
+    )
+
+
+def _system_identifier(connection: Connection) -> int:
+    """As the server said when this connection was made; see `db.engines`."""
+    known = connection.info.get("system_identifier")
+    if known is None:
+        (result,) = exchange(connection, "SELECT system_identifier FROM pg_control_system()")
+        known = connection.info["system_identifier"] = int(_text(result, 0) or 0)
+    return int(known)
+
+
+def _text(result: PGresult, column: int) -> str | None:
+    value = result.get_value(0, column)
+    return None if value is None else value.decode()
+
+
+def _bool(result: PGresult, column: int) -> bool:
+    return result.get_value(0, column) == b"t"
