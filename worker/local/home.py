@@ -61,28 +61,18 @@ def open_home(directory: Path, user: ServerUser) -> Path:
     it is deleted, the next start in the same directory starts afresh.
 
     Raises:
-        DocworkerError: a directory cannot be made or entered.
+        OSError: a directory cannot be made.
+        DocworkerError: the user cannot enter it.
         StackInUseError: the link was deleted while the stack was running.
     """
-    try:
-        directory.mkdir(mode=0o711 if user.uid is not None else 0o700, parents=True, exist_ok=True)
-        home = _home(directory, user)
-    except OSError as error:
-        raise cannot_use(directory, error) from error
+    directory.mkdir(mode=0o711 if user.uid is not None else 0o700, parents=True, exist_ok=True)
+    home = _home(directory, user)
     if not user.can("-x", home):
         raise DocworkerError(
             f"the user {UNPRIVILEGED!r}, who runs the servers when we are root, cannot enter {home}: "
             "allow it (chmod o+x), or use another directory"
         )
     return home
-
-
-def cannot_use(directory: Path, error: OSError) -> DocworkerError:
-    """The error for a directory whose permissions, file system or disk do not let us work."""
-    return DocworkerError(
-        f"the local stack cannot use {directory} as user {os.geteuid()}: {error.strerror} ({error.filename}); "
-        "change its owner or permissions, or use another directory"
-    )
 
 
 def _home(directory: Path, user: ServerUser) -> Path:

@@ -1,5 +1,6 @@
 """The local stack of one directory: a PostgreSQL master, its replicas by streaming replication, and a broker."""
 
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import structlog
 
 from db.errors import DocworkerError
 from worker.local.binaries import postgres_programs, valkey_programs
-from worker.local.home import Lock, cannot_use, is_in_use, open_home
+from worker.local.home import Lock, is_in_use, open_home
 from worker.local.launching import NotInTimeError, wait_until
 from worker.local.postgres import PostgresServer
 from worker.local.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
@@ -114,7 +115,7 @@ class LocalStack:
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
-                raise cannot_use(self.directory, error) from error
+                raise _cannot_use(self.directory, error) from error
             raise
         log.info(
             "stack.started",
@@ -349,6 +350,14 @@ class LocalStack:
         """For other processes on this machine, and for `source` in a shell."""
         lines = (f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items())
         write_private(self.directory / ENVIRONMENT, "".join(lines))
+
+
+def _cannot_use(directory: Path, error: OSError) -> DocworkerError:
+    """The error for a directory whose permissions, file system or disk do not let us work."""
+    return DocworkerError(
+        f"the local stack cannot use {directory} as user {os.geteuid()}: {error.strerror} ({error.filename}); "
+        "change its owner or permissions, or use another directory"
+    )
 
 
 def environment_of(directory: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tests.waiting import eventually
 from worker.local.home import StackInUseError
 from worker.local.launching import is_alive
 from worker.local.stack import LocalStack, environment_of
+from worker.local.users import server_user
 
 OWNER_PROGRAM = """
 import sys, time
@@ -193,8 +194,8 @@ def test_servers_end_when_their_owner_is_killed(directory: Path) -> None:
 
 def test_start_after_a_killed_owner_recovers_also_when_servers_stayed(new_stack: LocalStack) -> None:
     owner = start_owner(new_stack.directory)
-    master_url = environment_of(new_stack.directory)["DOCWORKER_OWNER_URL"]
-    with psycopg.connect(master_url) as connection:
+    environment = environment_of(new_stack.directory)
+    with psycopg.connect(environment["DOCWORKER_OWNER_URL"]) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     pids = server_pids(new_stack.directory)
     for pid in pids:  # they hear of the owner's death only after they are continued
@@ -205,6 +206,7 @@ def test_start_after_a_killed_owner_recovers_also_when_servers_stayed(new_stack:
 
     new_stack.start()
     assert not any(is_alive(pid) for pid in pids)
+    assert new_stack.environment() == environment
     assert new_stack.master.execute("SELECT number FROM kept", database="docworker") == [(7,)]
     new_stack.wait_for_replicas()
 
@@ -226,7 +228,7 @@ def test_process_id_that_now_belongs_to_another_program_is_neither_killed_nor_in
     for server in (new_stack.master, *new_stack.replicas, new_stack.broker):
         server.kill()
     new_stack.stop()
-    with subprocess.Popen(["/bin/sleep", "600"]) as innocent:
+    with subprocess.Popen(["/bin/sleep", "600"], user=server_user().uid) as innocent:
         for path in new_stack.directory.glob("servers/*/*.pid"):
             _, *rest = path.read_text().splitlines(keepends=True)
             path.write_text("".join([f"{innocent.pid}\n", *rest]))
