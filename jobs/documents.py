@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import structlog
-from db.search import index_documents as write_search_vectors
 from sqlalchemy import case, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -20,6 +19,7 @@ from db import ledger
 from db.errors import BadInputError, NotFoundError
 from db.faults import Fault, classify
 from db.models import Document
+from db.search import index_documents as write_search_vectors
 from db.sessions import organization_of, reading, writing
 from db.versions import (
     NewText,
@@ -173,15 +173,20 @@ def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID]
 
 def process_one(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
     """One document by itself: read from the master, work, write in a savepoint, and again while others are faster."""
-    for trial in Retrying(
+    for trial in _while_others_are_faster(on_retry=metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc):
+        with trial:
+            _process_once(attempt, work)
+
+
+def _while_others_are_faster(on_retry: Callable[[], None] = lambda: None) -> Retrying:
+    """A few tries with growing random pauses; each must read afresh. The last conflict is raised."""
+    return Retrying(
         retry=retry_if_exception(_is_conflict),
         wait=wait_random_exponential(multiplier=0.01, max=0.5),
         stop=stop_after_attempt(5),
-        before_sleep=lambda _: metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc(),
+        before_sleep=lambda _: on_retry(),
         reraise=True,
-    ):
-        with trial:
-            _process_once(attempt, work)
+    )
 
 
 def _is_conflict(error: BaseException) -> bool:
@@ -230,14 +235,14 @@ def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
     attempt.finish(effect)
 
 
-@job(soft_limit_seconds=30, hard_limit_seconds=60)
-def restore_document(attempt: Attempt, document_id: UUID, version_number: int) -> None:
-    """Write a new version with the content of an old one."""
+def restore(organization_id: UUID, document_id: UUID, version_number: int) -> Outcome:
+    """Write a new version with the content of an old one, here and now; again while others are faster.
 
-    def effect(session: Session) -> dict[str, object]:
-        with session.begin_nested():
-            outcome = restore_version(session, document_id, version_number, job_id=attempt.id)
-        enqueue_indexing(session, {document_id: outcome})
-        return {"written": outcome.written, "version": outcome.version_number}
-
-    attempt.finish(effect)
+    Raises NotFoundError when there is no such document or version.
+    """
+    for trial in _while_others_are_faster():
+        with trial, writing(organization_id) as session:
+            with session.begin_nested():
+                outcome = restore_version(session, document_id, version_number)
+            enqueue_indexing(session, {document_id: outcome})
+    return outcome

@@ -1,0 +1,235 @@
+"""The rules that close the gaps between two transactions. Each test drives one interleaving, step by step.
+
+Where one statement must be caught between its snapshot and its lock, a gate in the dispatcher's row policy holds it
+there; where one must wait for the other's lock, it runs in a thread until the server shows it waiting.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from db import ledger
+from db.engines import database, owner_engine
+from db.sessions import TenantSession, overseeing, writing
+from db.settings import settings
+from tests.db.ledger.conftest import Steps
+from tests.waiting import eventually
+
+_WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+
+
+@contextmanager
+def held_back(work: Callable[[], Any]) -> Iterator[Future[Any]]:
+    """Run `work` in a thread; the block begins once it waits for a lock, and its end waits for `work`."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        eventually(lambda: future.done() or _somebody_waits(), within_seconds=10, what="the other one to wait")
+        assert not future.done(), f"it did not wait: {future.result()}"
+        yield future
+
+
+def _somebody_waits() -> bool:
+    with TenantSession(database().cluster().ledger, None, database().settings) as session:
+        return bool(session.scalar(_WAITING))
+
+
+@pytest.fixture
+def gate(steps: Steps) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """`gate(work)` is `held_back` for a statement of the dispatcher's: it has its snapshot and no row lock yet."""
+    owner = owner_engine(settings())
+    with owner.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION ledger.gate() RETURNS boolean LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN true; END $$"
+            )
+        )
+        connection.execute(text("ALTER POLICY every_job ON ledger.jobs USING (ledger.gate())"))
+
+    @contextmanager
+    def closed(work: Callable[[], Any]) -> Iterator[Future[Any]]:
+        with ThreadPoolExecutor(1) as pool, owner.connect() as gatekeeper:
+            gatekeeper.execute(text("SELECT pg_advisory_lock(7)"))
+            future = pool.submit(work)
+            eventually(_somebody_waits, within_seconds=10, what="the statement to reach the gate")
+            yield future
+            gatekeeper.execute(text("SELECT pg_advisory_unlock(7)"))
+
+    yield closed
+    with owner.begin() as connection:
+        connection.execute(text("ALTER POLICY every_job ON ledger.jobs USING (true)"))
+        connection.execute(text("DROP FUNCTION ledger.gate()"))
+
+
+def _set(job_ids: Any, assignments: str) -> None:
+    """Change jobs as the worker role, which the gate does not hold."""
+    ids, organization_id = job_ids
+    with writing(organization_id) as session:
+        session.execute(text(f"UPDATE ledger.jobs SET {assignments} WHERE id = ANY(:ids)"), {"ids": ids})
+
+
+def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Steps, gate: Any) -> None:
+    ids = steps.enqueue()
+    lane = ledger.Lane(steps.organization_id, steps.kind, False, 5, 1, None)  # type: ignore[arg-type]
+
+    def dispatch() -> ledger.Message:
+        message = ledger.Message(steps.organization_id, lane, 1)
+        with overseeing() as session:
+            return ledger.dispatch(session, message, redispatch_after_seconds=10)
+
+    with gate(dispatch) as second:
+        _set((ids, steps.organization_id), "state = 'dispatched', redispatch_at = clock_timestamp()")
+        assert len(steps.claim(ids)) == 1
+    assert second.result().job_ids == ()
+
+
+def test_a_lease_renewed_since_the_snapshot_is_not_rescued(steps: Steps, gate: Any) -> None:
+    (claimed,) = steps.run()
+    _set(([claimed.id], steps.organization_id), "lease_expires_at = clock_timestamp()")
+    with gate(steps.rescue) as rescue, writing(steps.organization_id) as session:
+        assert ledger.renew(session, [claimed], lease_seconds=10) == {claimed.id}
+    assert rescue.result() == []
+    assert steps.finish([claimed]) == {claimed.id}
+
+
+def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: Steps, gate: Any) -> None:
+    ids = steps.enqueue()
+    steps.dispatch()
+    _set((ids, steps.organization_id), "redispatch_at = clock_timestamp()")
+
+    def requeue() -> int:
+        with overseeing() as session:
+            return ledger.requeue_overdue(session)
+
+    with gate(requeue) as sweep:
+        (claimed,) = steps.claim(ids)
+    assert sweep.result() == 0
+    assert steps.finish([claimed]) == {claimed.id}
+
+
+def test_a_job_cancelled_while_a_claim_waits_is_not_claimed(steps: Steps) -> None:
+    ids = steps.enqueue()
+    steps.dispatch()
+    with overseeing() as canceller:
+        ledger.cancel(canceller, ledger.Filter(), ids)
+        with held_back(lambda: steps.claim(ids)) as claim:
+            canceller.commit()
+    assert claim.result() == []
+    assert steps.states() == {"cancelled": 1}
+
+
+def test_a_job_rescued_while_its_finish_waits_is_fenced(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    steps.expire([claimed.id])
+    with overseeing() as rescuer:
+        assert len(ledger.rescue_expired(rescuer)) == 1
+        with held_back(lambda: steps.finish([claimed])) as finish:
+            rescuer.commit()
+    assert finish.result() == set()
+    assert steps.states() == {"queued": 1}
+
+
+def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: Steps) -> None:
+    (claimed,) = steps.run()
+    steps.expire([claimed.id])
+    with writing(steps.organization_id) as finisher:
+        assert ledger.lock_owned(finisher, [claimed]) == {claimed.id}
+        assert steps.rescue() == []
+        with writing(steps.organization_id) as renewer:
+            assert ledger.renew(renewer, [claimed], lease_seconds=10) == {claimed.id}
+        ledger.succeed(finisher, [(claimed, None)])
+    assert steps.states() == {"succeeded": 1}
+
+
+def test_a_change_folded_while_a_claim_waits_is_what_the_claim_sees(steps: Steps) -> None:
+    ids = steps.enqueue(unique_keys=["k"])
+    steps.dispatch()
+    with writing(steps.organization_id) as producer:
+        again = ledger.enqueue_statement(
+            steps.organization_id, steps.kind, [{"number": 2}], max_attempts=3, unique_keys=["k"]
+        )
+        assert again.ids(producer.execute(again.statement, again.parameters).all()) == ids
+        with held_back(lambda: steps.claim(ids)) as claim:
+            producer.commit()
+    assert claim.result()[0].arguments == {"number": 2}
+
+
+def test_a_change_after_the_claim_makes_a_second_job(steps: Steps) -> None:
+    (claimed,) = steps.run(unique_keys=["k"])
+    (second,) = steps.enqueue(unique_keys=["k"])
+    assert second != claimed.id
+    assert steps.enqueue(unique_keys=["k"]) == [second]
+
+
+@pytest.mark.parametrize("ending", ["rescue", "give_back", "retry"])
+def test_a_claimed_job_goes_back_beside_its_equal(steps: Steps, ending: str) -> None:
+    """The unique index covers jobs never claimed; else the way back would break on it."""
+    (claimed,) = steps.run(unique_keys=["k"])
+    steps.enqueue(unique_keys=["k"])
+    if ending == "rescue":
+        steps.expire([claimed.id])
+        assert len(steps.rescue()) == 1
+    with writing(steps.organization_id) as session:
+        if ending == "give_back":
+            assert ledger.give_back(session, [claimed])
+        if ending == "retry":
+            failure = ledger.Failure("E", "m")
+            ledger.retry(session, claimed, failure, delay_seconds=0, uses_attempt=True, max_faults=1)
+    assert steps.states() == {"queued": 2}
+
+
+def test_producers_that_fold_the_same_keys_in_opposite_order_do_not_deadlock(steps: Steps) -> None:
+    keys = [f"key {number:03}" for number in range(100)]
+    with ThreadPoolExecutor(4) as pool:
+        rounds = [
+            pool.submit(steps.enqueue, 100, unique_keys=keys if number % 2 else keys[::-1]) for number in range(40)
+        ]
+        ids = {frozenset(one.result()) for one in rounds}
+    assert len(ids) == 1
+    assert steps.states() == {"queued": 100}
+
+
+def test_finishers_of_the_same_jobs_in_opposite_order_do_not_deadlock(steps: Steps) -> None:
+    claimed = steps.run(100)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(steps.finish, order) for order in (claimed, claimed[::-1]) for _ in range(5)]
+        finished = [one.result() for one in both]
+    assert sorted(map(len, finished), reverse=True) == [100] + [0] * 9
+
+
+def test_what_was_lost_with_its_worker_runs_alone(steps: Steps) -> None:
+    """One poison job must not use up the attempts of its batch, not even through an old message with the batch."""
+    claimed = steps.run(5)
+    ids = [one.id for one in claimed]
+    steps.expire(ids)
+    assert len(steps.rescue()) == 5
+    messages = steps.dispatch()
+    assert [len(message.job_ids) for message in messages] == [1] * 5
+    assert steps.claim(ids, message_id=None) == []
+    assert [len(steps.claim(one.job_ids, message_id=one.id)) for one in messages] == [1] * 5
+
+
+def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: Steps) -> None:
+    (parent,) = steps.run()
+    steps.expire([parent.id])
+    steps.rescue()
+    with writing(steps.organization_id) as session:
+        assert not ledger.record_cursor(session, parent, {"after": "x"}, children_added=1)
+    assert steps.job(parent.id).cursor is None
+
+
+def test_a_commit_whose_answer_was_lost_is_found_in_the_ledger(steps: Steps) -> None:
+    done, lost = steps.run(2)
+    steps.finish([done])
+    with writing(steps.organization_id) as session:
+        assert ledger.was_finished(session, [done, lost]) == {done.id}
+
+
+def test_a_vanished_host_does_not_hold_its_locks(steps: Steps) -> None:
+    with writing(steps.organization_id) as session:
+        timeout = session.scalar(text("SELECT current_setting('idle_in_transaction_session_timeout')"))
+    assert timeout == "1min"
