@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -152,8 +152,8 @@ def _index_what_fits(session: Session, document_id: UUID) -> int:
 def _index(session: Session, document_ids: Collection[UUID], characters: int) -> int:
     organization_id = organization_of(session)
     title = func.coalesce(Document.title, Document.filename)
-    vector = func.setweight(func.to_tsvector("simple", title), "A").op("||")(
-        func.setweight(func.to_tsvector("simple", func.left(Document.content, characters)), "B")
+    vector = func.setweight(func.to_tsvector("simple", title), literal_column("'A'")).op("||")(
+        func.setweight(func.to_tsvector("simple", func.left(Document.content, characters)), literal_column("'B'"))
     )
     texts = (
         select(Document.organization_id, Document.id, Document.latest_version, vector)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobs.imports import FileResult
 
-HINT_SECONDS = 5.0
+HINT_SECONDS = 3.0
 POLL_SECONDS = 0.25
 
 
