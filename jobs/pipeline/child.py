@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import mmap
 import os
 import resource
 import signal
@@ -19,9 +20,10 @@ from typing import BinaryIO
 from jobs.pipeline.document import PipelineError, Reason
 from jobs.pipeline.formats import Reading, reader_of
 from jobs.pipeline.frames import Header, read_frame, write_frame
-from jobs.pipeline.limits import Limits
+from jobs.pipeline.limits import MIB, Limits
 
 _MOST_MESSAGE_CHARACTERS = 500
+_WORKING_BYTES = 32 * MIB
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _UNBLOCKED = (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT)
@@ -50,6 +52,8 @@ def _die_with(parent: int) -> None:
 
 def _restrict(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    with mmap.mmap(-1, _WORKING_BYTES):  # no document is to be blamed for a limit that nothing fits in
+        pass
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(limit, (0, 0))
     for number in _UNBLOCKED:

@@ -6,7 +6,7 @@ Plain frozen values; nothing here reads files or knows how a step works.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from db.errors import DocworkerError
@@ -85,7 +85,7 @@ class Document:
 
     def with_title(self, title: str | None) -> Document:
         """The same document with another title."""
-        return replace(self, title=title)
+        return Document(self.source, self.content, title, self.facts)
 
     def with_facts(self, **facts: JSON) -> Document:
         """The same document with these facts added to, or put in place of, those it has."""

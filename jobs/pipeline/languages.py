@@ -42,7 +42,7 @@ _SCRIPTS = (
     ("hi", re.compile(r"[\u0900-\u097f]")),
     ("th", re.compile(r"[\u0e00-\u0e7f]")),
 )
-_SAMPLE_CHARACTERS = 1200
+_SAMPLE_CHARACTERS = 300
 _SCRIPT_SHARE = 0.2
 _FEWEST_VOTES = 2.0
 _FEWEST_SHARE = 0.06

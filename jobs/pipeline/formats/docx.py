@@ -29,6 +29,7 @@ _PARAGRAPH, _TABLE, _ROW, _CELL, _BOX = _W + "p", _W + "tbl", _W + "tr", _W + "t
 _SKIPPED = {_MC + "Fallback", _W + "pPr", _W + "rPr", _W + "sectPr", _W + "del", _W + "moveFrom"}
 _CHARACTERS = {_W + "tab": "\t", _W + "br": "\n", _W + "cr": "\n", _W + "noBreakHyphen": "-"}
 _TITLE_STYLES = ("Title", "Heading 1")
+_ERR_NO_MEMORY = 2  # of libxml2, which reports it as a syntax error
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
 
@@ -73,16 +74,24 @@ def _opened(data: bytes) -> WordDocument:
     try:
         return docx.Document(io.BytesIO(data))
     except (KeyError, ValueError, zipfile.BadZipFile, PackageNotFoundError, etree.XMLSyntaxError) as error:
+        if getattr(error, "code", None) == _ERR_NO_MEMORY:
+            raise MemoryError from None
         raise PipelineError(Reason.CORRUPT, f"the Word document cannot be opened: {error}") from None
 
 
 def _title_of(document: WordDocument) -> str | None:
-    if title := document.core_properties.title:
+    if _has_properties(document) and (title := document.core_properties.title):
         return str(title)
     for paragraph in document.paragraphs:
         if paragraph.style is not None and paragraph.style.name in _TITLE_STYLES and paragraph.text.strip():
             return paragraph.text
     return None
+
+
+def _has_properties(document: WordDocument) -> bool:
+    # Where there are none, python-docx makes some up, with a title.
+    relations = document.part.package.rels.values() if document.part.package else ()
+    return any(relation.reltype == RELATIONSHIP_TYPE.CORE_PROPERTIES for relation in relations)
 
 
 def _all_blocks(document: WordDocument) -> Iterator[str]:

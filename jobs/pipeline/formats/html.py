@@ -6,7 +6,7 @@ import re
 from enum import IntEnum
 from typing import NamedTuple
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from jobs.pipeline.encodings import decode
 from jobs.pipeline.formats import Reading
@@ -51,7 +51,10 @@ class _Open(NamedTuple):
 def read(data: bytes, limits: Limits) -> Reading:
     """The text of the page's body; the title is its `<title>`, else its first heading."""
     text, _ = decode(data, _declared_encoding(data))
-    page = LexborHTMLParser(text)
+    try:
+        page = LexborHTMLParser(text)
+    except SelectolaxError as error:  # any text is HTML: only memory can fail it
+        raise MemoryError from error
     return Reading(_visible_text(page, limits.output_bytes), title=_title_of(page))
 
 

@@ -1,5 +1,7 @@
 """Language, size and title of a text."""
 
+# ruff: noqa: RUF001 -- letters of other alphabets are meant where they stand
+
 import pytest
 
 from jobs.pipeline.describe import TITLE_CHARACTERS, Describe

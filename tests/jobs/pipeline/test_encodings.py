@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jobs.pipeline.document import PipelineError
 from jobs.pipeline.encodings import decode
 
-GERMAN = "Über die Gebühren wird am Dienstag entschieden, und die Öffnungszeiten werden größer geschrieben – „ab März“."
+GERMAN = "Über die Gebühren wird am Dienstag entschieden, und die Öffnungszeiten werden größer geschrieben: „ab März“."
 FRENCH = "Le café était fermé à l'heure où nous sommes arrivés, mais la forêt n'est pas très loin de la plage."
 POLISH = "Posiedzenie odbyło się we wtorek. Źródło było zamknięte, więc poszliśmy gdzie indziej żółtą ścieżką."
 RUSSIAN = "Заседание комитета состоялось во вторник, и было решено отправить протокол всем членам."

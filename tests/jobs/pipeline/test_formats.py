@@ -105,7 +105,9 @@ def test_docx_reads_through_content_controls_and_tracked_changes() -> None:
 
 
 def test_docx_text_box_in_a_table_in_a_text_box_is_found() -> None:
-    inner = "<w:p><w:r><w:pict><w:txbxContent><w:p><w:r><w:t>deep</w:t></w:r></w:p></w:txbxContent></w:pict></w:r></w:p>"
+    inner = (
+        "<w:p><w:r><w:pict><w:txbxContent><w:p><w:r><w:t>deep</w:t></w:r></w:p></w:txbxContent></w:pict></w:r></w:p>"
+    )
     table = f"<w:tbl><w:tr><w:tc>{inner}</w:tc><w:tc><w:p/></w:tc></w:tr></w:tbl>"
     body = f"<w:p><w:r><w:t>before</w:t></w:r><w:r><w:pict><w:txbxContent>{table}</w:txbxContent></w:pict></w:r></w:p>"
     assert read(DOCX, word_document(body)).text.split("\n\n")[:2] == ["before", "deep\t"]
@@ -124,7 +126,8 @@ def test_docx_under_a_password_is_said_to_be_encrypted() -> None:
 
 
 def test_docx_entities_are_not_expanded() -> None:
-    bomb = f'<!DOCTYPE x [<!ENTITY a "{"ha" * 50}">]><w:document {NAMESPACES}><w:body><w:p><w:r><w:t>&a;</w:t></w:r></w:p></w:body></w:document>'
+    body = "<w:body><w:p><w:r><w:t>&a;</w:t></w:r></w:p></w:body>"
+    bomb = f'<!DOCTYPE x [<!ENTITY a "{"ha" * 50}">]><w:document {NAMESPACES}>{body}</w:document>'
     assert "haha" not in read(DOCX, word_document("", document=bomb)).text
 
 
