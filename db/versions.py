@@ -190,7 +190,7 @@ def _lock_documents(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:
 def _values(**columns: tuple[Any, Any]) -> TableValuedAlias:
     """Arrays as a table: one parameter a column, however many rows."""
     arrays = [cast(bindparam(None, values), ARRAY(kind)) for kind, values in columns.values()]
-    return func.unnest(*arrays).table_valued(*columns, name="new")
+    return func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
 
 
 def _write_changed(session: Session, changed: Sequence[NewText]) -> None:

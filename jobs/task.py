@@ -18,8 +18,8 @@ from uuid import UUID
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, shared_task
-from db.replication import WalPosition, position_after
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -27,6 +27,7 @@ from db import ledger
 from db.engines import database
 from db.faults import classify
 from db.ledger import Claimed, Failure
+from db.replication import WalPosition
 from db.sessions import read, writing
 from jobs import metrics
 from jobs.kinds import Kind, arguments_of
@@ -48,7 +49,7 @@ class LedgerTask(Task):
 class Attempt:
     """One run of one job, as the task sees it."""
 
-    def __init__(self, kind: Kind, claimed: Claimed, position: WalPosition | None) -> None:
+    def __init__(self, kind: Kind, claimed: Claimed, position: WalPosition) -> None:
         self.kind = kind
         self.claimed = claimed
         self.position = position
@@ -96,7 +97,7 @@ class Attempt:
 class Batch:
     """The jobs of one message that this worker has claimed."""
 
-    def __init__(self, kind: Kind, attempts: Sequence[Attempt], position: WalPosition | None) -> None:
+    def __init__(self, kind: Kind, attempts: Sequence[Attempt], position: WalPosition) -> None:
         self.kind = kind
         self.attempts = attempts
         self.position = position
@@ -247,11 +248,11 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
             lease_seconds=current.settings.lease,
             max_run_seconds=kind.hard_limit_seconds,
         )
+        # Of the claim's own commit: it covers everything that was folded into the jobs until then.
+        position = session.commit_with_position()
     if not claimed:
         log.debug("message.stale", kind=kind.name, jobs=len(job_ids))
         return 0
-    # Taken after the claim has committed, it covers everything that was folded into the jobs until then.
-    position = position_after(current.cluster()) if current.cluster().replicas else None
     attempts = [Attempt(kind, one, position) for one in claimed]
     for one in claimed:
         metrics.QUEUE_SECONDS.labels(kind.name).observe(max(0.0, one.queued_seconds))
@@ -277,9 +278,7 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
     """Retry or fail one job by what its error means; the reason is kept with it."""
     settings = database().settings
     fault = classify(error)
-    failure = Failure(
-        type(error).__name__, str(error) or type(error).__name__, "".join(traceback.format_exception(error))
-    )
+    failure = _failure_of(error)
     claimed = attempt.claimed
 
     def record(session: Session) -> str | None:
@@ -309,6 +308,13 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
     if outcome == "retried":
         metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
     attempt.settle(outcome)
+
+
+def _failure_of(error: BaseException) -> Failure:
+    """Of a database error the server's own words: SQLAlchemy adds the whole statement."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    message = str(original).strip() or type(original).__name__
+    return Failure(type(original).__name__, message, "".join(traceback.format_exception(error)))
 
 
 def _outcome(attempt: Attempt, state: str | None) -> str:

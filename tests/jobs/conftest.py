@@ -1,0 +1,62 @@
+"""An organization with documents, in a database that is open in this process."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from db.engines import Database, close_database, open_database
+from db.models import Document, DocumentVersion
+from db.models.base import new_id
+from db.organizations import create_organization
+from db.sessions import reading, writing
+from db.settings import settings
+from jobs.processing import close_pipeline
+
+
+@pytest.fixture
+def opened(environment: dict[str, str]) -> Iterator[Database]:
+    yield open_database(settings(), application_name="tests")
+    close_pipeline()
+    close_database()
+
+
+class Tenant:
+    """An organization and short words for what is in it."""
+
+    def __init__(self) -> None:
+        self.slug = f"tenant-{new_id().hex}"
+        self.id = create_organization(self.slug)
+
+    def add(self, *texts: str) -> list[UUID]:
+        """Documents with these texts, not processed yet."""
+        documents = [
+            Document(organization_id=self.id, id=new_id(), filename=f"{number}-{new_id()}.txt", content=text)
+            for number, text in enumerate(texts)
+        ]
+        with writing(self.id) as session:
+            session.add_all(documents)
+        return [document.id for document in documents]
+
+    def get(self, document_id: UUID) -> Document:
+        with reading(self.id, source="master") as session:
+            return session.get_one(Document, (self.id, document_id))
+
+    def versions(self, document_id: UUID) -> list[DocumentVersion]:
+        with reading(self.id, source="master") as session:
+            return (
+                session.query(DocumentVersion)
+                .filter_by(document_id=document_id)
+                .order_by(DocumentVersion.version_number)
+                .all()
+            )
+
+    def change(self, document_id: UUID, text: str) -> None:
+        """Somebody else writes the document."""
+        with writing(self.id) as session:
+            session.get_one(Document, (self.id, document_id)).content = text
+
+
+@pytest.fixture
+def tenant(opened: Database) -> Tenant:
+    return Tenant()
