@@ -124,7 +124,8 @@ def test_documents_without_text_are_passed_over(tenant: Tenant) -> None:
 
 
 def test_text_too_rich_for_one_vector_is_indexed_in_part_and_costs_no_other(stack: LocalStack, tenant: Tenant) -> None:
-    unique_words = " ".join(f"{chr(0x4E00 + n % 20000)}{chr(0x4E00 + n // 7 % 20000)}-{n}" for n in range(40_000))
+    rare = [chr(0x20000 + n) + chr(0x20000 + n * 7 % 40_000) for n in range(40_000)]  # four bytes a character
+    unique_words = " ".join(f"{one}-{other}" for one, other in zip(rare, rare[7000:], strict=False))
     rich = tenant.write("/rich.txt", f"findable {unique_words}", index=False)
     plain = tenant.write("/plain.txt", "findable", index=False)
     assert index(tenant, rich, plain) == 2
