@@ -7,11 +7,14 @@ from types import FrameType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+import structlog
 from sqlalchemy import exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
 
 from db import metrics
 from db.errors import PoolTimeoutError
+
+log = structlog.get_logger(__name__)
 
 _SHOWN_HOLDERS = 5
 
@@ -31,6 +34,14 @@ class Holder:
 
     def open_seconds(self) -> float:
         return time.monotonic() - self.opened_at
+
+    def report(self) -> None:
+        """Log this session as open for too long; once."""
+        if not self.reported:
+            self.reported = True
+            metrics.LONG_SESSIONS.inc()
+            opened_at = f"{self.filename}:{self.line}"
+            log.warning("session.long", opened_at=opened_at, open_seconds=round(self.open_seconds(), 1))
 
     def __str__(self) -> str:
         return f"{self.filename}:{self.line} ({self.open_seconds():.1f} s)"
@@ -79,6 +90,10 @@ class MeasuredPool(QueuePool):
             raise PoolTimeoutError(self._explain(time.perf_counter() - started)) from error
         finally:
             self._checkout_seconds.observe(time.perf_counter() - started)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        self.publish()  # the checkin event comes too early: by its count the connection is still in use
 
     def _explain(self, waited_seconds: float) -> str:
         return (

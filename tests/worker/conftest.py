@@ -1,0 +1,17 @@
+"""Fixtures for workers under trial."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Processes
+from tests.worker.trials import Trial, install_trial_tasks
+
+
+@pytest.fixture
+def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Trial:
+    """Workers with the tasks of `trial_tasks`, on a fresh database and broker prefix."""
+    install_trial_tasks(tmp_path / "processes")
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    return Trial(processes, directory)

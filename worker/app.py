@@ -1,0 +1,93 @@
+"""The Celery app: which tasks there are and how their messages travel.
+
+Not how a worker runs them (`worker.program`), nor what they do (`jobs`).
+"""
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from celery import Celery
+
+from db.settings import Settings, settings
+from jobs.kinds import Kind
+from worker import lifecycle
+
+TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
+"""Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
+
+ENTRY_POINT_GROUP = "docworker.tasks"
+SOCKET_TIMEOUT_SECONDS = 10
+
+
+def build_app(configured: Settings) -> Celery:
+    """A Celery app that only carries ids: JSON, late acknowledgement, nothing prefetched, no results unless asked."""
+    celery = Celery("docworker")
+    celery.conf.update(
+        broker_url=configured.broker_url,
+        broker_transport_options=transport_options(configured),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=configured.connect_timeout,
+        result_backend=configured.result_backend_url,
+        task_ignore_result=configured.result_backend_url is None,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        event_serializer="json",
+        enable_utc=True,
+        timezone="UTC",
+        task_default_queue=configured.queue,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_send_sent_event=False,
+        worker_prefetch_multiplier=1,
+        worker_pool=configured.worker_pool,
+        worker_concurrency=configured.worker_processes,
+        worker_max_tasks_per_child=configured.max_tasks_per_child or None,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # Without it a worker may come back from a broker outage connected and silent.
+        worker_enable_remote_control=True,
+        # A job goes on without the broker: its truth is in the ledger, and the second delivery claims nothing.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        imports=(*TASK_MODULES, *users_task_modules()),
+    )
+    return celery
+
+
+def known_kinds(celery: Celery) -> dict[str, Kind]:
+    """The kinds of job there are, by name; imports every task module."""
+    celery.loader.import_default_modules()
+    celery.finalize()
+    return {name: task.kind for name, task in celery.tasks.items() if hasattr(task, "kind")}
+
+
+def users_task_modules() -> tuple[str, ...]:
+    """The modules that installed packages name in the entry point group `docworker.tasks`."""
+    return tuple(sorted({point.module for point in entry_points(group=ENTRY_POINT_GROUP)}))
+
+
+def transport_options(configured: Settings) -> dict[str, Any]:
+    """How to talk to Redis. Other brokers need none of this.
+
+    `retry_on_timeout` stays unset: with it the main process hangs for good when its pub/sub connection is dropped.
+    """
+    if configured.broker_url.startswith("amqp"):
+        return {}
+    return {
+        "visibility_timeout": configured.visibility_timeout,
+        # Messages of a killed worker come back within a second of the visibility timeout, not of the next sweep.
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        # A frozen broker would otherwise block the main loop for ever.
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": configured.connect_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": SOCKET_TIMEOUT_SECONDS,
+        "global_keyprefix": configured.broker_key_prefix,
+    }
+
+
+lifecycle.connect_signals()
+app = build_app(settings())

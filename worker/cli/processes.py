@@ -1,0 +1,97 @@
+"""`docworker migrate`, `worker`, `dispatcher`, `beat` and `health`: the processes, each in the foreground."""
+
+import sys
+
+import click
+
+from db.errors import DocworkerError
+from db.settings import settings
+
+
+@click.command()
+@click.option("--revision", default="head", show_default=True, help="Upgrade to this revision.")
+def migrate(revision: str) -> None:
+    """Bring the database's schema up to date.
+
+    Connects as DOCWORKER_OWNER_URL. Several may run at the same time: one migrates, the others wait and find it done.
+    """
+    from migrations.runner import upgrade
+
+    upgrade(revision)
+
+
+@click.command()
+def worker() -> None:
+    """Run jobs until told to stop.
+
+    SIGTERM or Ctrl-C: nothing new is taken, running jobs have DOCWORKER_SHUTDOWN_TIMEOUT to finish, the rest is given
+    back; a second Ctrl-C gives them back at once. Exit code 70: it had gone deaf and should be restarted.
+    """
+    from worker import state
+
+    configured = settings()
+    directory = state.claim(configured.state_directory, "worker")
+    try:
+        # Shared metrics must be chosen before the first one is defined, so what defines them is imported after.
+        from worker import multiprocess
+
+        multiprocess.prepare(directory.metrics)
+        from worker import program
+
+        exit_code = program.run(directory)
+    finally:
+        directory.remove()
+    sys.exit(exit_code)
+
+
+@click.command()
+def dispatcher() -> None:
+    """Move due jobs from the ledger to the broker until told to stop.
+
+    Connects as DOCWORKER_DISPATCHER_URL. Several may run: one plans, the others stand by.
+    """
+    from worker import logs
+    from worker.app import app, known_kinds
+    from worker.dispatcher import main
+
+    configured = settings()
+    logs.configure(configured)
+    main(configured, app, known_kinds(app))
+
+
+@click.command()
+def beat() -> None:
+    """Enqueue scheduled jobs when they are due, until told to stop.
+
+    Connects as DOCWORKER_DISPATCHER_URL. Several may run: each tick takes effect once. `docworker schedule` shows what
+    is due when.
+    """
+    from worker import logs
+    from worker.app import app, known_kinds
+    from worker.beat import main
+
+    configured = settings()
+    logs.configure(configured)
+    main(configured, known_kinds(app))
+
+
+@click.command()
+@click.argument("process", type=click.Choice(["worker", "dispatcher", "beat"]), default="worker")
+@click.option("--ready", is_flag=True, help="Ask whether it can do its work now, not only whether it lives.")
+def health(process: str, ready: bool) -> None:
+    """Ask the process of this kind on this machine whether it is well; exit code 1 when it is not.
+
+    For a container's health check.
+    """
+    from worker import state
+    from worker.health import ask
+
+    configured = settings()
+    ports = state.ports(configured.state_directory, process)
+    if not ports:
+        raise DocworkerError(f"no {process} runs here with its state in {configured.state_directory.resolve()}")
+    host = "127.0.0.1" if configured.metrics_host in {"", "0.0.0.0", "::"} else configured.metrics_host  # noqa: S104
+    reports = {port: ask(host, port, "/readyz" if ready else "/healthz") for port in ports}
+    for port, report in reports.items():
+        click.echo(f"{process} on port {port}: {'ok' if report.well else 'not ok'} {report.details}")
+    sys.exit(0 if all(report.well for report in reports.values()) else 1)

@@ -1,0 +1,51 @@
+"""What each process that runs tasks opens at its start and closes at its end.
+
+With the prefork pool these are the children; the parent never connects to PostgreSQL. With threads or solo it is the
+one process that there is. How the parent starts and ends is in `worker.program`.
+"""
+
+import signal
+from typing import Any
+
+import structlog
+from billiard.process import current_process
+from celery import signals
+
+from db.engines import close_database, open_database
+from db.settings import settings
+from worker import logs, multiprocess
+
+log = structlog.get_logger(__name__)
+
+APPLICATION_NAME = "docworker worker"
+
+
+def connect_signals() -> None:
+    """Have Celery call us; calling it again changes nothing."""
+    signals.setup_logging.connect(_set_up_logging)
+    signals.worker_process_init.connect(open_process)
+    signals.worker_process_shutdown.connect(close_process)
+
+
+def open_process(**_: Any) -> None:
+    """Nothing here connects or waits: Celery gives a child 4 seconds to be up."""
+    if in_child():
+        # Supervisors send SIGTERM to a whole group. It is for the parent to end its children, when their jobs are done.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        multiprocess.start_child()
+    open_database(settings(), application_name=APPLICATION_NAME)
+    log.debug("process.opened", place=multiprocess.place())
+
+
+def close_process(**_: Any) -> None:
+    close_database()
+    log.debug("process.closed", place=multiprocess.place())
+
+
+def in_child() -> bool:
+    """Whether this is a child of the prefork pool."""
+    return bool(current_process()._name != "MainProcess")
+
+
+def _set_up_logging(**_: Any) -> None:
+    logs.configure(settings())

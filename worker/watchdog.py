@@ -1,0 +1,115 @@
+"""Notices a worker that is alive but deaf: idle slots, waiting messages, and none taken for too long.
+
+It looks at the broker over a connection of its own. A broker that does not answer is an outage, not deafness.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+
+log = structlog.get_logger(__name__)
+
+PROBE_TIMEOUT_SECONDS = 2.0
+
+
+class BrokerProbe:
+    """Asks the broker how many messages wait in a queue, over a connection that it keeps."""
+
+    def __init__(self, connect: Callable[[], Connection], queue: str) -> None:
+        self._connect = connect
+        self._queue = Queue(queue, Exchange(queue))
+        self._connection: Connection | None = None
+
+    def waiting(self) -> int | None:
+        """The number of waiting messages; None when the broker does not answer."""
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            # Not a passive declaration: on Redis that looks for the queue without the key prefix, and finds none.
+            declared = self._queue(self._connection.default_channel).queue_declare()
+            return int(declared.message_count)
+        except Exception as error:  # noqa: BLE001 - each transport has its own errors, and all mean: no answer
+            log.debug("broker.not_reachable", error=str(error))
+            self.close()
+            return None
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception as error:  # noqa: BLE001
+                log.debug("broker.close_failed", error=str(error))
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the worker does: messages begun since its start, and slots that could begin another one now."""
+
+    begun: int
+    idle_slots: int
+
+
+class Watchdog:
+    """`look()` once in a while; `run()` does so in a thread until `on_deaf` has been called."""
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        waiting: Callable[[], int | None],
+        activity: Callable[[], Activity],
+        on_deaf: Callable[[], Any],
+    ) -> None:
+        self.waiting: int | None = None
+        self.looked_at: float | None = None
+        self._timeout_seconds = timeout_seconds
+        self._interval_seconds = min(2.0, timeout_seconds / 4)
+        self._ask_waiting = waiting
+        self._activity = activity
+        self._on_deaf = on_deaf
+        self._begun = -1
+        self._deaf_since: float | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self.look():
+            time.sleep(self._interval_seconds)
+        self._on_deaf()
+
+    @property
+    def broker_answers(self) -> bool:
+        """Whether the broker answered a moment ago."""
+        fresh_seconds = 3 * (self._interval_seconds + PROBE_TIMEOUT_SECONDS)
+        is_fresh = self.looked_at is not None and time.monotonic() - self.looked_at < fresh_seconds
+        return is_fresh and self.waiting is not None
+
+    def look(self) -> bool:
+        """Look once; True when the worker has been deaf for the whole time limit.
+
+        1. Deaf at this moment: messages wait, a slot is idle, and none was begun since the last look.
+        2. Whatever contradicts that, also a broker that does not answer, starts the time again.
+        """
+        activity = self._activity()
+        self.waiting = self._ask_waiting()
+        now = self.looked_at = time.monotonic()
+        progressed = activity.begun != self._begun
+        self._begun = activity.begun
+        if not self.waiting or not activity.idle_slots or progressed:
+            self._deaf_since = None
+            return False
+        if self._deaf_since is None:
+            self._deaf_since = now
+        deaf_seconds = now - self._deaf_since
+        if deaf_seconds < self._timeout_seconds:
+            return False
+        log.error("worker.deaf", waiting=self.waiting, idle_slots=activity.idle_slots, seconds=round(deaf_seconds, 1))
+        return True
