@@ -89,20 +89,22 @@ def finish_tool(process: subprocess.Popen[bytes], *, tool: str, within_seconds: 
     try:
         output, _ = process.communicate(timeout=within_seconds)
     except BaseException:
-        kill_session(process)
+        end_tool(process)
         raise
     if process.returncode != 0:
         said = output.decode(errors="replace")[-2000:].strip()
         raise DocworkerError(f"{tool} failed with exit code {process.returncode}: {said}")
 
 
-def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """End a program started by `launch`, and what it started in its session, at once."""
+def end_tool(process: subprocess.Popen[bytes]) -> None:
+    """End a tool before it is done, and what it started; with SIGTERM first, for initdb to free shared memory."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=5)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def is_alive(pid: int) -> bool:

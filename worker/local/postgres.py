@@ -108,6 +108,7 @@ class PostgresServer(Server):
                     *("--username", SUPERUSER, "--pwfile", password_path, "--auth", "scram-sha-256"),
                     *("--encoding", "UTF8", "--locale", "C"),
                     *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+                    *("--set", f"dynamic_shared_memory_type={SETTINGS['dynamic_shared_memory_type']}"),
                 ],
                 user=self.user,
                 environment=self._tool_environment(),

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.local.server import HOST, Server
 from worker.local.users import ServerUser
@@ -34,8 +36,10 @@ class ValkeyServer(Server):
         return f"redis://:{self._password}@{HOST}:{self.port}/0"
 
     def connect(self) -> redis.Redis:
-        """A client with short timeouts; close it, or use it as a context manager."""
-        return redis.Redis.from_url(self.url, socket_timeout=5, socket_connect_timeout=5)
+        """A client with short timeouts and no retries; close it, or use it as a context manager."""
+        return redis.Redis.from_url(
+            self.url, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), retries=0)
+        )
 
     def flush(self) -> None:
         """Lose every message and everything else the broker knows."""

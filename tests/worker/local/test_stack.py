@@ -10,6 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from db.errors import DocworkerError
 from tests.conftest import OwnStack
@@ -86,7 +88,8 @@ def test_no_server_admits_anybody_without_the_password(stack: LocalStack) -> Non
     for server in (stack.master, *stack.replicas):
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(f"postgresql://postgres:wrong@127.0.0.1:{server.port}/postgres")
-    with redis.Redis(port=stack.broker.port) as client, pytest.raises(redis.AuthenticationError):
+    no_retries = Retry(NoBackoff(), retries=0)
+    with redis.Redis(port=stack.broker.port, retry=no_retries) as client, pytest.raises(redis.AuthenticationError):
         client.ping()
 
 
@@ -305,9 +308,9 @@ def test_directory_without_write_permission_is_named_with_the_remedy(directory: 
 def test_root_keeps_servers_of_a_private_directory_elsewhere_and_opens_no_directory(directory: Path) -> None:
     directory.chmod(0o700)
     stack = LocalStack(directory / "stack", replicas=0, durable=False)
-    stack.start()
-    elsewhere = (directory / "stack" / "servers").readlink()
     try:
+        stack.start()
+        elsewhere = (directory / "stack" / "servers").readlink()
         assert elsewhere.is_relative_to("/var/lib/docworker")
         assert directory.stat().st_mode & 0o777 == 0o700
         stack.master.execute("CREATE TABLE kept AS SELECT 7 AS number")
