@@ -62,12 +62,12 @@ def choose(
     numbers = [number for number in range(len(settings.replica_urls)) if number not in avoid]
     if not numbers:
         return Choice(None, "avoided" if avoid else "no_replica")
-    _await_first_samples(candidates, sampler, settings)
+    sampler.await_first_samples(candidates.pause)
     reason = "unreachable"
     ranked: list[tuple[bool, float, int]] = []
     for number in numbers:
         sample = sampler.sample(number)
-        obstacle = _obstacle(sample, position, settings)
+        obstacle = obstacle_to_reading(sample, position, settings)
         if obstacle is None and sample is not None:
             known_to_be_behind = position is not None and not sample.standing.has_replayed(position)
             ranked.append((known_to_be_behind, random.random(), number))  # noqa: S311
@@ -95,15 +95,8 @@ def choose(
     return Choice(number_or_none, "behind" if number_or_none is None else "waited")
 
 
-def _await_first_samples(candidates: Candidates, sampler: Sampler, settings: Settings) -> None:
-    """The first read of a process waits for the first samples: milliseconds, unless a replica does not answer."""
-    deadline = time.monotonic() + settings.replica_wait
-    while not sampler.has_begun and time.monotonic() < deadline:
-        candidates.pause(0.002)
-
-
-def _obstacle(sample: Sample | None, position: WalPosition | None, settings: Settings) -> str | None:
-    """Why a replica need not even be tried."""
+def obstacle_to_reading(sample: Sample | None, position: WalPosition | None, settings: Settings) -> str | None:
+    """Why a replica need not even be tried; None when it may do."""
     if sample is None:
         return "unreachable"
     if not sample.standing.in_recovery:

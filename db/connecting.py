@@ -15,7 +15,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from db import metrics
-from db.errors import DemotedMasterError
+from db.capacity import LIMITS, check_connections
+from db.errors import ConfigurationError, DemotedMasterError
 from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
 from db.pool import MeasuredPool
 from db.replication import Server
@@ -42,11 +43,21 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
     }
 
 
-def watch(engine: Engine, server: Server) -> None:
-    """Check every connection of `engine` when it is made and when it is lent, and judge the errors on it."""
+def watch(engine: Engine, server: Server, settings: Settings) -> None:
+    """Check every connection of `engine` when it is made and when it is lent, and judge the errors on it.
+
+    The first one to the master also shows whether the settings' pools fit. Behind a pooler, where prepared statements
+    are off, the server's limit says nothing.
+    """
+    capacity = settings if server.role == "master" and settings.prepared_statements else None
 
     def connect(dialect: Dialect, record: ConnectionPoolEntry | None, arguments: Any, keywords: dict[str, Any]) -> Any:
-        return _connect(dialect, record, server, arguments, keywords)
+        nonlocal capacity
+        connection = _connect(dialect, record, server, arguments, keywords)
+        if capacity is not None:
+            _check_capacity(connection, capacity)
+            capacity = None
+        return connection
 
     def checkout(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
         _look(engine, server, connection, record)
@@ -103,14 +114,31 @@ def _connect_to(
 
 def _identify(connection: Any, server: Server) -> tuple[int, int | None]:
     """The system identifier, and the timeline of a master."""
-    connection.autocommit = True  # no BEGIN, so one round trip
-    cursor = connection.cursor()
-    cursor.execute(IDENTIFY)
-    system_identifier, in_recovery, walfile_name, _ = cursor.fetchone()
-    cursor.close()
-    connection.autocommit = False
+    system_identifier, in_recovery, walfile_name, _ = _ask(connection, IDENTIFY)
     timeline = None if server.is_replica else examine_master(server, in_recovery, walfile_name)
     return int(system_identifier), timeline
+
+
+def _check_capacity(connection: Any, settings: Settings) -> None:
+    max_connections, superuser_reserved, reserved = _ask(connection, LIMITS)
+    try:
+        check_connections(
+            settings, max_connections=max_connections, superuser_reserved=superuser_reserved, reserved=reserved
+        )
+    except ConfigurationError:
+        connection.close()
+        raise
+
+
+def _ask(connection: Any, statement: str) -> Any:
+    """One row, in autocommit: no BEGIN, so one round trip."""
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    row = cursor.fetchone()
+    cursor.close()
+    connection.autocommit = False
+    return row
 
 
 def _look(engine: Engine, server: Server, connection: Any, record: ConnectionPoolEntry) -> None:

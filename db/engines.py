@@ -4,19 +4,23 @@ Engines never cross a fork: whoever forks opens a database of its own in the chi
 """
 
 import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 
+from db.choosing import obstacle_to_reading
 from db.connecting import connect_arguments as connect_arguments
 from db.connecting import watch
-from db.errors import ConfigurationError, ForkedEngineError
+from db.errors import ConfigurationError, DocworkerError, ForkedEngineError
 from db.pool import Holders, MeasuredPool
 from db.replication import Server, Timelines
 from db.sampler import Sampler
 from db.settings import Settings
-from db.transactions import SERVER
+from db.transactions import SERVER, ask_position
 
 HOME = "home"
 
@@ -35,11 +39,15 @@ class Cluster:
     dispatcher: Engine | None
     sampler: Sampler
 
+    @property
+    def engines(self) -> list[Engine]:
+        optional = (self.master, *self.replicas, self.ledger, self.dispatcher)
+        return [engine for engine in optional if engine is not None]
+
     def dispose(self) -> None:
         self.sampler.stop()
-        for engine in (self.master, *self.replicas, self.ledger, self.dispatcher):
-            if engine is not None:
-                engine.dispose()
+        for engine in self.engines:
+            engine.dispose()
 
 
 class Database:
@@ -96,22 +104,33 @@ def close_database() -> None:
     _current = None
 
 
-def build_cluster(name: str, settings: Settings, application_name: str) -> Cluster:
+class BuildEngine(Protocol):
+    """Makes an engine for one server: `build_engine`, or its asyncio twin."""
+
+    def __call__(
+        self, url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any
+    ) -> Engine: ...
+
+
+def build_cluster(name: str, settings: Settings, application_name: str, *, build: BuildEngine | None = None) -> Cluster:
     timelines = Timelines()
+    build = build or build_engine
 
-    def engine(url: str, role: str) -> Engine:
-        return build_engine(url, settings, Server(name, role, timelines), application_name=application_name)
+    def engine(url: str, role: str, **limits: Any) -> Engine:
+        suffix = " lease" if role == "lease" else ""
+        server = Server(name, role, timelines)
+        return build(url, settings, server, application_name=f"{application_name}{suffix}", **limits)
 
-    return Cluster(
+    cluster = Cluster(
         name=name,
         master=engine(settings.master_url, "master"),
         replicas=tuple(engine(url, f"replica{number}") for number, url in enumerate(settings.replica_urls, 1)),
-        ledger=_single_connection_engine(
-            settings.master_url, settings, Server(name, "lease", timelines), f"{application_name} lease"
-        ),
+        ledger=engine(settings.master_url, "lease", pool_size=1, max_overflow=0),
         dispatcher=(None if settings.dispatcher_url is None else engine(settings.dispatcher_url, "dispatcher")),
         sampler=Sampler(name, settings, timelines, application_name=f"{application_name} sampler"),
     )
+    cluster.sampler.on_tick = lambda: report_long_sessions(cluster.engines, settings.long_session)
+    return cluster
 
 
 def build_engine(url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any) -> Engine:
@@ -119,7 +138,7 @@ def build_engine(url: str, settings: Settings, server: Server, *, application_na
     engine = create_engine(
         "postgresql+psycopg://", **engine_arguments(url, settings, server, application_name, **limits)
     )
-    return watched(engine, server)
+    return watched(engine, server, settings)
 
 
 def engine_arguments(
@@ -139,16 +158,57 @@ def engine_arguments(
     }
 
 
-def watched(engine: Engine, server: Server) -> Engine:
+def watched(engine: Engine, server: Server, settings: Settings) -> Engine:
     pool = engine.pool
     assert isinstance(pool, MeasuredPool)
     pool.label(server.cluster, server.role, Holders())
-    watch(engine, server)
+    watch(engine, server, settings)
     return engine
 
 
-def _single_connection_engine(url: str, settings: Settings, server: Server, application_name: str) -> Engine:
-    return build_engine(url, settings, server, application_name=application_name, pool_size=1, max_overflow=0)
+def report_long_sessions(engines: Sequence[Engine], limit_seconds: float) -> None:
+    """Log the open sessions that are open for longer, each once, with the place they were opened at."""
+    for engine in engines:
+        pool = engine.pool
+        assert isinstance(pool, MeasuredPool)
+        for holder in pool.holders.longest_first():
+            if holder.open_seconds() <= limit_seconds:
+                break
+            holder.report()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHealth:
+    """One server as seen from this process. `lag_seconds` is of replicas that answer."""
+
+    role: str
+    healthy: bool
+    reason: str = ""
+    lag_seconds: float | None = None
+
+
+def health(cluster: Cluster, pause: Callable[[float], None] = time.sleep) -> list[ServerHealth]:
+    """Whether the master takes writes (asked now) and how the replicas are (as the sampler knows)."""
+    settings, sampler = cluster.sampler.settings, cluster.sampler
+    sampler.start()
+    sampler.await_first_samples(pause)
+    try:
+        ask_position(cluster.master)
+    except (DBAPIError, DocworkerError) as error:
+        found = [ServerHealth("master", healthy=False, reason=str(error))]
+    else:
+        found = [ServerHealth("master", healthy=True)]
+    for number in range(len(cluster.replicas)):
+        role = f"replica{number + 1}"
+        sample = sampler.sample(number)
+        if sample is None:
+            found.append(ServerHealth(role, healthy=False, reason="does not answer"))
+            continue
+        obstacle = obstacle_to_reading(sample, None, settings)
+        found.append(
+            ServerHealth(role, healthy=obstacle is None, reason=obstacle or "", lag_seconds=sample.lag_seconds)
+        )
+    return found
 
 
 def owner_engine(settings: Settings) -> Engine:

@@ -48,14 +48,14 @@ class Sampler:
 
     def __init__(self, cluster: str, settings: Settings, timelines: Timelines, *, application_name: str) -> None:
         self._cluster = cluster
-        self._settings = settings
+        self.settings = settings
         self._timelines = timelines
         self._history = MasterHistory()
         self._master = connect_arguments(settings.master_url, settings, application_name)
         self._replicas = [connect_arguments(url, settings, application_name) for url in settings.replica_urls]
         self._samples: list[Sample | None] = [None] * len(self._replicas)
         self._asked = [False] * len(self._replicas)
-        self._known = threading.Event()
+        self._known = not self._replicas
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,13 +73,12 @@ class Sampler:
                     self._thread = threading.Thread(target=self._run, name=f"{self._cluster} sampler", daemon=True)
                     self._thread.start()
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether every replica has been asked at least once."""
-        return self._known.is_set()
-
-    def wait_until_begun(self, seconds: float) -> None:
-        self._known.wait(seconds)
+    def await_first_samples(self, pause: Callable[[float], None]) -> None:
+        """The first read of a process waits for the first samples: milliseconds, unless a replica does not answer."""
+        if not self._known:
+            deadline = time.monotonic() + self.settings.replica_wait
+            while not self._known and time.monotonic() < deadline:
+                pause(0.002)
 
     def sample(self, number: int) -> Sample | None:
         """What is known of a replica; None when it does not answer, or nothing is known that is fresh."""
@@ -90,7 +89,7 @@ class Sampler:
 
     @property
     def fresh_seconds(self) -> float:
-        return 2 * self._settings.replica_sample_interval + ANSWER_SECONDS
+        return 2 * self.settings.replica_sample_interval + ANSWER_SECONDS
 
     def suspect(self, number: int) -> None:
         """A reader got no good answer from this replica: it is not used until it answers a sample."""
@@ -138,7 +137,7 @@ class Sampler:
             while True:
                 try:
                     if connection is None:
-                        async with asyncio.timeout(ANSWER_SECONDS + self._settings.connect_timeout):
+                        async with asyncio.timeout(ANSWER_SECONDS + self.settings.connect_timeout):
                             connection = await AsyncConnection.connect(**arguments, autocommit=True)
                     await watch(connection)
                 except (psycopg.Error, OSError, TimeoutError) as error:
@@ -147,7 +146,7 @@ class Sampler:
                     if connection is not None:
                         await connection.close()
                         connection = None
-                await asyncio.sleep(self._settings.replica_sample_interval * random.uniform(0.8, 1.2))  # noqa: S311
+                await asyncio.sleep(self.settings.replica_sample_interval * random.uniform(0.8, 1.2))  # noqa: S311
         finally:
             if connection is not None:
                 await connection.close()
@@ -218,8 +217,7 @@ class Sampler:
             metrics.REPLICA_LAG_SECONDS.labels(*labels).set(sample.lag_seconds)
             metrics.REPLICA_LAG_BYTES.labels(*labels).set(sample.lag_bytes)
         self._asked[number] = True
-        if all(self._asked):
-            self._known.set()
+        self._known = all(self._asked)
 
     _warned = False
 

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any, TypeVar
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -25,8 +24,6 @@ from db.faults import Fault, classify
 from db.pool import Holder, Holders, MeasuredPool
 from db.replication import Standing, WalPosition
 from db.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -101,7 +98,7 @@ class TenantSession(Session):
     def close(self) -> None:
         super().close()
         if self._holder.open_seconds() > self.settings.long_session:
-            report_long_session(self._holder)
+            self._holder.report()
         for holders in self._held:
             holders.remove(self)
         self._held.clear()
@@ -149,11 +146,20 @@ def read(
             try:
                 return load(session)
             except Exception as error:
-                number = session.choice.number if session.choice else None
-                if number is None or not _is_the_replicas_fault(error):
+                again = next_source(session, error, avoid)
+                if again is None:
                     raise
-                avoid.append(number)
-                source = "replica" if len(avoid) == 1 else "master"
+                source = again
+
+
+def next_source(session: TenantSession, error: Exception, avoid: list[int]) -> Source | None:
+    """Where to read again after `error`: once on another replica than those in `avoid`, then on the master; None when
+    it is not the replica's fault."""
+    number = session.choice.number if session.choice else None
+    if number is None or classify(error) not in (Fault.RECOVERY_CONFLICT, Fault.CONNECTION):
+        return None
+    avoid.append(number)
+    return "replica" if len(avoid) == 1 else "master"
 
 
 @contextmanager
@@ -257,10 +263,6 @@ class _Attempt:
         return self._session
 
 
-def _is_the_replicas_fault(error: Exception) -> bool:
-    return classify(error) in (Fault.RECOVERY_CONFLICT, Fault.CONNECTION)
-
-
 def _context_of(organization_id: UUID | None, settings: Settings) -> str:
     """The settings of a transaction as SQL; nothing in it needs quoting."""
     values = {
@@ -282,18 +284,6 @@ def _opener() -> FrameType:
     while frame.f_back is not None and frame.f_globals.get("__name__") in _NOT_THE_OPENER:
         frame = frame.f_back
     return frame
-
-
-def report_long_session(holder: Holder) -> None:
-    """Log, once, a session that is open for too long, with the place it was opened at."""
-    if not holder.reported:
-        holder.reported = True
-        metrics.LONG_SESSIONS.inc()
-        log.warning(
-            "session.long",
-            opened_at=f"{holder.filename}:{holder.line}",
-            open_seconds=round(holder.open_seconds(), 1),
-        )
 
 
 def organization_of(session: Any) -> UUID:

@@ -1,0 +1,38 @@
+"""Whether the settings' pools fit what the master admits: arithmetic, done once, before the pools run into it."""
+
+from db.errors import ConfigurationError
+from db.settings import Settings
+
+LIMITS = (
+    "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,"
+    " coalesce(current_setting('reserved_connections', true), '0')::int"
+)
+"""Asked of a master; the second and third are kept for others than us."""
+
+_LEASE = 1
+_SAMPLER = 1
+
+
+def connections_of_a_child(settings: Settings) -> int:
+    """The most connections that one worker process makes to the master."""
+    sampler = _SAMPLER if settings.replica_urls else 0
+    return settings.pool_size + settings.max_overflow + _LEASE + sampler
+
+
+def check_connections(
+    settings: Settings, *, max_connections: int, superuser_reserved: int = 0, reserved: int = 0
+) -> None:
+    """Raises ConfigurationError, with the arithmetic, when all worker processes together could ask for too many."""
+    children = settings.worker_processes if settings.worker_pool == "prefork" else 1
+    each = connections_of_a_child(settings)
+    admitted = max_connections - superuser_reserved - reserved
+    if children * each <= admitted:
+        return
+    sampler = f" + sampler {_SAMPLER}" if settings.replica_urls else ""
+    raise ConfigurationError(
+        f"the worker may need {children} processes x (pool_size {settings.pool_size} + max_overflow "
+        f"{settings.max_overflow} + lease {_LEASE}{sampler}) = {children * each} connections to the master, which "
+        f"admits max_connections {max_connections} - superuser_reserved_connections {superuser_reserved} - "
+        f"reserved_connections {reserved} = {admitted}: lower DOCWORKER_WORKER_PROCESSES, DOCWORKER_POOL_SIZE or "
+        "DOCWORKER_MAX_OVERFLOW, raise max_connections, or put PgBouncer between"
+    )
