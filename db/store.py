@@ -93,8 +93,13 @@ class SourceStore:
         Raises SourceMissingError, SourceCorruptError, SourceTooLargeError, or StoreError when they cannot be read.
         """
         filesystem, path = self._locate(key)
-        with self._explained("read", key), filesystem.open(path, "rb") as stream:
-            content = b"".join(self._chunks(stream))
+        with self._explained("read", key):
+            try:
+                with filesystem.open(path, "rb") as stream:
+                    content = b"".join(self._chunks(stream))
+            except FileNotFoundError as error:
+                self._assert_mounted()
+                raise SourceMissingError(f"the source {key} is not in {self.url}: import the file again") from error
         if hashlib.sha256(content).hexdigest() != _sha256_of(key):
             raise SourceCorruptError(
                 f"the source {key} in {self.url} has other bytes than were put there ({len(content)} bytes found): "
@@ -148,12 +153,16 @@ class SourceStore:
         organization_id, sha256 = _parts_of(key)
         return filesystem, f"{root.rstrip('/')}/{organization_id}/{sha256[:2]}/{sha256}"
 
+    def _assert_mounted(self) -> None:
+        """A store that is missing as a whole, an unmounted disk, says nothing about a single source."""
+        filesystem, root = cast(Any, fsspec).url_to_fs(self.url)
+        if isinstance(filesystem, LocalFileSystem) and not Path(root).is_dir():
+            raise StoreError(f"the source store {self.url} is not there: mount it or correct DOCWORKER_STORE")
+
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            raise SourceMissingError(f"the source {key} is not in {self.url}: import the file again") from error
         except DocworkerError:
             raise
         except Exception as error:

@@ -88,25 +88,28 @@ def printable_path(path: FolderPath) -> str:
 def _look_at(folder: FolderPath, entry: os.DirEntry[str]) -> Found:
     path = (*folder, entry.name)
     try:
-        if entry.is_symlink() and entry.is_dir():
-            return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
         if entry.is_dir():
+            if entry.is_symlink():
+                return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
             return _with_valid_name(FoundFolder(path))
-        return _look_at_file(path, Path(entry.path))
     except OSError as error:
-        return Refused(path, f"cannot be looked at: {error.strerror}")
+        return _unseen(path, Path(entry.path), error)
+    return _look_at_file(path, Path(entry.path))
 
 
 def _look_at_file(path: FolderPath, location: Path) -> Found:
     try:
         mode = location.stat().st_mode
     except OSError as error:
-        if location.is_symlink():
-            return Refused(path, f"a symbolic link that leads nowhere: {error.strerror}")
-        return Refused(path, f"cannot be looked at: {error.strerror}")
+        return _unseen(path, location, error)
     if not stat.S_ISREG(mode):
         return Refused(path, "not a regular file")
     return _with_valid_name(FoundFile(path, location))
+
+
+def _unseen(path: FolderPath, location: Path, error: OSError) -> Refused:
+    what = "a symbolic link that leads nowhere" if location.is_symlink() else "cannot be looked at"
+    return Refused(path, f"{what}: {error.strerror}")
 
 
 def _with_valid_name(found: FoundFolder | FoundFile) -> Found:

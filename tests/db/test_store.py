@@ -81,10 +81,21 @@ def test_source_over_the_limit_is_refused_before_it_is_read_to_its_end(store: So
 
 
 def test_missing_source_is_named(store: SourceStore) -> None:
+    put(store, b"another one")
     key = store.identify(ORGANIZATION, io.BytesIO(b"never put")).key
     assert not store.exists(key)
     with pytest.raises(SourceMissingError, match=key):
         store.get(key)
+
+
+def test_store_that_is_gone_as_a_whole_is_no_fault_of_the_document(tmp_path: Path) -> None:
+    store = SourceStore(str(tmp_path / "store"), max_source_bytes=LIMIT_BYTES)
+    key = put(store, b"text")
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="mount it or correct DOCWORKER_STORE"):
+        store.get(key)
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    assert store.get(key) == b"text"
 
 
 def test_delete_forgets_and_may_be_repeated(store: SourceStore) -> None:
