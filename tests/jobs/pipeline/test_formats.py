@@ -31,12 +31,22 @@ def test_pdf_keeps_accented_letters() -> None:
     assert "prête pour tous" in read(PDF, pdf(INVITATION, title="x")).text
 
 
-def test_pdf_cut_off_after_its_first_page_is_not_taken_for_whole() -> None:
-    whole = sample("handbook/annual-report.pdf")
-    for cut in (whole.index(b"xref"), whole.index(b"trailer"), len(whole) // 2):
-        with pytest.raises(PipelineError) as caught:
-            read(PDF, whole[:cut])
-        assert caught.value.reason == "truncated"
+REPAIRABLE = sample("handbook/annual-report.pdf").replace(b"\n", b"\ntrailer\n<< /Size 11 /Root 1 0 R >>\n", 1)
+
+
+@pytest.mark.parametrize(
+    "cut_off",
+    [
+        sample("handbook/annual-report.pdf")[:1000],
+        sample("handbook/annual-report.pdf").partition(b"trailer")[0],
+        REPAIRABLE.partition(b"9 0 obj")[0],
+        REPAIRABLE.partition(b"xref")[0],
+    ],
+)
+def test_pdf_without_its_end_is_not_taken_for_whole_even_where_it_could_be_repaired(cut_off: bytes) -> None:
+    with pytest.raises(PipelineError) as caught:
+        read(PDF, cut_off)
+    assert caught.value.reason == "truncated"
 
 
 def test_html_skips_what_is_not_shown() -> None:
