@@ -11,7 +11,9 @@ from typing import Protocol
 
 import pytest
 
+from db.engines import Database, close_database, open_database
 from db.settings import settings
+from jobs.processing import close_pipeline
 from migrations.runner import upgrade
 from tests.processes import Processes
 from tests.stack import (
@@ -22,6 +24,7 @@ from tests.stack import (
     temporary_stack,
     unique_name,
 )
+from tests.tenants import Tenant
 from worker.local.stack import LocalStack
 
 
@@ -113,6 +116,20 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     started = Processes({}, tmp_path / "processes")
     yield started
     started.close()
+
+
+@pytest.fixture
+def opened(environment: dict[str, str]) -> Iterator[Database]:
+    """The module's database, open in this process."""
+    yield open_database(settings(), application_name="tests")
+    close_pipeline()
+    close_database()
+
+
+@pytest.fixture
+def tenant(opened: Database) -> Tenant:
+    """A new organization in the module's database."""
+    return Tenant()
 
 
 @pytest.fixture(autouse=True)

@@ -1,67 +1,44 @@
-"""Organizations for tests, each new, and documents written straight into them."""
+"""An organization with documents, for tests that need a tenant or two."""
 
-import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from db.documents import parse_path
-from db.engines import close_database, open_database
-from db.folders import ensure_folders
-from db.models import Document, DocumentStatus, DocumentVersion
+from db.models import Document, DocumentVersion
+from db.models.base import new_id
 from db.organizations import create_organization
-from db.search import index_documents
-from db.sessions import writing
-from db.settings import settings
+from db.sessions import reading, writing
 
 
 class Tenant:
-    """A new organization in the open database."""
+    """An organization and short words for what is in it."""
 
     def __init__(self) -> None:
-        self.slug = f"tenant-{uuid4().hex[:12]}"
+        self.slug = f"tenant-{new_id().hex}"
         self.id = create_organization(self.slug)
 
-    def write(self, path: str, *texts: str, title: str | None = None, index: bool = True) -> UUID:
-        """A document at `path` with a version for each text; pending when there is none."""
-        *folders, filename = parse_path(path)
+    def add(self, *texts: str) -> list[UUID]:
+        """Documents with these texts, not processed yet."""
+        documents = [
+            Document(organization_id=self.id, id=new_id(), filename=f"{number}-{new_id()}.txt", content=text)
+            for number, text in enumerate(texts)
+        ]
         with writing(self.id) as session:
-            folder_id = ensure_folders(session, [tuple(folders)])[tuple(folders)]
-            document = Document(
-                organization_id=self.id,
-                folder_id=folder_id,
-                filename=filename,
-                title=title,
-                content=texts[-1] if texts else None,
-                status=DocumentStatus.PROCESSED if texts else DocumentStatus.PENDING,
-                latest_version=len(texts),
+            session.add_all(documents)
+        return [document.id for document in documents]
+
+    def get(self, document_id: UUID) -> Document:
+        with reading(self.id, source="master") as session:
+            return session.get_one(Document, (self.id, document_id))
+
+    def versions(self, document_id: UUID) -> list[DocumentVersion]:
+        with reading(self.id, source="master") as session:
+            return (
+                session.query(DocumentVersion)
+                .filter_by(document_id=document_id)
+                .order_by(DocumentVersion.version_number)
+                .all()
             )
-            session.add(document)
-            session.flush()
-            for number, text in enumerate(texts, 1):
-                session.add(
-                    DocumentVersion(
-                        organization_id=self.id,
-                        document_id=document.id,
-                        version_number=number,
-                        title=title,
-                        content=text,
-                        content_sha256=hashlib.sha256(text.encode()).hexdigest(),
-                        facts={"words": len(text.split())},
-                        pipeline="tests/1",
-                    )
-                )
-            session.flush()
-            if index:
-                index_documents(session, [document.id])
-        return document.id
 
-
-@contextmanager
-def opened_database() -> Iterator[None]:
-    """The database that the settings in force describe, open in this process."""
-    open_database(settings(), application_name="tests")
-    try:
-        yield
-    finally:
-        close_database()
+    def change(self, document_id: UUID, text: str) -> None:
+        """Somebody else writes the document."""
+        with writing(self.id) as session:
+            session.get_one(Document, (self.id, document_id)).content = text

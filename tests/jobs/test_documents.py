@@ -23,7 +23,7 @@ from jobs.enqueue import enqueue, enqueue_many
 from jobs.processing import Unprocessed, process
 from jobs.task import kinds_of
 from jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
-from tests.jobs.conftest import Tenant
+from tests.tenants import Tenant
 
 Work = Callable[[Unprocessed, UUID], NewText | Rejected]
 

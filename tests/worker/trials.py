@@ -26,7 +26,9 @@ def install_trial_tasks(directory: Path) -> None:
     package = directory / EXTENSION
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: docworker-trial\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[docworker.tasks]\ntrial = tests.worker.trial_tasks\n")
+    (package / "entry_points.txt").write_text(
+        "[docworker.tasks]\ntrial = tests.worker.trial_tasks\njobs = tests.worker.trial_jobs\n"
+    )
 
 
 class Trial:

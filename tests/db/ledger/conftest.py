@@ -1,6 +1,6 @@
 """A ledger of one's own, an organization in it, and short words for the steps of a job's life."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -8,23 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from db import ledger
-from db.engines import Database, close_database, open_database
+from db.engines import Database
 from db.ledger import Claimed
 from db.models import Job
 from db.models.base import new_id
 from db.sessions import overseeing, writing
-from db.settings import settings
-
-
-@pytest.fixture
-def opened(environment: dict[str, str]) -> Iterator[Database]:
-    """The module's database, open in this process, its ledger empty."""
-    database = open_database(settings(), application_name="tests")
-    with overseeing() as session:
-        session.execute(text("DELETE FROM ledger.jobs"))
-        session.execute(text("DELETE FROM ledger.pauses"))
-    yield database
-    close_database()
 
 
 class Steps:
@@ -104,4 +92,8 @@ class Steps:
 
 @pytest.fixture
 def steps(opened: Database) -> Steps:
+    """An organization of its own in an empty ledger."""
+    with overseeing() as session:
+        session.execute(text("DELETE FROM ledger.jobs"))
+        session.execute(text("DELETE FROM ledger.pauses"))
     return Steps()

@@ -1,0 +1,176 @@
+"""The main job through real processes: enqueue, dispatcher, broker, worker, master and replica."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from db import ledger
+from db.models import Job
+from db.sessions import overseeing, writing
+from jobs.documents import process_document
+from jobs.enqueue import enqueue, enqueue_many
+from tests.processes import Process, Processes
+from tests.tenants import Tenant
+from tests.waiting import eventually
+from tests.worker.trial_jobs import hold_job, obey_job, overrun, poison
+from tests.worker.trials import install_trial_tasks
+
+
+def states(tenant: Tenant) -> dict[str, int]:
+    with overseeing() as session:
+        rows = ledger.count_by_state(session, ledger.Filter(organization_id=tenant.id, kind="process_document"))
+    return {row.state: row.jobs for row in rows}
+
+
+def all_succeeded(tenant: Tenant, count: int) -> Callable[[], bool]:
+    return lambda: states(tenant) == {"succeeded": count}
+
+
+@pytest.fixture
+def dispatcher(processes: Processes) -> Process:
+    started = processes.start("dispatcher")
+    started.wait_for_log("dispatcher.started")
+    return started
+
+
+SHORT_LEASE = {"DOCWORKER_LEASE": "2"}
+
+
+@pytest.fixture
+def worker(processes: Processes) -> Process:
+    return start_worker(processes)
+
+
+@pytest.fixture
+def impatient_worker(processes: Processes) -> Process:
+    """Its leases are short, so that what is lost with it is soon rescued."""
+    return start_worker(processes, SHORT_LEASE)
+
+
+def start_worker(processes: Processes, environment: dict[str, str] | None = None) -> Process:
+    started = processes.start("worker", environment=environment)
+    started.wait_for_log("worker.ready", within_seconds=30)
+    return started
+
+
+def enqueue_all(tenant: Tenant, ids: list[UUID]) -> list[UUID]:
+    with writing(tenant.id) as session:
+        return enqueue_many(session, process_document, [{"document_id": one} for one in ids])
+
+
+def test_documents_go_through_all_processes(tenant: Tenant, dispatcher: Process, worker: Process) -> None:
+    ids = tenant.add(*(f"text {number}" for number in range(250)))
+    enqueue_all(tenant, ids)
+    eventually(all_succeeded(tenant, 250), within_seconds=30, what="all jobs to succeed")
+    assert [len(tenant.versions(one)) for one in ids] == [1] * 250
+
+
+def test_a_producers_commit_is_enough(tenant: Tenant, dispatcher: Process, worker: Process) -> None:
+    """Nothing is sent by the producer: it may die right after its commit."""
+    (document_id,) = tenant.add("text")
+    with writing(tenant.id) as session:
+        enqueue(session, process_document, document_id=document_id)
+    eventually(all_succeeded(tenant, 1), within_seconds=20, what="the job to succeed")
+
+
+def test_jobs_of_a_killed_worker_run_again(
+    tenant: Tenant, dispatcher: Process, impatient_worker: Process, processes: Processes
+) -> None:
+    ids = tenant.add(*(f"text {number}" for number in range(50)))
+    # Hold the documents, so that the worker is caught between its claim and its commit.
+    with writing(tenant.id) as holder:
+        holder.execute(text("SELECT id FROM app.documents FOR UPDATE"))
+        enqueue_all(tenant, ids)
+        eventually(lambda: states(tenant).get("running", 0) > 0, within_seconds=20, what="jobs to run")
+        impatient_worker.kill9()
+    start_worker(processes)
+    eventually(all_succeeded(tenant, 50), within_seconds=60, what="all jobs to succeed")
+    assert [len(tenant.versions(one)) for one in ids] == [1] * 50
+
+
+@pytest.fixture
+def trial_kinds(processes: Processes, tmp_path: Path) -> Path:
+    """Makes dispatcher and worker know the kinds of `trial_jobs`; ask for it before them."""
+    install_trial_tasks(tmp_path / "processes")
+    return tmp_path
+
+
+def job_of(job_id: UUID) -> Job:
+    with overseeing() as session:
+        return ledger.get(session, job_id)
+
+
+def test_sigterm_gives_back_what_cannot_finish_and_uses_no_attempt(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, processes: Processes
+) -> None:
+    worker = start_worker(processes, {"DOCWORKER_SHUTDOWN_TIMEOUT": "3"})
+    begun = trial_kinds / "begun"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, hold_job, path=str(begun), release=str(trial_kinds / "never"))
+    eventually(begun.exists, within_seconds=20, what="the job to run")
+    dispatcher.kill9()
+    assert worker.stop(within_seconds=20) == 0
+    job = job_of(job_id)
+    assert (job.state, job.attempt) == ("queued", 0)
+
+
+def test_a_job_that_kills_its_worker_fails_in_the_end_and_takes_nobody_with_it(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, impatient_worker: Process
+) -> None:
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, poison)
+    ids = tenant.add(*(f"text {number}" for number in range(30)))
+    enqueue_all(tenant, ids)
+    eventually(lambda: job_of(job_id).state == "failed", within_seconds=60, what="the poison job to fail")
+    job = job_of(job_id)
+    assert (job.attempt, job.error_class) == (2, "LeaseExpired")
+    eventually(all_succeeded(tenant, 30), within_seconds=30, what="the others to succeed")
+
+
+def test_an_orphan_runs_again_within_fifteen_seconds_and_not_before_its_lease_ended(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+) -> None:
+    begun, release = trial_kinds / "begun", trial_kinds / "release"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, hold_job, path=str(begun), release=str(release))
+    eventually(begun.exists, within_seconds=20, what="the job to run")
+    claimed = job_of(job_id)
+    assert claimed.claimed_by is not None
+    assert claimed.lease_expires_at is not None
+    killed_at = time.monotonic()
+    os.kill(int(claimed.claimed_by.rpartition(":")[2]), signal.SIGKILL)
+    eventually(lambda: job_of(job_id).attempt == 2, within_seconds=30, what="the job to run again")
+    again = job_of(job_id)
+    assert again.claimed_at is not None
+    assert again.claimed_at >= claimed.lease_expires_at
+    assert time.monotonic() - killed_at < 15
+    release.touch()
+    eventually(lambda: job_of(job_id).state == "succeeded", within_seconds=20, what="the job to succeed")
+
+
+def test_cancel_reaches_a_running_job_at_its_next_safe_point(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+) -> None:
+    path = trial_kinds / "path"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, obey_job, path=str(path))
+    eventually(path.exists, within_seconds=20, what="the job to run")
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(), [job_id])
+    eventually(lambda: "stopped" in path.read_text(), within_seconds=20, what="the job to notice")
+    assert job_of(job_id).state == "cancelled"
+
+
+def test_a_job_over_its_soft_limit_is_ended_with_that_reason(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+) -> None:
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, overrun, path=str(trial_kinds / "path"))
+    eventually(lambda: job_of(job_id).state == "failed", within_seconds=30, what="the job to fail")
+    assert job_of(job_id).error_class == "SoftTimeLimitExceeded"
