@@ -12,7 +12,7 @@ from db.folders import FolderPath, ensure_folders, find_folder, paths_of, subtre
 from db.models import Folder
 from db.sessions import writing
 from db.settings import settings
-from tests.tenants import Tenant, opened_database
+from tests.libraries import Library, opened_database
 
 
 @pytest.fixture(autouse=True)
@@ -22,33 +22,33 @@ def database(environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def tenant() -> Tenant:
-    return Tenant()
+def tenant() -> Library:
+    return Library()
 
 
-def ensure(tenant: Tenant, *paths: FolderPath) -> dict[FolderPath, UUID | None]:
+def ensure(tenant: Library, *paths: FolderPath) -> dict[FolderPath, UUID | None]:
     with writing(tenant.id) as session:
         return dict(ensure_folders(session, paths))
 
 
-def count(tenant: Tenant) -> int:
+def count(tenant: Library) -> int:
     with writing(tenant.id) as session:
         return session.scalar(select(func.count()).select_from(Folder)) or 0
 
 
-def test_folders_above_are_made_as_well(tenant: Tenant) -> None:
+def test_folders_above_are_made_as_well(tenant: Library) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("a", "d"))
     assert set(ids) == {(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "d")}
     assert ids[()] is None
     assert count(tenant) == 4
 
 
-def test_folders_are_made_once(tenant: Tenant) -> None:
+def test_folders_are_made_once(tenant: Library) -> None:
     assert ensure(tenant, ("a", "b")) == ensure(tenant, ("a", "b"))
     assert count(tenant) == 2
 
 
-def test_equal_names_in_different_folders_are_different_folders(tenant: Tenant) -> None:
+def test_equal_names_in_different_folders_are_different_folders(tenant: Library) -> None:
     ids = ensure(tenant, ("x", "x"), ("y", "x"))
     assert len(set(ids.values())) == 5
 
@@ -72,7 +72,7 @@ def slow_inserts() -> Iterator[None]:
         connection.execute(text("DROP FUNCTION app.dawdle() CASCADE"))
 
 
-def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Tenant, slow_inserts: None) -> None:
+def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Library, slow_inserts: None) -> None:
     paths = [(f"f{number}", "g") for number in range(20)]
 
     def attempt(turn: int) -> dict[FolderPath, UUID | None]:
@@ -84,7 +84,7 @@ def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Tenant
     assert count(tenant) == 40
 
 
-def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Tenant) -> None:
+def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Library) -> None:
     former = ensure(tenant, ("a",))[("a",)]
     with writing(tenant.id) as session:
         session.execute(update(Folder).values(deleted_at=func.clock_timestamp()))
@@ -92,7 +92,7 @@ def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Tenant) -> None:
     assert ensure(tenant, ("a",))[("a",)] != former
 
 
-def test_paths_lead_back_from_folders(tenant: Tenant) -> None:
+def test_paths_lead_back_from_folders(tenant: Library) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("d",))
     with writing(tenant.id) as session:
         assert paths_of(session, ids.values()) == {id_: path for path, id_ in ids.items()}
@@ -100,7 +100,7 @@ def test_paths_lead_back_from_folders(tenant: Tenant) -> None:
         assert find_folder(session, ("b",)) is None
 
 
-def test_subtree_holds_a_folder_and_all_below(tenant: Tenant) -> None:
+def test_subtree_holds_a_folder_and_all_below(tenant: Library) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("a", "d"), ("e",))
     top = ids["a",]
     assert top is not None
@@ -109,7 +109,7 @@ def test_subtree_holds_a_folder_and_all_below(tenant: Tenant) -> None:
     assert found == {ids[path] for path in (("a",), ("a", "b"), ("a", "b", "c"), ("a", "d"))}
 
 
-def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Tenant) -> None:
+def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Library) -> None:
     ids = ensure(tenant, ("a", "b"))
     top = ids["a",]
     assert top is not None
@@ -118,9 +118,9 @@ def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Tenant) -> No
         assert len(session.scalars(select(subtree(tenant.id, top).c.id)).all()) == 2
 
 
-def test_folders_of_another_organization_are_not_seen(tenant: Tenant) -> None:
+def test_folders_of_another_organization_are_not_seen(tenant: Library) -> None:
     ids = ensure(tenant, ("secret",))
-    other = Tenant()
+    other = Library()
     with writing(other.id) as session:
         assert find_folder(session, ("secret",)) is None
         assert paths_of(session, ids.values()) == {None: ()}

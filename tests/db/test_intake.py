@@ -10,7 +10,7 @@ from db.intake import Incoming, find_present, insert_documents, update_documents
 from db.models import Document
 from db.sessions import writing
 from db.store import Source
-from tests.tenants import Tenant, opened_database
+from tests.libraries import Library, opened_database
 
 FILE = Incoming(None, "a.txt", Source("key one", 3), "text/plain")
 CHANGED = replace(FILE, source=Source("key two", 4))
@@ -23,11 +23,11 @@ def database(environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def tenant() -> Tenant:
-    return Tenant()
+def tenant() -> Library:
+    return Library()
 
 
-def test_one_document_is_made_at_a_place(tenant: Tenant) -> None:
+def test_one_document_is_made_at_a_place(tenant: Library) -> None:
     with writing(tenant.id) as session:
         assert set(insert_documents(session, [FILE])) == {FILE}
     with writing(tenant.id) as session:
@@ -38,7 +38,7 @@ def test_one_document_is_made_at_a_place(tenant: Tenant) -> None:
     assert keys == ["key one", "key one"]
 
 
-def test_new_bytes_go_onto_the_document_that_was_read(tenant: Tenant) -> None:
+def test_new_bytes_go_onto_the_document_that_was_read(tenant: Library) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
     with writing(tenant.id) as session:
@@ -47,7 +47,7 @@ def test_new_bytes_go_onto_the_document_that_was_read(tenant: Tenant) -> None:
         assert find_present(session, [FILE])[FILE.place] == replace(present, version=2, source_key="key two")
 
 
-def test_document_changed_since_it_was_read_is_left_alone(tenant: Tenant) -> None:
+def test_document_changed_since_it_was_read_is_left_alone(tenant: Library) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
@@ -58,7 +58,7 @@ def test_document_changed_since_it_was_read_is_left_alone(tenant: Tenant) -> Non
         assert session.scalar(select(Document.source_key)) == "key one"
 
 
-def test_document_deleted_since_it_was_read_is_left_out(tenant: Tenant) -> None:
+def test_document_deleted_since_it_was_read_is_left_out(tenant: Library) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
@@ -69,11 +69,11 @@ def test_document_deleted_since_it_was_read_is_left_out(tenant: Tenant) -> None:
         assert set(insert_documents(session, [CHANGED])) == {CHANGED}
 
 
-def test_documents_of_another_organization_are_neither_seen_nor_changed(tenant: Tenant) -> None:
+def test_documents_of_another_organization_are_neither_seen_nor_changed(tenant: Library) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
-    with writing(Tenant().id) as session:
+    with writing(Library().id) as session:
         assert find_present(session, [FILE]) == {}
         assert update_documents(session, {CHANGED: present}) == {}
         assert set(insert_documents(session, [FILE])) == {FILE}

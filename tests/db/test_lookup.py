@@ -8,7 +8,7 @@ from db.documents import find_document, load_version
 from db.errors import NotFoundError
 from db.organizations import organization_id_of
 from tests.conftest import OwnStack
-from tests.tenants import Tenant, opened_database
+from tests.libraries import Library, opened_database
 from worker.local.stack import LocalStack
 
 
@@ -20,7 +20,7 @@ def test_what_a_lagging_replica_does_not_show_is_found_on_the_master(
     with opened_database():
         with stack.replicas[0].connect() as replica:
             replica.execute("SELECT pg_wal_replay_pause()")
-        tenant = Tenant()
+        tenant = Library()
         document_id = tenant.write("/a/b.txt", "text")
         assert organization_id_of(tenant.slug) == tenant.id
         assert find_document(tenant.id, "/a/b.txt").id == document_id

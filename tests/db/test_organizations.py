@@ -10,7 +10,7 @@ from db.errors import InvalidArgumentError, NotFoundError
 from db.models import Organization
 from db.organizations import create_organization, list_organizations, organization_id_of
 from db.sessions import reading
-from tests.tenants import Tenant, opened_database
+from tests.libraries import Library, opened_database
 from worker.local.stack import LocalStack
 
 
@@ -21,7 +21,7 @@ def database(environment: dict[str, str]) -> Iterator[None]:
 
 
 def test_organization_is_found_by_its_slug() -> None:
-    tenant = Tenant()
+    tenant = Library()
     assert organization_id_of(tenant.slug) == tenant.id
 
 
@@ -40,7 +40,7 @@ def test_unknown_slug_says_how_to_make_it() -> None:
 
 
 def test_taken_slug_is_refused() -> None:
-    tenant = Tenant()
+    tenant = Library()
     with pytest.raises(InvalidArgumentError, match=f"'{tenant.slug}' exists already"):
         create_organization(tenant.slug)
 
@@ -64,7 +64,7 @@ def test_malformed_slug_is_refused(slug: str) -> None:
 
 
 def test_all_organizations_are_listed_by_slug(stack: LocalStack) -> None:
-    mine = {Tenant().slug, Tenant().slug}
+    mine = {Library().slug, Library().slug}
     stack.wait_for_replicas()
     listed = [placement.slug for placement in list_organizations()]
     assert mine <= set(listed)
