@@ -4,13 +4,17 @@ import fcntl
 import hashlib
 import os
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from db.errors import DocworkerError
+from worker.local.launching import NotInTimeError, wait_until
 from worker.local.users import UNPRIVILEGED, ServerUser
 
 SHARED_STATE = Path("/var/lib/docworker")
 LOCK = "lock"
+PATIENCE_SECONDS = 0.2
 
 
 class StackInUseError(DocworkerError):
@@ -24,8 +28,9 @@ class Lock:
         """Take the lock of `home`; raises StackInUseError."""
         self._file = (home / LOCK).open("a+")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not at the first refusal: `is_in_use` may be looking.
+            wait_until(partial(_locked, self._file, fcntl.LOCK_EX), what="the lock", within_seconds=PATIENCE_SECONDS)
+        except NotInTimeError:
             self._file.seek(0)
             owner = self._file.read().strip() or "unknown"
             self._file.close()
@@ -45,11 +50,16 @@ def is_in_use(directory: Path) -> bool:
     home = directory / "servers"
     if not (home / LOCK).exists():
         return False
+    with (home / LOCK).open() as file:
+        return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: TextIO, operation: int) -> bool:
     try:
-        Lock(home).release()
-    except StackInUseError:
-        return True
-    return False
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_home(directory: Path, user: ServerUser) -> Path:

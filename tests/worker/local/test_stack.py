@@ -27,7 +27,8 @@ OWNER_PROGRAM = """
 import sys, time
 from pathlib import Path
 from worker.local.stack import LocalStack
-LocalStack(Path(sys.argv[1]), durable=False).start()
+stack = LocalStack(Path(sys.argv[1]), durable=False)
+stack.start()
 print("the stack is up", flush=True)
 time.sleep(600)
 """
