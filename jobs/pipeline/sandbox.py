@@ -47,7 +47,8 @@ class Sandbox:
             reading = child.read(media_type, data)
         except BaseException as error:  # a soft time limit, too, leaves half an answer in the pipe
             self._end(child)
-            log.info("sandbox.child_ended", child=child.pid, served=child.served, error=type(error).__name__)
+            reason = getattr(error, "reason", type(error).__name__)
+            log.info("sandbox.child_ended", child=child.pid, served=child.served, reason=reason)
             raise
         if child.served >= self.documents_per_child:
             self._end(child)
