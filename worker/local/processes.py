@@ -75,11 +75,12 @@ def _dead_server(stack: LocalStack) -> str | None:
 
 
 def process_table(directory: Path) -> dict[str, str]:
-    """The commands by name: of the Procfile in `directory`, or ours when there is none."""
+    """The commands by name, without `exec`: of the Procfile in `directory`, or ours when there is none."""
     procfile = directory / "Procfile"
     if not procfile.exists():
         return dict(PROCESSES)
-    commands = dict(parse_procfile(procfile.read_text()).processes)
+    parsed = parse_procfile(procfile.read_text()).processes
+    commands = {name: command.removeprefix("exec ") for name, command in parsed.items()}
     if not commands.keys() - {RELEASE}:
         raise DocworkerError(f"{procfile} names no process: it needs lines such as 'worker: docworker worker'")
     return commands

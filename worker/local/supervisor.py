@@ -127,7 +127,7 @@ class Supervisor:
     def _start(self, name: str, command: str) -> None:
         # With exec, the signals reach the command and not a shell in between.
         popen = launch(
-            ["/bin/sh", "-c", f"exec {command.removeprefix('exec ')}"],
+            ["/bin/sh", "-c", f"exec {command}"],
             environment=self._environment,
             directory=self._directory,
             on_owner_death=signal.SIGKILL,
