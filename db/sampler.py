@@ -36,7 +36,8 @@ SELECT pg_is_in_recovery(),
 _ASK_REPLICA = b"""
 SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), receiver.received_tli, receiver.latest_end_lsn,
        extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()),
-       (SELECT system_identifier FROM pg_control_system()), receiver.pid IS NOT NULL
+       (SELECT system_identifier FROM pg_control_system()), receiver.pid IS NOT NULL,
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END
 FROM (SELECT) AS one LEFT JOIN pg_stat_get_wal_receiver() AS receiver ON receiver.pid IS NOT NULL
 """
 
@@ -49,7 +50,7 @@ class Sampler:
     def __init__(self, cluster: str, settings: Settings, timelines: Timelines, *, application_name: str) -> None:
         self._cluster = cluster
         self.settings = settings
-        self._timelines = timelines
+        self.timelines = timelines
         self._history = MasterHistory()
         self._master = connect_arguments(settings.master_url, settings, application_name)
         self._replicas = [connect_arguments(url, settings, application_name) for url in settings.replica_urls]
@@ -157,7 +158,7 @@ class Sampler:
             await connection.close()  # so that the next one looks for the master again
             raise psycopg.OperationalError("the master is a replica now")
         timeline = timeline_of(walfile_name)
-        self._timelines.note(timeline)
+        self.timelines.note(timeline)
         self._history.note(time.monotonic(), timeline, parse_lsn(flushed))
         if self.on_tick is not None:
             self.on_tick()
@@ -177,7 +178,7 @@ class Sampler:
         return lambda: self._publish(number, None)
 
     def _judge(self, number: int, row: Row) -> Sample:
-        in_recovery, replayed, timeline, sent, since_last_transaction, system_identifier, receives = row
+        in_recovery, replayed, timeline, sent, since_last_transaction, system_identifier, receives, promoted_to = row
         now = time.monotonic()
         standing = Standing(
             system_identifier=int(system_identifier or 0),
@@ -187,8 +188,10 @@ class Sampler:
         )
         if receives == "t" and timeline is None:
             self._warn_hidden()
+        if promoted_to is not None:
+            self.timelines.note(timeline_of(promoted_to))
         if standing.timeline is not None:
-            self._timelines.note(standing.timeline)
+            self.timelines.note(standing.timeline)
             if sent is not None:
                 self._history.note(now, standing.timeline, parse_lsn(sent))
         lsn = standing.replayed or 0
@@ -207,7 +210,7 @@ class Sampler:
         timeline = standing.timeline
         if timeline is None and before is not None:
             timeline = before.standing.timeline
-        return timeline is None or timeline >= self._timelines.highest
+        return timeline is None or timeline >= self.timelines.highest
 
     def _publish(self, number: int, sample: Sample | None) -> None:
         self._samples[number] = sample
