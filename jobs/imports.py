@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BATCH_FILES = 100
-UNSUPPORTED = "not in a format that can be read: PDF, DOCX, HTML, Markdown and plain text can"
+UNSUPPORTED = "neither PDF, DOCX, HTML, Markdown nor text"
 
 _ROUNDS = 5
 """How often a file is looked at again after another import got in between."""

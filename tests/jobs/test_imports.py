@@ -133,7 +133,7 @@ def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Library, tre
     assert (result.imported, result.job_id) == (Imported.UNSUPPORTED, None)
     entry = find_document(tenant.id, "/picture.png")
     assert entry.status == "unsupported"
-    assert "not in a format that can be read" in str(entry.status_reason)
+    assert entry.status_reason == "neither PDF, DOCX, HTML, Markdown nor text"
     with reading(tenant.id, source="master") as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 0
 

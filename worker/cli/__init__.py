@@ -52,7 +52,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     "Jobs": {
         "enqueue": Subcommand("worker.cli.jobs:enqueue", "Enqueue a job of any kind."),
         "jobs": Subcommand("worker.cli.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
-        "schedule": Subcommand("worker.cli.jobs:schedule", "Show what is scheduled and when it fires."),
+        "schedule": Subcommand("worker.cli.schedule:schedule", "Show what is scheduled and when it fires."),
     },
 }
 

@@ -39,7 +39,7 @@ def documents(folder: str, state: str | None, slug: str, as_json: bool) -> None:
     if as_json:
         print_json(entries)
     else:
-        print_table(("document", "state", "#version", "#size", "type", "reason"), _tree(entries))
+        print_table(("document", "state", "#version", "#size", "format", "reason"), _tree(entries))
 
 
 def _tree(entries: Sequence[DocumentEntry]) -> Iterator[Sequence[Any]]:
@@ -57,9 +57,16 @@ def _tree(entries: Sequence[DocumentEntry]) -> Iterator[Sequence[Any]]:
             entry.status,
             entry.latest_version or None,
             size_text(entry.source_bytes),
-            entry.media_type,
+            _format(entry.media_type),
             entry.status_reason,
         )
+
+
+def _format(media_type: str | None) -> str | None:
+    from jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT
+
+    names = {PDF: "PDF", DOCX: "DOCX", HTML: "HTML", MARKDOWN: "Markdown", TEXT: "text"}
+    return names.get(media_type, media_type) if media_type else None
 
 
 def _files_before_folders(path: str) -> list[tuple[bool, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 INTERRUPTED = 130
+
+_LIBPQ_QUESTION = re.compile(r"\n\s*Is the server running .*\?")
 
 
 class Failure(click.ClickException):
@@ -54,12 +57,9 @@ def _database_reason(error: DBAPIError) -> str | None:
     cause = error.orig
     if not isinstance(cause, psycopg.OperationalError):
         return None
-    message = " ".join(str(cause).split())
+    message = " ".join(_LIBPQ_QUESTION.sub("", str(cause)).removeprefix("connection failed: ").split())
     if cause.sqlstate is None:
-        return (
-            f"the database is not reachable: {message}; check {_setting_of(cause)}, "
-            "or start a local one with `docworker up`"
-        )
+        return f"no connection to the database: {message}; check {_setting_of(cause)}, or start one with `docworker up`"
     return f"the database refused ({cause.sqlstate}): {message}"
 
 

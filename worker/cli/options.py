@@ -17,11 +17,16 @@ DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pd
 
 @contextmanager
 def database_open(command: str) -> Iterator[None]:
-    """The database, as the settings say, for the time of one command."""
+    """The database, as the settings say, for the time of one command, whose own words are not mixed with events."""
     from db.engines import close_database, open_database
     from db.settings import settings
+    from worker import logs
 
-    open_database(settings(), application_name=f"docworker {command}")
+    configured = settings()
+    logs.configure(
+        configured.model_copy(update={"log_level": "warning"}) if configured.log_level == "info" else configured
+    )
+    open_database(configured, application_name=f"docworker {command}")
     try:
         yield
     finally:

@@ -75,7 +75,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table.add_column(name.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell_text(value) for value in row))
-    console().print(table)
+    out = console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def cell_text(value: Any) -> Text:

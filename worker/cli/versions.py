@@ -107,8 +107,8 @@ def _load(organization_id: UUID, doc: str, number: int | None) -> tuple[Document
 
 
 def _why_no_text(entry: DocumentEntry) -> str:
-    reason = f": {entry.status_reason}" if entry.status_reason else ""
-    return f"{printable(entry.path)} has no text yet, it is {entry.status}{printable(reason)}"
+    reason = f" ({printable(entry.status_reason)})" if entry.status_reason else ""
+    return f"{printable(entry.path)} has no text: {entry.status}{reason}"
 
 
 def _as_json(entry: DocumentEntry, version: DocumentVersion) -> dict[str, Any]:

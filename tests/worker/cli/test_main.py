@@ -1,0 +1,107 @@
+"""The command as a whole: quick to start, and clear when something is wrong."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import click
+import pytest
+
+from tests.worker.cli.commands import PROJECT, docworker
+from worker.cli import LazyGroup
+
+HEAVY = ("sqlalchemy", "celery", "psycopg", "pydantic", "rich", "fsspec", "structlog")
+
+
+def test_help_names_every_subcommand_and_loads_none() -> None:
+    program = (
+        "import sys; from worker.cli import main; main(['--help'], standalone_mode=False);"
+        f"print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for name in LazyGroup.subcommands:
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(LazyGroup.subcommands))
+def test_every_subcommand_is_there_and_says_what_it_does(name: str) -> None:
+    command = LazyGroup.subcommands[name].load()
+    assert command.name == name
+    assert command.help
+    if isinstance(command, click.Group):
+        assert all(subcommand.help for subcommand in command.commands.values())
+
+
+def test_version_is_the_packages() -> None:
+    assert docworker("--version").out == f"docworker {version('docworker')}\n"
+
+
+def test_unknown_subcommand_is_wrong_usage() -> None:
+    answer = docworker("serach")
+    assert answer.exit_code == 2
+    assert "No such command 'serach'" in answer.err
+
+
+def test_missing_organization_is_wrong_usage() -> None:
+    answer = docworker("documents")
+    assert answer.exit_code == 2
+    assert "Missing option '-o' / '--organization'" in answer.err
+
+
+def test_wrong_setting_is_named_in_one_line() -> None:
+    answer = docworker("documents", "-o", "acme", environment={"DOCWORKER_MASTER_URL": "mysql://me:sesame@host/db"})
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("docworker: settings: DOCWORKER_MASTER_URL: not a postgresql:// address")
+    assert "sesame" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "role"),
+    [
+        (("documents", "-o", "acme"), "DOCWORKER_MASTER_URL", "docworker_worker"),
+        (("schedule",), "DOCWORKER_DISPATCHER_URL", "docworker_dispatcher"),
+        (("migrate",), "DOCWORKER_OWNER_URL", "docworker_owner"),
+    ],
+)
+def test_unreachable_database_is_told_with_its_setting_and_without_its_password(
+    command: tuple[str, ...], setting: str, role: str
+) -> None:
+    nowhere = {
+        "DOCWORKER_REPLICA_URLS": "",
+        **{
+            f"DOCWORKER_{name}_URL": f"postgresql://docworker_{user}:sesame@127.0.0.1:1/docworker"
+            for name, user in (("MASTER", "worker"), ("DISPATCHER", "dispatcher"), ("OWNER", "owner"))
+        },
+    }
+    answer = docworker(*command, environment=nowhere)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err.startswith("docworker: no connection to the database: connection to server at")
+    assert f"check {setting}" in answer.err
+    assert answer.err.count("\n") == 1
+    assert "sesame" not in answer.err
+
+
+def test_refused_password_is_told_without_it(environment: dict[str, str]) -> None:
+    url = environment["DOCWORKER_MASTER_URL"]
+    password = url.split("@", maxsplit=1)[0].rsplit(":", maxsplit=1)[1]
+    wrong = {"DOCWORKER_MASTER_URL": url.replace(password, "sesame"), "DOCWORKER_REPLICA_URLS": ""}
+    answer = docworker("documents", "-o", "acme", environment=wrong)
+    assert answer.exit_code == 1
+    assert "password authentication failed" in answer.err
+    assert "check DOCWORKER_MASTER_URL" in answer.err
+    assert "sesame" not in answer.err
+
+
+def test_closed_pipe_is_no_error(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m worker.cli organizations list --json | true",
+        shell=True,
+        cwd=PROJECT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
