@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 from prometheus_client import Counter
 from sqlalchemy import func, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.engines import close_database, open_database
@@ -51,6 +52,7 @@ class ScheduleState:
 
     schedule: Schedule
     last_due_at: datetime | None
+    last_fired_at: datetime | None
     last_job_id: UUID | None
     next_due_at: datetime
 
@@ -148,7 +150,9 @@ def master_time(session: TenantSession) -> datetime:
 def latest_fires(session: TenantSession) -> dict[str, ScheduleFire]:
     """The newest tick of each schedule that ever fired."""
     newest = (
-        select(ScheduleFire).distinct(ScheduleFire.schedule).order_by(ScheduleFire.schedule, ScheduleFire.due_at.desc())
+        select(ScheduleFire)
+        .ext(distinct_on(ScheduleFire.schedule))
+        .order_by(ScheduleFire.schedule, ScheduleFire.due_at.desc())
     )
     return {fire.schedule: fire for fire in session.scalars(newest)}
 
@@ -164,6 +168,7 @@ def states(session: TenantSession, schedules: Sequence[Schedule] = SCHEDULES) ->
             ScheduleState(
                 schedule,
                 last_due_at=None if last is None else last.due_at,
+                last_fired_at=None if last is None else last.fired_at,
                 last_job_id=None if last is None else last.job_id,
                 next_due_at=schedule.when.next_after(now),
             )

@@ -13,6 +13,7 @@ from celery import signals
 
 from db.engines import close_database, open_database
 from db.settings import settings
+from jobs.processing import close_pipeline
 from worker import logs, multiprocess
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ def open_process(**_: Any) -> None:
 
 
 def close_process(**_: Any) -> None:
+    close_pipeline()
     close_database()
     log.debug("process.closed", place=multiprocess.place())
 

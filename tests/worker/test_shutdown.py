@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Process
 from tests.waiting import eventually
 from tests.worker.trials import Trial
 
@@ -90,4 +89,3 @@ def test_an_idle_worker_ends_at_once_and_leaves_no_state_behind(
 
     assert time.monotonic() - started < 4
     assert not list(state.glob("worker-*"))
-

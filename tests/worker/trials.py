@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,13 @@ from db.settings import settings
 from tests.processes import Process, Processes
 from worker import state
 from worker.app import build_app
+from worker.local.stack import LocalStack
 from worker.watchdog import BrokerProbe
 
 EXTENSION = "docworker_trial-1.0.dist-info"
+
+InForce = Callable[[LocalStack], dict[str, str]]
+"""What the fixture `in_force` gives."""
 
 
 def install_trial_tasks(directory: Path) -> None:

@@ -1,0 +1,126 @@
+"""What a worker says of itself: alive, ready, and to whom."""
+
+import json
+import signal
+import subprocess
+import sys
+
+from db.settings import settings
+from tests.conftest import OwnStack
+from tests.processes import Processes
+from tests.waiting import eventually
+from tests.worker.trials import InForce, Trial, frozen, get, port
+from worker.health import LoopHealth, ask
+
+
+def run_health(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "worker.cli", "health", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_running_worker_is_alive_and_ready(trial: Trial) -> None:
+    trial.start_worker()
+
+    assert get("/healthz")[0] == 200
+    eventually(lambda: get("/readyz")[0] == 200)
+    assert get("/nothing-here")[0] == 404
+
+
+def test_the_health_command_tells_by_its_exit_code(trial: Trial) -> None:
+    worker = trial.start_worker()
+    eventually(lambda: get("/readyz")[0] == 200)
+    assert run_health().returncode == 0
+    assert run_health("worker", "--ready").returncode == 0
+
+    worker.kill9()
+
+    gone = run_health("worker")
+    assert gone.returncode == 1
+    assert "no worker runs here" in gone.stderr
+
+
+def test_a_stopping_worker_is_alive_and_not_ready(trial: Trial) -> None:
+    worker = trial.start_worker()
+    trial.send("hold", path=trial.path("out"), release=trial.path("release"))
+    eventually(lambda: trial.lines("out"), within_seconds=20)
+
+    worker.send(signal.SIGTERM)
+    worker.wait_for_log("worker.stopping")
+
+    assert get("/healthz")[0] == 200
+    status, body = get("/readyz")
+    assert status == 503
+    assert json.loads(body)["not_stopping"] is False
+    trial.release("release")
+    assert worker.wait() == 0
+
+
+def test_a_frozen_process_gives_no_answer(trial: Trial) -> None:
+    worker = trial.start_worker()
+    found = port()
+
+    with frozen([worker.pid]):
+        report = ask("127.0.0.1", found, "/healthz", timeout_seconds=1)
+
+    assert not report.well
+    assert "no answer" in report.details["failure"]
+
+
+def test_a_loop_that_no_longer_turns_is_not_alive() -> None:
+    stuck = LoopHealth(stuck_after_seconds=0)
+    turning = LoopHealth(stuck_after_seconds=60)
+    turning.turned()
+
+    assert not stuck.alive().well
+    assert turning.alive().well
+
+
+def test_a_loop_is_ready_when_its_last_turn_went_well() -> None:
+    health = LoopHealth(stuck_after_seconds=60)
+    assert not health.ready().well
+
+    health.turned()
+    assert health.ready().well
+    health.failed("the master is away")
+    assert health.ready().details == {"failure": "the master is away"}
+    assert health.alive().well
+
+
+def test_without_its_broker_a_worker_is_alive_but_not_ready_and_ends_when_told(
+    own_stack: OwnStack, in_force: InForce, processes: Processes
+) -> None:
+    stack = own_stack(replicas=0)
+    in_force(stack)
+    worker = processes.start("worker")
+    worker.wait_for_log("worker.ready")
+    eventually(lambda: get("/readyz")[0] == 200)
+
+    stack.broker.kill()
+    eventually(lambda: get("/readyz")[0] == 503, within_seconds=20)
+    assert get("/healthz")[0] == 200
+
+    stack.broker.start()
+    eventually(lambda: get("/readyz")[0] == 200, within_seconds=30)
+
+    stack.broker.kill()
+    eventually(lambda: get("/readyz")[0] == 503, within_seconds=20)
+    assert worker.stop(within_seconds=15) == 0
+    assert not list(settings().state_directory.glob("worker-*"))
+
+
+def test_a_worker_started_without_a_broker_waits_for_it(
+    own_stack: OwnStack, in_force: InForce, processes: Processes
+) -> None:
+    stack = own_stack(replicas=0)
+    in_force(stack)
+    stack.broker.kill()
+
+    worker = processes.start("worker")
+    worker.wait_for_log("metrics.listening")
+    assert get("/healthz")[0] == 200
+    assert get("/readyz")[0] == 503
+
+    stack.broker.start()
+    worker.wait_for_log("worker.ready", within_seconds=30)
+    eventually(lambda: get("/readyz")[0] == 200)

@@ -1,0 +1,56 @@
+"""`docworker schedule`: what is done regularly, when it was last due and when it is due next."""
+
+import click
+
+from worker.cli.options import database_open
+from worker.cli.output import json_option, print_json, print_table
+
+
+@click.command()
+@json_option
+def schedule(as_json: bool) -> None:
+    """Show what is scheduled, when it last fired and when it fires next.
+
+    Asks the ledger as DOCWORKER_DISPATCHER_URL; beat need not be running. A schedule that fell due while no beat ran
+    is made up once, when one starts.
+
+    \b
+    Example:
+      docworker schedule --json
+    """
+    from db.sessions import overseeing
+    from worker.beat import states
+
+    with database_open("schedule"), overseeing() as session:
+        found = states(session)
+    if as_json:
+        print_json(
+            [
+                {
+                    "schedule": one.schedule.name,
+                    "when": str(one.schedule.when),
+                    "kind": one.schedule.kind,
+                    "arguments": dict(one.schedule.arguments),
+                    "last_due_at": one.last_due_at,
+                    "last_fired_at": one.last_fired_at,
+                    "last_job_id": one.last_job_id,
+                    "next_due_at": one.next_due_at,
+                }
+                for one in found
+            ]
+        )
+        return
+    print_table(
+        ("schedule", "when (UTC)", "kind", "last due", "last fired", "next due"),
+        [
+            (
+                one.schedule.name,
+                one.schedule.when,
+                one.schedule.kind,
+                one.last_due_at,
+                one.last_fired_at,
+                one.next_due_at,
+            )
+            for one in found
+        ],
+    )
