@@ -176,7 +176,7 @@ SET state = 'dispatched', message_id = :message_id, dispatches = least(job.dispa
     redispatch_at = clock_timestamp()
                     + least(:redispatch_after * power(2, least(job.dispatches, 20)), 600) * interval '1 second'
 FROM picked
-WHERE job.organization_id = :organization_id AND job.id = picked.id AND job.state = 'queued'
+WHERE job.organization_id = :organization_id AND job.id = picked.id
 RETURNING job.id
 """)
 
@@ -207,7 +207,6 @@ WITH overdue AS MATERIALIZED (
 UPDATE ledger.jobs AS job SET state = 'queued', redispatch_at = NULL, message_id = NULL
 FROM overdue
 WHERE job.organization_id = overdue.organization_id AND job.id = overdue.id
-  AND job.state = 'dispatched' AND job.redispatch_at <= clock_timestamp()
 RETURNING job.id
 """)
 
@@ -225,7 +224,7 @@ WITH unsent AS MATERIALIZED (
 UPDATE ledger.jobs AS job
 SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
 FROM unsent
-WHERE job.organization_id = unsent.organization_id AND job.id = unsent.id AND job.state = 'dispatched'
+WHERE job.organization_id = unsent.organization_id AND job.id = unsent.id
 """)
 
 

@@ -19,7 +19,7 @@ _LOCK_OWNED = text("""
 SELECT job.id FROM ledger.jobs AS job
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
   ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.state = 'running'
+WHERE job.organization_id = :organization_id AND job.state || '' = 'running'
 ORDER BY job.id FOR NO KEY UPDATE OF job
 """)
 
@@ -45,7 +45,7 @@ SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NUL
     result = mine.result::jsonb, error_class = NULL, error_message = NULL, error_traceback = NULL
 FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:results AS text[])) AS mine (id, token, result)
 WHERE job.organization_id = :organization_id AND job.id = mine.id AND job.claim_token = mine.token
-  AND job.state = 'running'
+  AND job.state || '' = 'running'
 RETURNING job.id
 """)
 

@@ -35,7 +35,6 @@ SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     error_traceback = NULL
 FROM expired
 WHERE job.organization_id = expired.organization_id AND job.id = expired.id
-  AND job.state = 'running' AND job.lease_expires_at <= clock_timestamp()
 RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
 """)
 
