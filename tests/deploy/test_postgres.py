@@ -1,0 +1,198 @@
+"""The scripts that set up the master and the replica of docker-compose.yml, run against real servers."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from migrations.runner import upgrade
+from tests.stack import applied, temporary_directory
+from tests.waiting import eventually
+from worker.local.binaries import postgres_programs
+from worker.local.launching import launch
+from worker.local.postgres import PostgresServer
+from worker.local.server import free_port
+from worker.local.users import server_user
+
+SCRIPTS = Path(__file__).parents[2] / "deploy" / "postgres"
+PASSWORDS = {
+    "OWNER_PASSWORD": "of the owner",
+    "WORKER_PASSWORD": "it's the worker's",
+    "DISPATCHER_PASSWORD": "of-the-dispatcher",
+    "REPLICATION_PASSWORD": "of-the-replicas",
+}
+
+
+@dataclass
+class Master:
+    """A server that knows nothing of docworker yet, configured by its own pg_hba.conf, as the image's is."""
+
+    server: PostgresServer
+    scripts: Path
+
+    def set_up(self, script: str = "master.sh", **environment: str) -> None:
+        tools = {"PATH": f"{postgres_programs(self.server.user)}:{os.defpath}", "LC_ALL": "C"}
+        connection = {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.server.port),
+            "PGPASSWORD": "superuser",
+            "PGDATA": str(self.server.data),
+            "ROLES_SQL": str(self.scripts / "roles.sql"),
+        }
+        done = subprocess.run(
+            [self.scripts / script],
+            env=tools | connection | PASSWORDS | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def login(self, role: str, password: str) -> psycopg.Connection:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.server.port, user=role, password=password, dbname="docworker"
+        )
+
+
+@pytest.fixture
+def master() -> Iterator[Master]:
+    with temporary_directory() as directory:
+        user = server_user()
+        scripts = directory / "scripts"
+        shutil.copytree(SCRIPTS, scripts)  # where the servers' user can read them, too
+        scripts.chmod(0o755)
+        server = PostgresServer(
+            name="master",
+            home=directory,
+            port=free_port(),
+            user=user,
+            programs=postgres_programs(user),
+            password="superuser",
+            durable=False,
+            settings={"hba_file": str(directory / "master" / "pg_hba.conf")},
+        )
+        server.create()
+        server.start()
+        yield Master(server, scripts)
+        server.kill()
+
+
+def test_roles_and_database_are_made_and_migrate(master: Master) -> None:
+    master.set_up()
+    address = f"127.0.0.1:{master.server.port}/docworker"
+    with applied({"DOCWORKER_OWNER_URL": f"postgresql://docworker_owner:of%20the%20owner@{address}"}):
+        upgrade()
+    with master.login("docworker_worker", PASSWORDS["WORKER_PASSWORD"]) as connection:
+        assert connection.execute("SELECT count(*) FROM app.documents").fetchall() == [(0,)]
+    with master.login("docworker_dispatcher", PASSWORDS["DISPATCHER_PASSWORD"]) as connection:
+        assert connection.execute("SELECT count(*) FROM ledger.jobs").fetchall() == [(0,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT FROM app.documents")
+
+
+def test_roles_may_be_made_again_with_other_passwords(master: Master) -> None:
+    master.set_up()
+    master.server.execute("DROP ROLE docworker_replication")
+    master.set_up(WORKER_PASSWORD="another one")
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        master.login("docworker_worker", PASSWORDS["WORKER_PASSWORD"])
+    master.login("docworker_worker", "another one").close()
+
+
+def test_replicas_role_is_let_in_from_other_machines(master: Master) -> None:
+    master.set_up()
+    rules = master.server.execute(
+        "SELECT type, database, user_name, address, auth_method, error FROM pg_hba_file_rules"
+        " ORDER BY rule_number DESC LIMIT 1"
+    )
+    assert rules == [("host", ["replication"], ["docworker_replication"], "all", "scram-sha-256", None)]
+
+
+def test_replica_copies_the_master_and_follows_it_also_when_its_data_is_lost(master: Master) -> None:
+    master.set_up()
+    replica = Replica(master)
+    for number in (1, 2):
+        with replica.running():
+            master.server.execute(f"CREATE TABLE lines_{number} ()")
+            eventually(
+                lambda: replica.answers_to(f"SELECT FROM lines_{number}"),  # noqa: B023
+                within_seconds=30,
+                what="the replica to show the table",
+            )
+            slots = master.server.execute("SELECT slot_name, active FROM pg_replication_slots")
+            assert slots == [("replica", True)]
+        replica.lose_data()
+
+
+def test_replica_that_is_started_again_is_not_copied_again(master: Master) -> None:
+    master.set_up()
+    replica = Replica(master)
+    with replica.running():
+        eventually(lambda: replica.answers_to("SELECT"), within_seconds=30, what="the replica to answer")
+    made = (replica.data / "PG_VERSION").stat().st_ctime_ns
+    with replica.running():
+        eventually(lambda: replica.answers_to("SELECT"), within_seconds=30, what="the replica to answer")
+    assert (replica.data / "PG_VERSION").stat().st_ctime_ns == made
+
+
+class Replica:
+    """The replica's entry point with a data directory beside the master's."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self.port = free_port(but=[master.server.port])
+        home = master.server.home / "replica"
+        home.mkdir(mode=0o700)
+        master.server.user.own(home)
+        self.data = home / "data"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the entry point, and stop what it has become."""
+        user = self._master.server.user
+        environment = {
+            "PATH": f"{postgres_programs(user)}:{os.defpath}",
+            "LC_ALL": "C",
+            "PGDATA": str(self.data),
+            "MASTER_HOST": "127.0.0.1",
+            "MASTER_PORT": str(self._master.server.port),
+            "SLOT": "replica",
+            "PGPASSWORD": PASSWORDS["REPLICATION_PASSWORD"],
+        }
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "hba_file": self.data / "pg_hba.conf",
+        }
+        command: list[str | Path] = [
+            self._master.scripts / "replica.sh",
+            *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+        ]
+        log_path = self._master.server.home / "replica.log"
+        with log_path.open("wb") as output:
+            process = launch(command, user=user, environment=environment, output=output)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+    def answers_to(self, statement: str) -> bool:
+        try:
+            with psycopg.connect(
+                host="127.0.0.1", port=self.port, user="postgres", password="superuser", connect_timeout=2
+            ) as connection:
+                connection.execute(statement)
+        except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
+            return False
+        return True
+
+    def lose_data(self) -> None:
+        shutil.rmtree(self.data)

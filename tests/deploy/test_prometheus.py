@@ -1,0 +1,52 @@
+"""Prometheus' configuration and alerts: checked by promtool, and only about metrics that there are."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
+
+EVERY_METRIC = """
+import db.metrics, jobs.metrics, worker.beat, worker.dispatcher
+from prometheus_client import REGISTRY
+for metric in REGISTRY.collect():
+    print(metric.name)
+"""
+
+
+def promtool(*arguments: str) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed: it comes with Prometheus")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_configuration_and_rules_are_valid() -> None:
+    promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+
+
+def test_each_alert_fires_when_it_should_and_not_otherwise() -> None:
+    promtool("test", "rules", str(PROMETHEUS / "alerts.test.yml"))
+
+
+def test_each_alert_is_tested() -> None:
+    alerts = set(re.findall(r"alert: (\w+)", (PROMETHEUS / "alerts.yml").read_text()))
+    tests = (PROMETHEUS / "alerts.test.yml").read_text()
+    fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n", tests))
+    silent = set(re.findall(r"alertname: (\w+), exp_alerts: \[\]", tests))
+    assert alerts
+    assert fired == alerts
+    assert silent == alerts
+
+
+def test_alerts_are_about_metrics_that_exist() -> None:
+    named = set(re.findall(r"\bdocworker_\w+", (PROMETHEUS / "alerts.yml").read_text()))
+    # In a process of its own: here other tests may have defined metrics as well.
+    listed = subprocess.run([sys.executable, "-c", EVERY_METRIC], capture_output=True, text=True, check=True)
+    existing = set(listed.stdout.split())
+    assert {name.removesuffix("_total") for name in named} <= existing
