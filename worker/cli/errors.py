@@ -52,9 +52,11 @@ def explained(ctx: click.Context) -> Iterator[None]:
 
 def _database_reason(error: DBAPIError) -> str | None:
     """Why the database could not be reached, or None when it was reached and the fault lies elsewhere."""
-    import psycopg
+    import psycopg.errors
 
     cause = error.orig
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return "the database lacks tables of this version: run `docworker migrate`"
     if not isinstance(cause, psycopg.OperationalError):
         return None
     message = " ".join(_LIBPQ_QUESTION.sub("", str(cause)).removeprefix("connection failed: ").split())

@@ -8,8 +8,10 @@ from importlib.metadata import version
 import click
 import pytest
 
+from tests.stack import fresh_database, unique_name
 from tests.worker.cli.commands import PROJECT, docworker
 from worker.cli import LazyGroup
+from worker.local.stack import LocalStack
 
 HEAVY = ("sqlalchemy", "celery", "psycopg", "pydantic", "rich", "fsspec", "structlog")
 
@@ -93,6 +95,13 @@ def test_refused_password_is_told_without_it(environment: dict[str, str]) -> Non
     assert "password authentication failed" in answer.err
     assert "check DOCWORKER_MASTER_URL" in answer.err
     assert "sesame" not in answer.err
+
+
+def test_database_without_tables_is_told_with_the_remedy(stack: LocalStack, environment: dict[str, str]) -> None:
+    with fresh_database(stack, unique_name("bare"), template="template1") as name:
+        answer = docworker("organizations", "list", environment=stack.environment(database=name))
+    assert answer.exit_code == 1
+    assert answer.err == "docworker: the database lacks tables of this version: run `docworker migrate`\n"
 
 
 def test_closed_pipe_is_no_error(environment: dict[str, str]) -> None:
