@@ -17,7 +17,7 @@ from db import engines, sessions
 from db.choosing import Source
 from db.engines import HOME, Cluster, ServerHealth
 from db.errors import ConfigurationError
-from db.pool import AsyncMeasuredPool
+from db.pool import AsyncMeasuredPool, Holder
 from db.replication import Server, WalPosition
 from db.routing import RoutingSession
 from db.sessions import TenantSession
@@ -33,6 +33,11 @@ class AsyncTenantSession(AsyncSession):
     def __init__(self, session: TenantSession) -> None:
         super().__init__(sync_session_class=cast("type[TenantSession]", lambda **_: session))
         self.session = session
+
+    @property
+    def routing(self) -> RoutingSession | None:
+        """The RoutingSession, where `routing()` opened this."""
+        return self.session if isinstance(self.session, RoutingSession) else None
 
     async def commit_with_position(self) -> WalPosition:
         """As `TenantSession.commit_with_position`."""
@@ -109,7 +114,15 @@ async def reading(
     """As `db.sessions.reading`."""
     current = database()
     session = await greenlet_spawn(
-        sessions.open_reading, current.cluster(), organization_id, current.settings, position, source, avoid, _pause
+        sessions.open_reading,
+        current.cluster(),
+        organization_id,
+        current.settings,
+        position,
+        source,
+        avoid,
+        pause=_pause,
+        holder=Holder.of(sessions.opener()),
     )
     async with AsyncTenantSession(session) as wrapped:
         yield wrapped

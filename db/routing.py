@@ -127,7 +127,13 @@ class RoutingSession(TenantSession):
         """The connection of the replica this transaction reads from; the master's engine when there is none."""
         if self._reader is None:
             reader = open_reading(
-                self._cluster, self.organization_id, self.settings, self.position, "replica", pause=self._pause
+                self._cluster,
+                self.organization_id,
+                self.settings,
+                self.position,
+                "replica",
+                pause=self._pause,
+                holder=self.holder,
             )
             if reader.choice is None or reader.choice.number is None:
                 reader.close()

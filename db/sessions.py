@@ -49,6 +49,7 @@ class TenantSession(Session):
         read_only: bool = False,
         master: Engine | None = None,
         answer_seconds: float | None = None,
+        holder: Holder | None = None,
         **options: Any,
     ) -> None:
         super().__init__(bind=bind, expire_on_commit=False, **options)
@@ -59,9 +60,8 @@ class TenantSession(Session):
         self.standing: Standing | None = None
         self._answer_seconds = answer_seconds
         self._context = _context_of(organization_id, settings)
-        self._holder = Holder.of(_opener())
+        self.holder = holder or Holder.of(opener())
         self._held: list[Holders] = []
-        self.hold(bind)
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
@@ -77,6 +77,7 @@ class TenantSession(Session):
 
     def begun(self, connection: Connection) -> None:
         """A transaction begins on `connection`: tell it the organization, and see what the server is."""
+        self._hold(connection.engine)
         self.standing = transactions.begin(
             connection, self._context, read_only=self.read_only, timeout_seconds=self._answer_seconds
         )
@@ -88,17 +89,17 @@ class TenantSession(Session):
         self.commit()
         return position
 
-    def hold(self, engine: Engine) -> None:
-        """Be known to the engine's pool as one that may hold a connection."""
+    def _hold(self, engine: Engine) -> None:
+        """Be known to the engine's pool as one that holds a connection."""
         pool = engine.pool
         if isinstance(pool, MeasuredPool) and pool.holders not in self._held:
-            pool.holders.add(self, self._holder)
+            pool.holders.add(self, self.holder)
             self._held.append(pool.holders)
 
     def close(self) -> None:
         super().close()
-        if self._holder.open_seconds() > self.settings.long_session:
-            self._holder.report()
+        if self.holder.open_seconds() > self.settings.long_session:
+            self.holder.report()
         for holders in self._held:
             holders.remove(self)
         self._held.clear()
@@ -194,10 +195,13 @@ def open_reading(
     position: WalPosition | None,
     source: Source,
     avoid: Collection[int] = (),
+    *,
     pause: Callable[[float], None] = time.sleep,
+    holder: Holder | None = None,
 ) -> TenantSession:
-    """What `reading` opens; the caller closes it. `pause` is how to wait in this kind of program."""
-    attempt = _Attempt(cluster, organization_id, settings, pause)
+    """What `reading` opens; the caller closes it. `pause` is how to wait in this kind of program; `holder` says where
+    it was opened, where that cannot be seen from here."""
+    attempt = _Attempt(cluster, organization_id, settings, pause, holder or Holder.of(opener()))
     try:
         if source == "master":
             choice = Choice(None, "asked" if not avoid else "avoided")
@@ -216,13 +220,19 @@ class _Attempt:
     """The replicas' side of `choose`: at most one session is open."""
 
     def __init__(
-        self, cluster: Cluster, organization_id: UUID | None, settings: Settings, pause: Callable[[float], None]
+        self,
+        cluster: Cluster,
+        organization_id: UUID | None,
+        settings: Settings,
+        pause: Callable[[float], None],
+        holder: Holder,
     ) -> None:
         self._cluster = cluster
         self._organization_id = organization_id
         self._settings = settings
         self._session: TenantSession | None = None
         self._number: int | None = None
+        self._holder = holder
         self.pause = pause
 
     def ask(self, number: int) -> Standing | None:
@@ -258,6 +268,7 @@ class _Attempt:
             read_only=True,
             master=self._cluster.master,
             answer_seconds=answer_seconds,
+            holder=self._holder,
         )
         self._session.begin_now()
         return self._session
@@ -278,7 +289,7 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
-def _opener() -> FrameType:
+def opener() -> FrameType:
     """The nearest caller that is not part of opening a session."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in _NOT_THE_OPENER:
