@@ -1,0 +1,70 @@
+"""What the documentation names exists: settings, commands, files, dependencies; and its example of a kind runs."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.engines import close_database, open_database
+from db.sessions import writing
+from db.settings import Settings, settings
+from jobs.enqueue import enqueue
+from jobs.testing import assert_enqueued, drain
+from tests.tenants import Tenant
+from worker.cli import LazyGroup
+
+PROJECT = Path(__file__).parents[1]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+
+
+@page
+def test_settings_exist(path: Path) -> None:
+    named = set(re.findall(r"\bDOCWORKER_([A-Z_]*[A-Z])\b", path.read_text()))
+    assert {name.lower() for name in named} <= Settings.model_fields.keys()
+
+
+@page
+def test_commands_exist(path: Path) -> None:
+    named = set(re.findall(r"(?:`|^ {4}|bin/)docworker ([a-z]+)", path.read_text(), re.MULTILINE))
+    assert named <= LazyGroup.subcommands.keys()
+
+
+@page
+def test_files_exist(path: Path) -> None:
+    rooms = "db|jobs|worker|migrations|deploy|tests|samples|docs|benchmarks"
+    named = re.findall(rf"`((?:{rooms})/[\w/.-]*)`", path.read_text())
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+    missing = [name for name in named if not (PROJECT / name).exists()]
+    missing += [name for name in linked if not (path.parent / name).exists()]
+    assert missing == []
+
+
+def test_each_dependency_is_explained() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    required = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    names = {re.split(r"[^\w-]", one)[0] for one in required} - {"docworker"}
+    rows = re.findall(r"^\| ([\w, -]+) \|", (PROJECT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
+    explained = {name for row in rows for name in row.split(", ")} - {"package"}
+    assert explained == names
+
+
+def test_example_of_a_kind_runs(environment: dict[str, str]) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
+    (example,) = (block for block in blocks if "@job" in block)
+    defined: dict[str, Any] = {}
+    exec(example, defined)
+    count_words = defined["count_words"]
+
+    open_database(settings(), application_name="tests")
+    tenant = Tenant()
+    (document_id,) = tenant.add("three short words")
+    with writing(tenant.id) as session:
+        enqueue(session, count_words, document_id=document_id)
+        assert_enqueued(session, count_words, document_id=document_id)
+    assert drain(kinds={count_words.kind.name: count_words.kind}) == 1
+    assert tenant.get(document_id).title == "3 words"
+    close_database()

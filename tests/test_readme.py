@@ -1,0 +1,61 @@
+"""The README's examples, run as they stand there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db.engines import close_database, open_database
+from db.organizations import organization_id_of
+from db.search import search_documents
+from db.settings import settings
+from tests.processes import Processes
+from tests.waiting import eventually
+
+PROJECT = Path(__file__).parents[1]
+
+
+def block(language: str) -> str:
+    """The README's only block in this language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", (PROJECT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def run(*command: str) -> str:
+    programs = Path(sys.executable).parent
+    done = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def running(fresh_environment: dict[str, str], processes: Processes) -> None:
+    processes.start("dispatcher")
+    processes.start("worker").wait_for_log("worker.ready", within_seconds=30)
+
+
+def test_python_example_prints_what_the_readme_says(running: None) -> None:
+    assert run(sys.executable, "-c", block("python")) == block("text")
+
+
+def test_shell_example_runs(running: None) -> None:
+    printed = run("sh", "-euc", block("sh"))
+    assert "onboarding.md" in printed
+
+    open_database(settings(), application_name="tests")
+    organization_id = organization_id_of("globex")
+    eventually(
+        lambda: search_documents(organization_id, "travel"), within_seconds=20, what="the imported files to be found"
+    )
+    close_database()
