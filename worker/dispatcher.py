@@ -26,6 +26,8 @@ from db.ledger import Lane, Message
 from db.sessions import overseeing
 from db.settings import Settings
 from jobs.kinds import Kind
+from worker.health import LoopHealth
+from worker.metrics import serving
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,7 @@ _ONE_PLANS = text("SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hasht
 _SHORTEST_WAIT_SECONDS = 0.01
 _SWEEP_SECONDS = 0.5
 _COUNT_SECONDS = 15
+_STUCK_AFTER_SECONDS = 120.0
 
 MESSAGES = Counter("docworker_dispatched_messages_total", "Messages given to the broker.", ("kind",))
 DISPATCHED = Counter("docworker_dispatched_jobs_total", "Jobs given to the broker.", ("kind",))
@@ -162,6 +165,7 @@ class Dispatcher:
         self._broker = Broker(app, settings.queue)
         self._bell = Bell(settings)
         self._stopping = False
+        self.health = LoopHealth(stuck_after_seconds=_STUCK_AFTER_SECONDS)
         self._swept_at = self._counted_at = float("-inf")
         self._idle_ticks = 0
 
@@ -172,10 +176,13 @@ class Dispatcher:
             try:
                 tick = self.tick()
                 self._idle_ticks = 0 if tick.busy else self._idle_ticks + 1
+                self.health.turned()
             except Exception as error:
                 if not classify(error).is_infrastructure:
                     raise
-                log.warning("dispatcher.waiting", error=str(error).splitlines()[0])
+                reason = str(error).splitlines()[0]
+                log.warning("dispatcher.waiting", error=reason)
+                self.health.failed(reason)
                 self._idle_ticks += 1
             if self._bell.wait(self._wait_seconds()):
                 self._idle_ticks = 0
@@ -237,14 +244,15 @@ class Dispatcher:
         OLDEST.set(ledger.oldest_due_seconds(session))
 
     def _plan(self, session: Session, depth: int) -> list[Message]:
-        waiting = self._known(ledger.lanes(session, most=self._settings.batch_size))
-        if not waiting:
-            return []
         under_way = ledger.load(session)
+        capacity = self._settings.dispatch_window - max(under_way.messages, depth)
+        if capacity <= 0:
+            return []
+        waiting = self._known(ledger.lanes(session, most=capacity * self._settings.batch_size))
         planned = ledger.plan(
             waiting,
             under_way,
-            capacity=self._settings.dispatch_window - max(under_way.messages, depth),
+            capacity=capacity,
             batch_size=self._batch_size,
             cap_of_kind=lambda kind: self._kinds[kind].max_running,
             cap_of_organization=self._settings.max_running_per_organization,
@@ -271,6 +279,7 @@ def main(settings: Settings, app: Celery, kinds: dict[str, Kind]) -> None:
     dispatcher = Dispatcher(settings, app, kinds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatcher.stop())
-    log.info("dispatcher.started", kinds=sorted(kinds))
-    dispatcher.run()
+    with serving(settings, "dispatcher", dispatcher.health):
+        log.info("dispatcher.started", kinds=sorted(kinds))
+        dispatcher.run()
     log.info("dispatcher.stopped")

@@ -96,6 +96,7 @@ class Worker(_CeleryWorker):
         )
         directory.write_port(self.server.port)
         self.loop_pulse: Pulse | None = None
+        self.wakened, self.waker = os.pipe()
         self.shutdown = Shutdown(
             timeout_seconds=configured.shutdown_timeout,
             children=self.children,
@@ -120,7 +121,7 @@ class Worker(_CeleryWorker):
     def on_start(self) -> None:
         super().on_start()
         signals.worker_process_init.connect(self._let_go_of_port)
-        if not (self._is_prefork or issubclass(self.pool_cls, SoloPool)):
+        if not (self._is_prefork or self._is_solo):
             lifecycle.open_process()  # no child and no solo pool will
 
     def install_platform_tweaks(self, worker: Any) -> None:  # noqa: ARG002 - ourselves, by Celery's custom
@@ -152,12 +153,17 @@ class Worker(_CeleryWorker):
         if number == signal.SIGINT and self.shutdown.begun:
             self.shutdown.hurry()
         self.shutdown.begin(reason=signal.Signals(number).name)
-        _stop_main_loop(self.shutdown.exit_code)
+        self._stop_main_loop()
 
     def _end_deaf(self) -> None:
         # If the main loop still turns it ends in order; if it hangs, the deadline ends it.
         self.shutdown.begin(reason="deaf", exit_code=DEAF_EXIT_CODE)
-        _stop_main_loop(DEAF_EXIT_CODE)
+        self._stop_main_loop()
+
+    def _stop_main_loop(self) -> None:
+        """The main loop looks at the flag at each turn, and between attempts to reach the broker."""
+        state.should_stop = self.shutdown.exit_code  # type: ignore[assignment]
+        os.write(self.waker, b"w")
 
     def _give_back_messages(self) -> None:
         consumer = getattr(self.consumer, "task_consumer", None)
@@ -167,8 +173,9 @@ class Worker(_CeleryWorker):
         if qos is not None:
             with suppress(RuntimeError):  # the main thread may be settling one at this moment; closing tries again
                 qos.restore_unacked()
-        # Last, because it waits for what is being read from the broker; with the solo pool that never comes.
-        consumer.channel.close()
+        # Closing waits for what is being read from the broker; with the solo pool the running task is amid that.
+        if not self._is_solo:
+            consumer.channel.close()
 
     def _let_go_of_port(self, **_: Any) -> None:
         if lifecycle.in_child():
@@ -179,6 +186,10 @@ class Worker(_CeleryWorker):
     @property
     def _is_prefork(self) -> bool:
         return issubclass(self.pool_cls, PreforkPool)
+
+    @property
+    def _is_solo(self) -> bool:
+        return issubclass(self.pool_cls, SoloPool)
 
     @property
     def slots(self) -> int:
@@ -197,7 +208,8 @@ class Worker(_CeleryWorker):
     def alive(self) -> Report:
         """Whether the main loop turns. It need not while it waits for the broker, stops, or runs a job itself."""
         pulse = self.loop_pulse
-        excused = not self.is_connected or self.shutdown.begun or (self.slots == 1 and not self._activity().idle_slots)
+        is_running_itself = self._is_solo and not self._activity().idle_slots
+        excused = not self.is_connected or self.shutdown.begun or is_running_itself
         if pulse is None or excused:
             return Report(True)
         age = pulse.age_seconds
@@ -226,11 +238,6 @@ class Worker(_CeleryWorker):
         return connection
 
 
-def _stop_main_loop(exit_code: int) -> None:
-    """The main loop looks here at each turn, and between attempts to reach the broker."""
-    state.should_stop = exit_code  # type: ignore[assignment]
-
-
 class _Observers(bootsteps.StartStopStep):
     """Threads of the parent that watch. They start after the first children were forked."""
 
@@ -243,11 +250,16 @@ class _Observers(bootsteps.StartStopStep):
 
 
 class _LoopPulse(bootsteps.StartStopStep):
-    """Beats once a second in the main loop; entered anew after each reconnect, which clears the loop's timers."""
+    """Beats once a second in the main loop, and wakes it; entered anew after each reconnect, which clears the loop."""
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
-        pulse = consumer.controller.loop_pulse = Pulse()
+        worker = consumer.controller
+        pulse = worker.loop_pulse = Pulse()
         hub.call_repeatedly(1.0, pulse.beat)
+        hub.add_reader(worker.wakened, os.read, worker.wakened, 1)
+
+    def stop(self, consumer: Any) -> None:
+        consumer.controller.loop_pulse = None
 
 
 class _WorkerCollector(Collector):

@@ -9,7 +9,7 @@ from db.settings import settings
 from tests.conftest import OwnStack
 from tests.processes import Processes
 from tests.waiting import eventually
-from tests.worker.trials import InForce, Trial, frozen, get, port
+from tests.worker.trials import InForce, Trial, frozen, get, metric, port
 from worker.health import LoopHealth, ask
 
 
@@ -124,3 +124,15 @@ def test_a_worker_started_without_a_broker_waits_for_it(
     stack.broker.start()
     worker.wait_for_log("worker.ready", within_seconds=30)
     eventually(lambda: get("/readyz")[0] == 200)
+
+
+def test_a_dispatcher_serves_health_and_metrics(fresh_environment: dict[str, str], processes: Processes) -> None:
+    dispatcher = processes.start("dispatcher")
+    dispatcher.wait_for_log("dispatcher.started")
+
+    assert get("/healthz", process="dispatcher")[0] == 200
+    eventually(lambda: get("/readyz", process="dispatcher")[0] == 200)
+    eventually(lambda: metric("docworker_dispatcher_planning", process="dispatcher") == 1)
+    assert run_health("dispatcher").returncode == 0
+    assert dispatcher.stop(within_seconds=10) == 0
+    assert run_health("dispatcher").returncode == 1

@@ -87,5 +87,5 @@ def test_an_idle_worker_ends_at_once_and_leaves_no_state_behind(
     started = time.monotonic()
     assert worker.stop(within_seconds=10) == 0
 
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 3
     assert not list(state.glob("worker-*"))

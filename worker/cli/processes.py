@@ -1,5 +1,6 @@
 """`docworker migrate`, `worker`, `dispatcher`, `beat` and `health`: the processes, each in the foreground."""
 
+import os
 import sys
 
 import click
@@ -41,7 +42,8 @@ def worker() -> None:
         exit_code = program.run(directory)
     finally:
         directory.remove()
-    sys.exit(exit_code)
+    # Everything is closed. An ordinary exit would have the pool look for its children again, for most of a second.
+    os._exit(exit_code)
 
 
 @click.command()

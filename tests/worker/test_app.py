@@ -1,0 +1,73 @@
+"""How messages travel: what the app is told, and what it refuses."""
+
+import pytest
+from celery import Celery
+
+from db.errors import ConfigurationError
+from db.settings import Settings
+from tests.waiting import eventually
+from tests.worker.trials import Trial
+from worker.app import app, build_app, known_kinds
+from worker.program import check_time_limits
+
+
+def test_only_json_travels_and_nothing_is_prefetched_or_kept() -> None:
+    conf = build_app(Settings(broker_url="redis://broker/0")).conf
+
+    assert conf.accept_content == ["json"]
+    assert conf.task_serializer == "json"
+    assert conf.task_acks_late
+    assert conf.task_reject_on_worker_lost
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.result_backend is None
+    assert conf.task_ignore_result
+
+
+def test_results_are_kept_where_asked_for() -> None:
+    conf = build_app(Settings(result_backend_url="redis://results/1")).conf
+
+    assert conf.result_backend == "redis://results/1"
+    assert not conf.task_ignore_result
+
+
+def test_redis_is_never_waited_for_without_limit() -> None:
+    options = build_app(Settings(broker_url="redis://broker/0")).conf.broker_transport_options
+
+    assert options["socket_timeout"] <= 10
+    assert options["socket_connect_timeout"]
+    assert "retry_on_timeout" not in options
+
+
+def test_other_brokers_get_no_options_of_redis() -> None:
+    assert build_app(Settings(broker_url="amqp://broker//")).conf.broker_transport_options == {}
+
+
+def test_the_kinds_of_our_own_tasks_are_known() -> None:
+    assert {"process_document", "process_folder", "reconcile_documents"} <= set(known_kinds(app))
+
+
+def test_a_time_limit_beyond_the_visibility_timeout_is_refused_with_what_to_change() -> None:
+    celery = Celery("limits", set_as_current=False)
+
+    @celery.task(name="long_one", time_limit=5000)
+    def long_one() -> None: ...
+
+    check_time_limits(celery, Settings(visibility_timeout=5001))
+    with pytest.raises(ConfigurationError, match=r"long_one may run for 5000 s.*DOCWORKER_VISIBILITY_TIMEOUT"):
+        check_time_limits(celery, Settings(visibility_timeout=5000))
+
+
+def test_a_worker_with_limits_that_do_not_fit_says_so_and_exits_1(trial: Trial) -> None:
+    worker = trial.start_worker(ready=False, visibility_timeout="30")
+
+    assert worker.wait(within_seconds=20) == 1
+    assert "DOCWORKER_VISIBILITY_TIMEOUT" in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_tasks_of_an_installed_package_run(trial: Trial) -> None:
+    trial.start_worker()
+
+    trial.send("write", path=trial.path("out"), line="from a package")
+
+    eventually(lambda: trial.lines("out") == ["from a package"], within_seconds=20)
