@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Dialect, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -25,6 +26,10 @@ from db.transactions import IDENTIFY, examine_master
 
 log = structlog.get_logger(__name__)
 
+# A list of texts as text is quoted and escaped item by item, in Python here and in the parser there.
+_ADAPTERS = psycopg.adapt.AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_dumper(list, ListBinaryDumper)
+
 PING_AFTER_SECONDS = 1.0
 """A connection that was idle for longer is pinged before it is lent; sessions notice the others when they begin."""
 
@@ -39,6 +44,7 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "prepare_threshold": 5 if settings.prepared_statements else None,
+        "context": _ADAPTERS,
         **conninfo_to_dict(url),
     }
 

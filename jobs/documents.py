@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import structlog
-from sqlalchemy import case, select
+from sqlalchemy import ARRAY, Uuid, case, cast, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -101,7 +101,7 @@ def load_unprocessed(session: Session, ids: Iterable[UUID]) -> dict[UUID, Unproc
             case((Document.source_key.is_(None), Document.content)).label("text"),
         ).where(
             Document.organization_id == organization_of(session),
-            Document.id.in_(list(ids)),
+            Document.id == func.any(cast(list(ids), ARRAY(Uuid))),
             Document.deleted_at.is_(None),
         )
     )
@@ -119,7 +119,7 @@ def _write(
             owned = ledger.lock_owned(session, [attempt.claimed for attempt, _ in done])
             mine = [(attempt, result) for attempt, result in done if attempt.id in owned]
             with session.begin_nested():
-                outcomes = write_versions(session, list({one.document_id: one for _, one in mine}.values()))
+                outcomes = write_versions(session, [result for _, result in mine])
             settled = _finish(session, mine, outcomes)
             enqueue_indexing(session, outcomes)
     except DBAPIError as error:

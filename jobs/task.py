@@ -254,8 +254,9 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
         log.debug("message.stale", kind=kind.name, jobs=len(job_ids))
         return 0
     attempts = [Attempt(kind, one, position) for one in claimed]
+    queue_seconds = metrics.QUEUE_SECONDS.labels(kind.name)
     for one in claimed:
-        metrics.QUEUE_SECONDS.labels(kind.name).observe(max(0.0, one.queued_seconds))
+        queue_seconds.observe(max(0.0, one.queued_seconds))
     with leases().holding(claimed), metrics.running(kind.name, len(claimed)):
         _run(Batch(kind, attempts, position))
     return len(claimed)

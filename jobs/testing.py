@@ -39,6 +39,10 @@ def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **
     return list(matching)
 
 
+_UNBOUNDED = 1_000_000
+"""No broker's queue has to be kept short here."""
+
+
 def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
     """Plan and mark what is due now, as a dispatcher does, and return the messages instead of publishing them."""
     known = kinds_of(current_app) if kinds is None else kinds
@@ -47,9 +51,9 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session)
         planned = ledger.plan(
-            [lane for lane in ledger.lanes(session, most=settings.batch_size) if lane.kind in known],
+            [lane for lane in ledger.lanes(session, most=_UNBOUNDED) if lane.kind in known],
             ledger.load(session),
-            capacity=1000,
+            capacity=_UNBOUNDED,
             batch_size=lambda kind: settings.batch_size if known[kind].takes_batches else 1,
             cap_of_kind=lambda kind: known[kind].max_running,
             cap_of_organization=settings.max_running_per_organization,

@@ -83,7 +83,8 @@ def claim(
             "max_run": max_run_seconds,
         },
     )
-    return sorted((Claimed(*row) for row in rows), key=lambda claimed: ids.index(claimed.id))
+    order = {job_id: number for number, job_id in enumerate(ids)}
+    return sorted((Claimed(*row) for row in rows), key=lambda claimed: order[claimed.id])
 
 
 _RENEW = text("""

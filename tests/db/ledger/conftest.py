@@ -33,7 +33,7 @@ class Steps:
     def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
         with overseeing() as session:
             planned = ledger.plan(
-                ledger.lanes(session, most=batch_size),
+                ledger.lanes(session, most=capacity * batch_size),
                 ledger.load(session),
                 capacity=capacity,
                 batch_size=lambda _: batch_size,
