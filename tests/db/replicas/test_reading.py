@@ -49,6 +49,20 @@ def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
     eventually(lambda: sees(*write_row())[:2] in {(True, "replica1"), (True, "replica2")})
 
 
+def test_reader_that_waits_turns_to_the_replica_that_moves(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=5, replica_sample_interval=30)
+    ahead, late = stack.replicas
+    sees(*write_row())
+    late.configure(recovery_min_apply_delay="400ms")
+    try:
+        write_row()
+        ahead.wait_for(stack.master)
+        ahead.pause_replay()
+        assert sees(*write_row()) == (True, "replica2", "waited")
+    finally:
+        late.configure(recovery_min_apply_delay="0")
+
+
 def test_no_reader_with_a_position_ever_misses_its_row(stack: LocalStack, open_on: OpenDatabase) -> None:
     open_on(stack, replica_wait=0.01)
     sees(new_id())
