@@ -1,0 +1,46 @@
+"""What goes into a version write and what comes out of it. Nothing here touches the database."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True)
+class NewText:
+    """What processing made of a document that was read at `read_version`."""
+
+    document_id: UUID
+    read_version: int
+    title: str | None
+    content: str
+    content_sha256: str
+    pipeline: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    media_type: str | None = None
+    job_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a document that was read at `read_version` could not be processed."""
+
+    document_id: UUID
+    read_version: int
+    reason: str
+
+
+class Written(StrEnum):
+    """What became of one document of a batch."""
+
+    VERSION = "version"
+    UNCHANGED = "unchanged"
+    REJECTED = "rejected"
+    CONFLICT = "conflict"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    written: Written
+    version_number: int | None = None
