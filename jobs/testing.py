@@ -5,9 +5,9 @@ Everything goes through the real ledger; only the broker and the worker processe
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from celery import current_app
+from pydantic_core import to_jsonable_python
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
@@ -28,15 +28,24 @@ def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **
     jobs = session.scalars(
         select(Job).where(Job.kind == kind.name, Job.state.in_(("queued", "dispatched", "running"))).order_by(Job.id)
     ).all()
-    wanted = {name: str(value) if isinstance(value, UUID) else value for name, value in arguments.items()}
+    wanted = {name: _as_kept(kind, name, value) for name, value in arguments.items()}
     matching = [job for job in jobs if wanted.items() <= job.arguments.items()]
     expected = "at least one" if count is None else str(count)
     if (count is None and not matching) or (count is not None and len(matching) != count):
-        others = [job.arguments for job in jobs if job not in matching]
+        others = "".join(f"\n  {job.arguments}" for job in jobs if job not in matching)
         raise AssertionError(
-            f"expected {expected} job(s) of {kind.name} with {wanted}, found {len(matching)}; others: {others}"
+            f"expected {expected} live job(s) of {kind.name} with {wanted}, found {len(matching)}; "
+            + (f"the others:{others}" if others else "there are no others")
         )
-    return list(matching)
+    return matching
+
+
+def _as_kept(kind: Kind, name: str, value: Any) -> Any:
+    """A value as the ledger keeps it: an id as a string, a time in ISO format."""
+    if name not in kind.arguments.model_fields:
+        known = ", ".join(kind.arguments.model_fields) or "none"
+        raise AssertionError(f"{kind.name} has no argument {name!r}; it has: {known}")
+    return to_jsonable_python(value)
 
 
 _UNBOUNDED = 1_000_000
@@ -71,13 +80,17 @@ def run(messages: Sequence[Message], kinds: Mapping[str, Kind] | None = None) ->
     return sum(run_message(known[one.lane.kind], one.lane.organization_id, one.job_ids, one.id) for one in messages)
 
 
-def drain(kinds: Mapping[str, Kind] | None = None) -> int:
+def drain(kinds: Mapping[str, Kind] | None = None, *, most: int = 10_000) -> int:
     """Run due jobs in this process, and the jobs they enqueue, until none is due; returns how many attempts ran.
 
-    Jobs that wait for a later time stay: `advance_clock` brings them on.
+    Jobs that wait for a later time stay: `advance_clock` brings them on. Raises AssertionError after `most` attempts:
+    a job that always enqueues another would never let it end.
     """
     total = 0
     while messages := dispatch_due(kinds):
+        if total >= most:
+            due = sorted({message.lane.kind for message in messages})
+            raise AssertionError(f"{total} attempts ran and jobs are still due, of {', '.join(due)}")
         total += run(messages, kinds)
     return total
 
@@ -87,6 +100,7 @@ UPDATE ledger.jobs SET run_at = run_at - :by * interval '1 second',
     created_at = created_at - :by * interval '1 second',
     claimed_at = claimed_at - :by * interval '1 second',
     finished_at = finished_at - :by * interval '1 second',
+    dispatched_at = dispatched_at - :by * interval '1 second',
     redispatch_at = redispatch_at - :by * interval '1 second',
     lease_expires_at = lease_expires_at - :by * interval '1 second',
     run_until = run_until - :by * interval '1 second'

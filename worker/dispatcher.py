@@ -1,31 +1,30 @@
 """The dispatcher: moves due jobs from the ledger to the broker, and rescues those whose worker fell silent.
 
-Several may run; each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
+Several may run; at each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
 stays in PostgreSQL.
 """
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
-import psycopg
 import structlog
 from celery import Celery
-from kombu import Connection, Queue
 from prometheus_client import Counter, Gauge
-from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import ledger
-from db.engines import connect_arguments, open_database
-from db.faults import classify
+from db.engines import close_database, open_database
+from db.faults import Fault, classify
 from db.ledger import Lane, Message
 from db.sessions import overseeing
 from db.settings import Settings
 from jobs.kinds import Kind
+from worker.bell import Bell
+from worker.broker import Broker
 from worker.health import LoopHealth
 from worker.metrics import serving
 
@@ -35,16 +34,16 @@ _ONE_PLANS = text("SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hasht
 _SHORTEST_WAIT_SECONDS = 0.01
 _SWEEP_SECONDS = 0.5
 _COUNT_SECONDS = 15
+_SHARE_OF_TIME_FOR_COUNTING = 0.02
 _STUCK_AFTER_SECONDS = 120.0
+_UNKNOWN_FAILURES = 10
+"""Failures of unknown meaning in a row after which the process ends, for its supervisor to see."""
 
-MESSAGES = Counter("docworker_dispatched_messages_total", "Messages given to the broker.", ("kind",))
-DISPATCHED = Counter("docworker_dispatched_jobs_total", "Jobs given to the broker.", ("kind",))
 RESCUED = Counter(
     "docworker_rescued_jobs_total", "Jobs whose lease had ended, by what became of them.", ("kind", "state")
 )
 OVERDUE = Counter("docworker_overdue_jobs_total", "Dispatched jobs that nobody claimed in time.")
 UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.")
-BROKER_DEPTH = Gauge("docworker_broker_depth", "Messages that wait at the broker.")
 PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
 BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
 OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
@@ -56,224 +55,208 @@ class Tick:
 
     planned: bool
     messages: Sequence[Message] = ()
+    failure: str | None = None
 
     @property
     def busy(self) -> bool:
         return bool(self.messages)
 
 
-class Broker:
-    """The broker as the dispatcher needs it: how many messages wait, and take this one. Reconnects by itself."""
+class Turns:
+    """Which organization was served last, for `ledger.plan`. In memory: a new dispatcher begins a new round."""
 
-    def __init__(self, app: Celery, queue: str) -> None:
-        self._app = app
-        self._queue = queue
-        self._connection: Connection | None = None
+    MOST = 10_000
 
-    def depth(self) -> int:
-        """Messages waiting now; raises the transport's errors."""
-        with self._connected() as connection:
-            declared = Queue(self._queue, channel=connection.default_channel).queue_declare()
-            return int(declared.message_count)
+    def __init__(self) -> None:
+        self._last: dict[UUID, int] = {}
+        self._number = 0
 
-    def publish(self, messages: Sequence[Message]) -> list[Message]:
-        """Send what can be sent; returns the messages the broker did not take."""
-        for number, message in enumerate(messages):
-            try:
-                self._send(message)
-            except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not taken
-                log.warning("broker.refused", messages=len(messages) - number, error=str(error))
-                return list(messages[number:])
-        return []
+    @property
+    def last(self) -> Mapping[UUID, int]:
+        """Number of the latest turn of each organization; those not in here come first."""
+        return self._last
 
-    def _send(self, message: Message) -> None:
-        with self._connected() as connection, self._app.amqp.Producer(connection.default_channel) as producer:
-            self._app.send_task(
-                message.lane.kind,
-                kwargs={
-                    "organization_id": str(message.lane.organization_id),
-                    "job_ids": [str(one) for one in message.job_ids],
-                },
-                task_id=str(message.id),
-                queue=self._queue,
-                producer=producer,
-                retry=False,
-                ignore_result=True,
-            )
-        MESSAGES.labels(message.lane.kind).inc()
-        DISPATCHED.labels(message.lane.kind).inc(len(message.job_ids))
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connection]:
-        if self._connection is None:
-            self._connection = self._app.connection_for_write()
-        try:
-            yield self._connection
-        except Exception:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.release()
-            self._connection = None
-
-
-class Bell:
-    """LISTEN on a connection of its own. Without one, waiting is just waiting."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._arguments = connect_arguments(
-            settings.listen_url or settings.dispatcher_database_url(), settings, "docworker bell"
-        )
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-
-    def open(self) -> None:
-        """Listen; a failure leaves the polling to find the work."""
-        try:
-            self._connection = psycopg.connect(**self._arguments, autocommit=True)
-            self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
-        except psycopg.Error as error:
-            log.warning("bell.silent", error=str(error))
-            self.close()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait that long at most; True when somebody rang."""
-        if self._connection is None:
-            self.open()
-        if self._connection is None:
-            time.sleep(seconds)
-            return False
-        try:
-            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
-        except psycopg.Error:
-            self.close()
-            return True
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def take(self, organizations: Iterable[UUID]) -> None:
+        for one in organizations:
+            self._number += 1
+            self._last.pop(one, None)
+            self._last[one] = self._number
+        while len(self._last) > self.MOST:
+            del self._last[next(iter(self._last))]
 
 
 class Dispatcher:
     """`run()` until `stop()`; `tick()` is one look, for tests."""
 
-    def __init__(self, settings: Settings, app: Celery, kinds: dict[str, Kind]) -> None:
+    def __init__(self, settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
+        self.health = LoopHealth(stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval)
         self._settings = settings
         self._kinds = kinds
         self._broker = Broker(app, settings.queue)
         self._bell = Bell(settings)
+        self._turns = Turns()
+        self._unknown: set[str] = set()
         self._stopping = False
-        self.health = LoopHealth(stuck_after_seconds=_STUCK_AFTER_SECONDS)
-        self._swept_at = self._counted_at = float("-inf")
-        self._idle_ticks = 0
+        self._swept_at = self._count_at = self._rescue_from = float("-inf")
+        self._broker_takes = True
+        self._idle_ticks = self._failures = 0
 
     def run(self) -> None:
-        """Dispatch until stopped. Outages of the master or of the broker are waited out."""
+        """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
+        keeps happening for no known reason, is raised."""
         self._bell.open()
-        while not self._stopping:
-            try:
-                tick = self.tick()
-                self._idle_ticks = 0 if tick.busy else self._idle_ticks + 1
-                self.health.turned()
-            except Exception as error:
-                if not classify(error).is_infrastructure:
-                    raise
-                reason = str(error).splitlines()[0]
-                log.warning("dispatcher.waiting", error=reason)
-                self.health.failed(reason)
-                self._idle_ticks += 1
-            if self._bell.wait(self._wait_seconds()):
-                self._idle_ticks = 0
-        self._bell.close()
-        self._broker.close()
+        try:
+            while not self._stopping:
+                started = time.monotonic()
+                self._turn()
+                if self._bell.wait(self._wait_seconds()):
+                    self._idle_ticks = 0
+                    self._bell_rests(started)
+        finally:
+            self._bell.close()
+            self._broker.close()
 
     def stop(self) -> None:
+        """Safe in a signal handler."""
         self._stopping = True
+        self._bell.wake()
+
+    def _turn(self) -> None:
+        try:
+            tick = self.tick()
+        except Exception as error:
+            fault = classify(error)
+            self._failures += 1
+            if not fault.retryable or (fault is Fault.UNKNOWN and self._failures >= _UNKNOWN_FAILURES):
+                raise
+            reason = str(error).splitlines()[0]
+            log.warning("dispatcher.waiting", error=reason, fault=fault.value)
+            self.health.failed(reason)
+            self._idle_ticks += 1
+            # Nobody could renew a lease during the outage: let the living do it before any is taken from them.
+            self._rescue_from = time.monotonic() + self._settings.lease
+            return
+        self._failures = 0
+        self._idle_ticks = 0 if tick.busy else self._idle_ticks + 1
+        if tick.failure is None:
+            self.health.turned()
+        else:
+            self.health.failed(tick.failure)
 
     def _wait_seconds(self) -> float:
         """Short after work, since more may have been committed unheard; then longer and longer."""
         return min(self._settings.dispatch_interval, _SHORTEST_WAIT_SECONDS * 1.5 ** min(self._idle_ticks, 20))
 
+    def _bell_rests(self, started: float) -> None:
+        """Many producers ring all the time: then one look answers several rings."""
+        time.sleep(max(0.0, started + _SHORTEST_WAIT_SECONDS - time.monotonic()))
+
     def tick(self) -> Tick:
-        """Rescue, plan, mark, commit; then publish. What the broker does not take goes back to the queue."""
-        depth = self._depth()
+        """Rescue, plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the
+        queue; when we are killed before that, the jobs are dispatched again when they are overdue."""
+        depth = self._broker.depth()
+        planned: Sequence[Message] = ()
         with overseeing() as session:
             planner = bool(session.scalar(_ONE_PLANS))
             PLANNING.set(planner)
-            if not planner:
-                return Tick(planned=False)
-            self._sweep(session)
-            messages = [] if depth is None else self._plan(session, depth)
+            if planner:
+                self._sweep(session)
+                planned = () if depth is None else self._plan(session, depth)
+        messages = self._publish(planned)
+        if planner:
+            self._count()
+        broker_is_well = depth is not None and len(messages) == len(planned)
+        return Tick(planner, messages, failure=None if broker_is_well else "the broker does not answer")
+
+    def _publish(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Returns what was sent."""
         unsent = self._broker.publish(messages)
+        if messages:
+            self._broker_takes = not unsent
         if unsent:
             with overseeing() as session:
                 ledger.undispatch(session, unsent)
-        return Tick(planned=True, messages=messages[: len(messages) - len(unsent)])
-
-    def _depth(self) -> int | None:
-        try:
-            depth = self._broker.depth()
-        except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not there
-            log.warning("broker.unreachable", error=str(error))
-            return None
-        BROKER_DEPTH.set(depth)
-        return depth
+        return messages[: len(messages) - len(unsent)]
 
     def _sweep(self, session: Session) -> None:
         now = time.monotonic()
         if now - self._swept_at < _SWEEP_SECONDS:
             return
         self._swept_at = now
-        for rescued in ledger.rescue_expired(session):
+        for rescued in ledger.rescue_expired(session) if now >= self._rescue_from else ():
             RESCUED.labels(rescued.kind, rescued.state).inc()
             log.warning("job.rescued", job=str(rescued.id), kind=rescued.kind, state=rescued.state)
         overdue = ledger.requeue_overdue(session)
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
-        if now - self._counted_at >= _COUNT_SECONDS:
-            self._counted_at = now
-            self._count(session)
-
-    def _count(self, session: Session) -> None:
-        BACKLOG.clear()
-        for kind, state, jobs in ledger.count_live(session):
-            BACKLOG.labels(kind, state).set(jobs)
-        OLDEST.set(ledger.oldest_due_seconds(session))
 
     def _plan(self, session: Session, depth: int) -> list[Message]:
-        under_way = ledger.load(session)
-        capacity = self._settings.dispatch_window - max(under_way.messages, depth)
-        if capacity <= 0:
-            return []
-        waiting = self._known(ledger.lanes(session, most=capacity * self._settings.batch_size))
-        planned = ledger.plan(
-            waiting,
-            under_way,
-            capacity=capacity,
-            batch_size=self._batch_size,
-            cap_of_kind=lambda kind: self._kinds[kind].max_running,
-            cap_of_organization=self._settings.max_running_per_organization,
-            paused=ledger.pauses(session),
-        )
-        marked = [
-            ledger.dispatch(session, message, redispatch_after_seconds=self._settings.redispatch_after)
-            for message in planned
-        ]
-        return [message for message in marked if message.job_ids]
+        """Fill what room there is. A lane that gave less than planned (its jobs are locked by somebody just now) is
+        left out, and the room it did not use is planned again: a lane must not starve the others by being locked."""
+        messages: list[Message] = []
+        paused = ledger.pauses(session)
+        left_out: set[tuple[object, ...]] = set()
+        while True:
+            under_way = ledger.load(session)
+            capacity = self._capacity(max(under_way.messages, depth + len(messages)))
+            if capacity <= 0:
+                return messages
+            waiting = self._known(ledger.lanes(session, most=capacity * self._settings.batch_size))
+            planned = ledger.plan(
+                [lane for lane in waiting if lane[:4] not in left_out],
+                under_way,
+                capacity=capacity,
+                batch_size=self._batch_size,
+                cap_of_kind=lambda kind: self._kinds[kind].max_running,
+                cap_of_organization=self._settings.max_running_per_organization,
+                paused=paused,
+                last_turns=self._turns.last,
+            )
+            marked = [
+                ledger.dispatch(session, message, redispatch_after_seconds=self._settings.redispatch_after)
+                for message in planned
+            ]
+            messages += [message for message in marked if message.job_ids]
+            self._turns.take(message.lane.organization_id for message in marked)
+            short = {message.lane[:4] for message in marked if len(message.job_ids) < message.size}
+            if not short:
+                return messages
+            left_out |= short
+
+    def _capacity(self, messages_under_way: int) -> int:
+        """A broker that refused the last message is tried with one, not with all."""
+        window = self._settings.dispatch_window if self._broker_takes else 1
+        return window - messages_under_way
 
     def _known(self, lanes: Sequence[Lane]) -> list[Lane]:
         known = [lane for lane in lanes if lane.kind in self._kinds]
         UNKNOWN.set(len(lanes) - len(known))
+        unknown = {lane.kind for lane in lanes} - self._kinds.keys()
+        if unknown - self._unknown:
+            log.warning("kinds.unknown", kinds=sorted(unknown))
+        self._unknown = unknown
         return known
 
     def _batch_size(self, kind: str) -> int:
         return self._settings.batch_size if self._kinds[kind].takes_batches else 1
 
+    def _count(self) -> None:
+        """With a large backlog counting takes long: it then happens less often, and never while we plan."""
+        started = time.monotonic()
+        if started < self._count_at:
+            return
+        with overseeing() as session:
+            counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
+        BACKLOG.clear()
+        for kind, state, jobs in counts:
+            BACKLOG.labels(kind, state).set(jobs)
+        OLDEST.set(oldest)
+        now = time.monotonic()
+        self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
 
-def main(settings: Settings, app: Celery, kinds: dict[str, Kind]) -> None:
+
+def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
     """Run a dispatcher in the foreground until SIGTERM or SIGINT."""
     open_database(settings, application_name="docworker dispatcher")
     dispatcher = Dispatcher(settings, app, kinds)
@@ -282,4 +265,5 @@ def main(settings: Settings, app: Celery, kinds: dict[str, Kind]) -> None:
     with serving(settings, "dispatcher", dispatcher.health):
         log.info("dispatcher.started", kinds=sorted(kinds))
         dispatcher.run()
+    close_database()
     log.info("dispatcher.stopped")

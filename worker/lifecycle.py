@@ -13,6 +13,7 @@ from celery import signals
 
 from db.engines import close_database, open_database
 from db.settings import settings
+from jobs import metrics
 from jobs.processing import close_pipeline
 from worker import logs, multiprocess
 
@@ -26,6 +27,7 @@ def connect_signals() -> None:
     signals.setup_logging.connect(_set_up_logging)
     signals.worker_process_init.connect(open_process)
     signals.worker_process_shutdown.connect(close_process)
+    signals.task_unknown.connect(_count_unknown)
 
 
 def open_process(**_: Any) -> None:
@@ -47,6 +49,13 @@ def close_process(**_: Any) -> None:
 def in_child() -> bool:
     """Whether this is a child of the prefork pool."""
     return bool(current_process()._name != "MainProcess")
+
+
+def _count_unknown(name: str, id: str, **_: Any) -> None:
+    """A newer kind, during a rolling deploy. Celery has dropped the message; the dispatcher sends the jobs again, with
+    growing pauses, until a worker gets them that knows the kind."""
+    metrics.UNKNOWN_MESSAGES.inc()
+    log.warning("message.unknown", kind=name, message=id)
 
 
 def _set_up_logging(**_: Any) -> None:

@@ -7,9 +7,10 @@ of jobs. `plan` is pure; one dispatcher plans at a time, so that caps and fairne
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -64,7 +65,7 @@ def lanes(session: Session, *, most: int) -> list[Lane]:
 
 @dataclass(frozen=True)
 class Load:
-    """What is under way: messages at the broker, and jobs dispatched or running."""
+    """What is under way: messages sent a moment ago, and jobs dispatched or running."""
 
     messages: int = 0
     messages_of: Counter[UUID] = field(default_factory=Counter)
@@ -72,8 +73,14 @@ class Load:
     jobs_of_kind: Counter[str] = field(default_factory=Counter)
 
 
+_JUST_SENT_SECONDS = 2
+"""So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and
+must not take up room until its jobs are dispatched again."""
+
 _LOAD = text("""
-SELECT organization_id, kind, count(DISTINCT message_id) AS messages, count(*) AS jobs
+SELECT organization_id, kind,
+       count(DISTINCT message_id) FILTER (WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'),
+       count(*) AS jobs
 FROM ledger.jobs WHERE state = 'dispatched' GROUP BY organization_id, kind
 UNION ALL
 SELECT organization_id, kind, 0, count(*)
@@ -85,7 +92,7 @@ def load(session: Session) -> Load:
     """Count what is under way; both counts read small partial indexes."""
     total = Load()
     messages = 0
-    for organization_id, kind, sent, jobs in session.execute(_LOAD):
+    for organization_id, kind, sent, jobs in session.execute(_LOAD, {"just_sent": _JUST_SENT_SECONDS}):
         messages += sent
         total.messages_of[organization_id] += sent
         total.jobs_of_organization[organization_id] += jobs
@@ -112,26 +119,31 @@ def plan(
     cap_of_kind: Callable[[str], int | None] = lambda _kind: None,
     cap_of_organization: int | None = None,
     paused: Collection[tuple[UUID, str]] = (),
+    last_turns: Mapping[UUID, int] = MappingProxyType({}),
 ) -> list[Message]:
-    """At most `capacity` messages: the organization with the fewest on their way goes first, then the more urgent
-    priority, then the older job. Jobs set apart travel alone.
+    """At most `capacity` messages: the organization with the fewest on their way goes first, then the one whose last
+    turn is longest ago, then the more urgent priority, then the older job. Jobs set apart travel alone.
 
-    Algorithm: a heap of lanes keyed by (messages of the organization, priority, oldest). Take the first, give it one
-    message, put it back with what is left; entries whose organization has got a message meanwhile are keyed anew.
+    Without the turns, the organizations with the oldest jobs would share all room as it comes free one by one.
+
+    Algorithm: a heap of lanes keyed by (messages of the organization, its last turn, priority, oldest). Take the
+    first, give it one message, put it back with what is left; entries whose organization has got a message meanwhile
+    are keyed anew.
     """
     messages_of = Counter(under_way.messages_of)
     of_organization = Counter(under_way.jobs_of_organization)
     of_kind = Counter(under_way.jobs_of_kind)
-    heap: list[tuple[int, int, datetime, int, Lane]] = []
+    heap: list[tuple[int, tuple[int, int, datetime, int], Lane]] = []
     for number, lane in enumerate(waiting):
         if not _is_paused(lane, paused):
-            key = (messages_of[lane.organization_id], lane.priority, lane.oldest, number, lane)
-            heapq.heappush(heap, key)
+            turn = last_turns.get(lane.organization_id, 0)
+            rank = (turn, lane.priority, lane.oldest, number)
+            heapq.heappush(heap, (messages_of[lane.organization_id], rank, lane))
     messages: list[Message] = []
     while heap and len(messages) < capacity:
-        sent, priority, oldest, number, lane = heapq.heappop(heap)
+        sent, rank, lane = heapq.heappop(heap)
         if sent != messages_of[lane.organization_id]:
-            heapq.heappush(heap, (messages_of[lane.organization_id], priority, oldest, number, lane))
+            heapq.heappush(heap, (messages_of[lane.organization_id], rank, lane))
             continue
         room = [1 if lane.alone else batch_size(lane.kind), lane.due]
         if cap_of_organization is not None:
@@ -148,7 +160,7 @@ def plan(
         of_kind[lane.kind] += size
         left = lane._replace(due=lane.due - size)
         if left.due:
-            heapq.heappush(heap, (messages_of[lane.organization_id], priority, oldest, number, left))
+            heapq.heappush(heap, (messages_of[lane.organization_id], rank, left))
     return messages
 
 
@@ -163,20 +175,23 @@ def _is_paused(lane: Lane, paused: Collection[tuple[UUID, str]]) -> bool:
     )
 
 
-# SKIP LOCKED: a job being cancelled or folded into right now can wait for the next look, the dispatcher cannot.
+# By ctid: exactly the row that was locked, whatever the planner believes of a queue's statistics. One that changed
+# between the snapshot and the lock is left for the next look. SKIP LOCKED: a job being cancelled or folded into right
+# now can wait for the next look, the dispatcher cannot.
 _DISPATCH = text("""
 WITH picked AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT ctid FROM ledger.jobs
     WHERE state = 'queued' AND organization_id = :organization_id AND kind = :kind AND alone = :alone
       AND priority = :priority AND run_at <= (SELECT clock_timestamp())
     ORDER BY run_at, id LIMIT :size FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job
 SET state = 'dispatched', message_id = :message_id, dispatches = least(job.dispatches + 1, 100),
+    dispatched_at = clock_timestamp(),
     redispatch_at = clock_timestamp()
                     + least(:redispatch_after * power(2, least(job.dispatches, 20)), 600) * interval '1 second'
 FROM picked
-WHERE job.organization_id = :organization_id AND job.id = picked.id
+WHERE job.ctid = picked.ctid
 RETURNING job.id
 """)
 
@@ -200,13 +215,13 @@ def dispatch(session: Session, message: Message, *, redispatch_after_seconds: fl
 
 _REQUEUE_OVERDUE = text("""
 WITH overdue AS MATERIALIZED (
-    SELECT organization_id, id FROM ledger.jobs
+    SELECT ctid FROM ledger.jobs
     WHERE state = 'dispatched' AND redispatch_at <= (SELECT clock_timestamp())
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job SET state = 'queued', redispatch_at = NULL, message_id = NULL
 FROM overdue
-WHERE job.organization_id = overdue.organization_id AND job.id = overdue.id
+WHERE job.ctid = overdue.ctid
 RETURNING job.id
 """)
 
@@ -218,13 +233,14 @@ def requeue_overdue(session: Session, *, most: int = 10_000) -> int:
 
 _UNDISPATCH = text("""
 WITH unsent AS MATERIALIZED (
-    SELECT organization_id, id FROM ledger.jobs
-    WHERE message_id = ANY(:message_ids) AND state = 'dispatched' ORDER BY organization_id, id FOR NO KEY UPDATE
+    SELECT ctid FROM ledger.jobs
+    WHERE message_id = ANY(:message_ids) AND state = 'dispatched'
+    ORDER BY organization_id, id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job
 SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
 FROM unsent
-WHERE job.organization_id = unsent.organization_id AND job.id = unsent.id
+WHERE job.ctid = unsent.ctid
 """)
 
 

@@ -45,6 +45,7 @@ class Job(TenantOwned, Base):
     alone: Mapped[bool] = mapped_column(default=False)
     message_id: Mapped[UUID | None]
     dispatches: Mapped[int] = mapped_column(SmallInteger, default=0)
+    dispatched_at: Mapped[datetime | None]
     redispatch_at: Mapped[datetime | None]
     claim_token: Mapped[UUID | None]
     claimed_at: Mapped[datetime | None]

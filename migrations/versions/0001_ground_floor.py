@@ -153,6 +153,7 @@ def create_tables() -> None:
         sa.Column("alone", sa.Boolean(), nullable=False),
         sa.Column("message_id", sa.Uuid(), nullable=True),
         sa.Column("dispatches", sa.SmallInteger(), nullable=False),
+        sa.Column("dispatched_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("redispatch_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("claim_token", sa.Uuid(), nullable=True),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),

@@ -1,0 +1,93 @@
+"""LISTEN on a connection of its own: who waits here is woken when jobs were committed, or when told to stop.
+
+Without a connection waiting is just waiting: the polling finds the work.
+"""
+
+import os
+import time
+from contextlib import suppress
+from multiprocessing.connection import wait
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from db.engines import connect_arguments
+from db.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_SHORTEST_RETRY_SECONDS = 1.0
+_SHARE_OF_TIME_FOR_RETRIES = 0.1
+
+
+class Bell:
+    """`open()`, then `wait()` as often as needed; `wake()` from a signal handler."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._arguments = connect_arguments(
+            settings.listen_url or settings.dispatcher_database_url(), settings, "docworker bell"
+        )
+        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
+        self._retry_at = float("-inf")
+        # A pipe, because the wait for a socket goes on after a signal, and locks can deadlock in its handler.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def open(self) -> bool:
+        """Listen; a failure leaves the polling to find the work, and is not repeated too soon."""
+        started = time.monotonic()
+        try:
+            self._connection = psycopg.connect(**self._arguments, autocommit=True)
+            self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
+        except psycopg.Error as error:
+            log.warning("bell.silent", error=str(error).splitlines()[0])
+            self._hang_up()
+            now = time.monotonic()
+            self._retry_at = now + max(_SHORTEST_RETRY_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_RETRIES)
+            return False
+        log.debug("bell.listening")
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait that long at most; True when somebody rang, or may have rung unheard: look now."""
+        if self._connection is None and time.monotonic() >= self._retry_at and self.open():
+            return True
+        connection = self._connection
+        socket = None if connection is None else connection.fileno()
+        ready = wait([self._reader] if socket is None else [self._reader, socket], seconds)
+        if self._reader in ready:
+            self._forget_wakes()
+        return connection is not None and socket in ready and self._heard(connection)
+
+    def wake(self) -> None:
+        """End the wait of now, or else the next one."""
+        with suppress(BlockingIOError):  # full of wakes already
+            os.write(self._writer, b"w")
+
+    def close(self) -> None:
+        self._hang_up()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _heard(self, connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+        try:
+            return bool(list(connection.notifies(timeout=0)))
+        except psycopg.Error as error:
+            log.warning("bell.lost", error=str(error).splitlines()[0])
+            self._hang_up()
+            return True
+
+    def _forget_wakes(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._reader, 1024)
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
