@@ -20,8 +20,8 @@ from db.errors import ConfigurationError
 from db.pool import AsyncMeasuredPool, Holder
 from db.replication import Server, WalPosition
 from db.routing import RoutingSession
-from db.sessions import TenantSession
 from db.settings import Settings
+from db.tenancy import TenantSession, opener
 from db.transactions import ask_position, master_of
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ async def reading(
         source,
         avoid,
         pause=_pause,
-        holder=Holder.of(sessions.opener()),
+        holder=Holder.of(opener()),
     )
     async with AsyncTenantSession(session) as wrapped:
         yield wrapped

@@ -191,7 +191,7 @@ def _measure(engine: Engine, server: Server) -> None:
         metrics.POOL_INVALIDATIONS.labels(server.cluster, server.role).inc()
         publish()
 
-    for name in ("checkout", "checkin", "close", "close_detached"):
+    for name in ("checkout", "close", "close_detached"):
         event.listen(engine, name, publish)
     event.listen(engine, "invalidate", invalidated)
     publish()

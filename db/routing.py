@@ -21,8 +21,9 @@ from db.choosing import Source
 from db.engines import Cluster, database
 from db.errors import InvalidArgumentError
 from db.replication import WalPosition
-from db.sessions import TenantSession, open_reading
+from db.sessions import open_reading
 from db.settings import Settings
+from db.tenancy import TenantSession
 
 # Functions that change nothing and lock nothing. Any other may, and goes to the master.
 _ONLY_READS = frozenset(

@@ -80,6 +80,7 @@ class Sampler:
             deadline = time.monotonic() + self.settings.replica_wait
             while not self._known and time.monotonic() < deadline:
                 pause(0.002)
+            self._known = True  # nobody else waits for what did not come
 
     def sample(self, number: int) -> Sample | None:
         """What is known of a replica; None when it does not answer, or nothing is known that is fresh."""
@@ -141,7 +142,7 @@ class Sampler:
                         async with asyncio.timeout(ANSWER_SECONDS + self.settings.connect_timeout):
                             connection = await AsyncConnection.connect(**arguments, autocommit=True)
                     await watch(connection)
-                except (psycopg.Error, OSError, TimeoutError) as error:
+                except Exception as error:  # noqa: BLE001  the sampler outlives whatever it meets
                     log.debug("sample.failed", cluster=self._cluster, reason=str(error))
                     forget()
                     if connection is not None:

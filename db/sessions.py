@@ -4,111 +4,31 @@ Each opens one short session for one phase of a job, sets the organization for e
 `overseeing()` is the dispatcher's own: it sees the jobs of all organizations and no documents.
 """
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, SessionTransaction
 
 from db import metrics, transactions
 from db.choosing import Choice, Source, choose
 from db.engines import Cluster, database
 from db.errors import ConfigurationError
 from db.faults import Fault, classify
-from db.pool import Holder, Holders, MeasuredPool
+from db.pool import Holder
 from db.replication import Standing, WalPosition
 from db.settings import Settings
+from db.tenancy import TenantSession as TenantSession
+from db.tenancy import opener
+from db.tenancy import organization_of as organization_of
 
 T = TypeVar("T")
 
-_NOT_THE_OPENER = frozenset({"contextlib", "db.sessions", "db.aio", "db.routing"})
 _ANSWER_SECONDS = 1.0
 """A replica that does not begin a transaction within this is passed over."""
-
-
-class TenantSession(Session):
-    """A Session that belongs to one organization, or to none and then sees no tenant's rows.
-
-    `choice` says where a reading session reads, and why.
-    """
-
-    choice: Choice | None = None
-
-    def __init__(
-        self,
-        bind: Engine,
-        organization_id: UUID | None,
-        settings: Settings,
-        *,
-        read_only: bool = False,
-        master: Engine | None = None,
-        answer_seconds: float | None = None,
-        holder: Holder | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(bind=bind, expire_on_commit=False, **options)
-        self.organization_id = organization_id
-        self.settings = settings
-        self.master = bind if master is None else master
-        self.read_only = read_only
-        self.standing: Standing | None = None
-        self._answer_seconds = answer_seconds
-        self._context = _context_of(organization_id, settings)
-        self.holder = holder or Holder.of(opener())
-        self._held: list[Holders] = []
-
-    def begin_now(self) -> None:
-        """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
-        started = time.monotonic()
-        try:
-            self.connection()
-        except DBAPIError as error:
-            self.rollback()
-            slow = self._answer_seconds is not None and time.monotonic() - started >= self._answer_seconds
-            if slow or not error.connection_invalidated:
-                raise
-            self.connection()
-
-    def begun(self, connection: Connection) -> None:
-        """A transaction begins on `connection`: tell it the organization, and see what the server is."""
-        self._hold(connection.engine)
-        self.standing = transactions.begin(
-            connection, self._context, read_only=self.read_only, timeout_seconds=self._answer_seconds
-        )
-
-    def commit_with_position(self) -> WalPosition:
-        """Commit, and say how much a reader must see to see it; costs no round trip beyond the COMMIT."""
-        self.flush()
-        position = transactions.commit(self.connection())
-        self.commit()
-        return position
-
-    def _hold(self, engine: Engine) -> None:
-        """Be known to the engine's pool as one that holds a connection."""
-        pool = engine.pool
-        if isinstance(pool, MeasuredPool) and pool.holders not in self._held:
-            pool.holders.add(self, self.holder)
-            self._held.append(pool.holders)
-
-    def close(self) -> None:
-        super().close()
-        if self.holder.open_seconds() > self.settings.long_session:
-            self.holder.report()
-        for holders in self._held:
-            holders.remove(self)
-        self._held.clear()
-
-
-@event.listens_for(TenantSession, "after_begin")
-def _begun(session: TenantSession, transaction: SessionTransaction, connection: Connection) -> None:
-    if not transaction.nested:
-        session.begun(connection)
 
 
 @contextmanager
@@ -272,37 +192,3 @@ class _Attempt:
         )
         self._session.begin_now()
         return self._session
-
-
-def _context_of(organization_id: UUID | None, settings: Settings) -> str:
-    """The settings of a transaction as SQL; nothing in it needs quoting."""
-    values = {
-        "docworker.organization_id": "" if organization_id is None else str(UUID(str(organization_id))),
-        "statement_timeout": _milliseconds(settings.statement_timeout),
-        "lock_timeout": _milliseconds(settings.lock_timeout),
-        "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
-    }
-    return ",".join(f"set_config('{name}','{value}',true)" for name, value in values.items())
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
-
-
-def opener() -> FrameType:
-    """The nearest caller that is not part of opening a session."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") in _NOT_THE_OPENER:
-        frame = frame.f_back
-    return frame
-
-
-def organization_of(session: Any) -> UUID:
-    """The organization a Session or AsyncSession was opened for; raises ConfigurationError for a foreign session."""
-    session = getattr(session, "sync_session", session)
-    organization_id = getattr(session, "organization_id", None)
-    if organization_id is None:
-        raise ConfigurationError(
-            "this session belongs to no organization: open it with db.sessions.writing(organization_id)"
-        )
-    return UUID(str(organization_id))

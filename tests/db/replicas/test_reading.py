@@ -5,6 +5,8 @@ import time
 from collections import Counter
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DataError
 
 from db.errors import InvalidArgumentError
 from db.models.base import new_id
@@ -131,6 +133,26 @@ def test_commit_and_position_after_say_the_same(stack: LocalStack, open_on: Open
             position_after(session)
         position = session.commit_with_position()
     assert position <= position_after(session) <= position_after(database.cluster())
+
+
+def commit_after_failure() -> None:
+    with writing(new_id()) as session:
+        with pytest.raises(DataError):
+            session.execute(text("SELECT 1/0"))
+        session.commit_with_position()
+
+
+def commit_in_savepoint() -> None:
+    with writing(new_id()) as session, session.begin_nested():
+        session.commit_with_position()
+
+
+def test_position_is_given_only_for_what_was_committed(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack)
+    with pytest.raises(InvalidArgumentError, match="has failed cannot be committed"):
+        commit_after_failure()
+    with pytest.raises(InvalidArgumentError, match="savepoint is open"):
+        commit_in_savepoint()
 
 
 def test_position_of_an_idle_system_is_reached_by_its_replicas(stack: LocalStack, open_on: OpenDatabase) -> None:
