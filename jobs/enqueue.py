@@ -14,13 +14,16 @@ from sqlalchemy.orm import Session
 from db.errors import InvalidArgumentError
 from db.ledger import Enqueued, enqueue_statement
 from db.sessions import organization_of
-from jobs.kinds import Kind
+from jobs.kinds import MAX_ATTEMPTS, Kind
+
+MAX_KEY_LENGTH = 500
 
 
 @overload
 def enqueue(
     session: Session,
     task: Any,
+    /,
     *,
     run_at: datetime | None = None,
     priority: int | None = None,
@@ -36,6 +39,7 @@ def enqueue(
 def enqueue(
     session: AsyncSession,
     task: Any,
+    /,
     *,
     run_at: datetime | None = None,
     priority: int | None = None,
@@ -50,6 +54,7 @@ def enqueue(
 def enqueue(
     session: Session | AsyncSession,
     task: Any,
+    /,
     *,
     run_at: datetime | None = None,
     priority: int | None = None,
@@ -154,18 +159,22 @@ def _statement(
     parent_id: UUID | None,
 ) -> Enqueued:
     kind = kind_of(task)
+    _check_options(run_at, priority, max_attempts)
     if ids is not None and unique_keys is not None:
         raise InvalidArgumentError("give an id or a unique_key, not both: an id names one job, a key folds several")
-    if run_at is not None and run_at.tzinfo is None:
-        raise InvalidArgumentError(f"run_at needs a time zone, got {run_at.isoformat()}")
-    if priority is not None and not 0 <= priority <= 9:
-        raise InvalidArgumentError(f"priority goes from 0 (first) to 9, got {priority}")
-    if max_attempts is not None and max_attempts < 1:
-        raise InvalidArgumentError(f"max_attempts must be at least 1, got {max_attempts}")
+    for key in unique_keys or ():
+        if not 0 < len(key) <= MAX_KEY_LENGTH:
+            raise InvalidArgumentError(
+                f"a unique_key has 1 to {MAX_KEY_LENGTH} characters, got {len(key)}: hash long ones"
+            )
+    rows = [kind.serialize(dict(one)) for one in arguments]
+    for name, given in (("unique_keys", unique_keys), ("ids", ids)):
+        if given is not None and len(given) != len(rows):
+            raise InvalidArgumentError(f"{len(given)} {name} for {len(rows)} jobs: give one for each")
     return enqueue_statement(
         organization_of(session),
         kind.name,
-        [kind.serialize(dict(one)) for one in arguments],
+        rows,
         run_at=run_at,
         priority=kind.priority if priority is None else priority,
         unique_keys=unique_keys,
@@ -173,6 +182,17 @@ def _statement(
         ids=ids,
         parent_id=parent_id,
     )
+
+
+def _check_options(run_at: datetime | None, priority: int | None, max_attempts: int | None) -> None:
+    if run_at is not None and not isinstance(run_at, datetime):
+        raise InvalidArgumentError(f"run_at is a datetime with a time zone, got {run_at!r}")
+    if run_at is not None and run_at.utcoffset() is None:
+        raise InvalidArgumentError(f"run_at needs a time zone, got {run_at.isoformat()}")
+    if priority is not None and not 0 <= priority <= 9:
+        raise InvalidArgumentError(f"priority goes from 0 (first) to 9, got {priority}")
+    if max_attempts is not None and not 1 <= max_attempts <= MAX_ATTEMPTS:
+        raise InvalidArgumentError(f"max_attempts goes from 1 to {MAX_ATTEMPTS}, got {max_attempts}")
 
 
 def kind_of(task: Any) -> Kind:

@@ -15,11 +15,16 @@ from db.errors import ConfigurationError, InvalidArgumentError
 if TYPE_CHECKING:
     from jobs.task import Batch
 
+MAX_ATTEMPTS = 1000
+_PRIORITIES = range(10)
+_TAKEN = {"run_at", "priority", "unique_key", "max_attempts", "id", "parent_id", "organization_id", "job_ids"}
+"""Names that `enqueue` and plain Celery calls use for themselves."""
+
 
 class Arguments(BaseModel):
     """Base of the arguments of a kind: nothing unknown gets in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,21 @@ class Kind:
                 f"{self.name}: the soft limit ({self.soft_limit_seconds} s) must be positive and below the hard limit "
                 f"({self.hard_limit_seconds} s)"
             )
-        if self.max_attempts < 1:
-            raise ConfigurationError(f"{self.name}: max_attempts must be at least 1, got {self.max_attempts}")
+        if not 1 <= self.max_attempts <= MAX_ATTEMPTS:
+            raise ConfigurationError(
+                f"{self.name}: max_attempts goes from 1 to {MAX_ATTEMPTS}, got {self.max_attempts}"
+            )
+        if self.priority not in _PRIORITIES:
+            raise ConfigurationError(f"{self.name}: priority goes from 0 (first) to 9, got {self.priority}")
+        if self.max_running is not None and self.max_running < 1:
+            raise ConfigurationError(
+                f"{self.name}: max_running must be at least 1, got {self.max_running}; leave it out for no cap"
+            )
+        taken = sorted(_TAKEN & self.arguments.model_fields.keys())
+        if taken:
+            raise ConfigurationError(
+                f"{self.name}: an argument cannot be called {', '.join(taken)}: enqueue() uses that name itself"
+            )
 
     def serialize(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments as the ledger keeps them; raises InvalidArgumentError naming each wrong one."""
@@ -55,13 +73,19 @@ class Kind:
 
 
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
-    """The arguments model of a function whose first parameter is the attempt."""
-    parameters = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    fields: dict[str, Any] = {
-        one.name: (
+    """The arguments model of a function whose first parameter is the attempt; raises ConfigurationError."""
+    name = function.__name__
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{name}: a job is an ordinary function, not an async one")
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    if not parameters:
+        raise ConfigurationError(f"{name}: a job takes the attempt as its first parameter")
+    fields: dict[str, Any] = {}
+    for one in parameters[1:]:
+        if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+            raise ConfigurationError(f"{name}: a job's arguments have names; {one} has none")
+        fields[one.name] = (
             Any if one.annotation is inspect.Parameter.empty else one.annotation,
             ... if one.default is inspect.Parameter.empty else one.default,
         )
-        for one in parameters
-    }
-    return create_model(f"{function.__name__}_arguments", __base__=Arguments, **fields)
+    return create_model(f"{name}_arguments", __base__=Arguments, **fields)

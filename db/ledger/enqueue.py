@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
+from db.errors import InvalidArgumentError
 from db.models.base import new_id
 
 _INSERT = """
@@ -70,7 +71,7 @@ def enqueue_statement(
     """Rows are sorted by key, so that two producers that fold the same keys never wait for each other in a circle."""
     ids_in_order = list(ids) if ids is not None else [new_id() for _ in arguments]
     keys: Sequence[str | None] = [None] * len(arguments) if unique_keys is None else unique_keys
-    rows = zip(ids_in_order, map(json.dumps, arguments), keys, strict=True)
+    rows = zip(ids_in_order, map(_as_json, arguments), keys, strict=True)
     if unique_keys is None:
         chosen = sorted(rows, key=lambda row: row[0])
     else:
@@ -89,3 +90,15 @@ def enqueue_statement(
         "ids_in_order": ids_in_order,
     }
     return Enqueued(_INSERT_BY_ID if unique_keys is None else _INSERT_BY_KEY, parameters, unique_keys)
+
+
+def _as_json(arguments: Mapping[str, Any]) -> str:
+    """What jsonb would refuse is refused here, before it costs the producer its transaction."""
+    try:
+        made = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
+        made.encode()
+    except ValueError as error:
+        raise InvalidArgumentError(f"arguments cannot be kept as JSON: {error}") from None
+    if "\\u0000" in made.replace("\\\\", ""):
+        raise InvalidArgumentError("arguments cannot be kept as JSON: a text in them holds a NUL character")
+    return made
