@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from worker.cli.errors import explained
+from worker.cli.nearby import use_nearby_stack
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Subcommand:
 SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     "Run": {
         "up": Subcommand("worker.cli.stack:up", "Start the local servers and every process in the foreground."),
-        "stack": Subcommand("worker.cli.stack:stack", "Run one command against the local servers."),
+        "stack": Subcommand("worker.cli.stack:stack", "Look at the local servers, or run one command against them."),
         "migrate": Subcommand("worker.cli.processes:migrate", "Bring the database's schema up to date."),
         "worker": Subcommand("worker.cli.processes:worker", "Run jobs."),
         "dispatcher": Subcommand("worker.cli.processes:dispatcher", "Move due jobs from the ledger to the broker."),
@@ -89,7 +90,8 @@ Examples:
   docworker search "net revenue" --organization acme
 
 \b
-Settings are environment variables named DOCWORKER_…; `docworker up` needs none.
+Settings are environment variables named DOCWORKER_…; `docworker up` needs none. While it runs, commands in the same
+directory use its servers, unless one of DOCWORKER_MASTER_URL and the other addresses is set.
 Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
 """
 
@@ -100,9 +102,11 @@ Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 int
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="docworker", message="docworker %(version)s")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Process the documents of many organizations in the background.
 
     Files come in, workers extract, clean, describe and index them, and each result is kept as a new version.
     PostgreSQL holds the truth, Redis only carries, Celery runs it.
     """
+    use_nearby_stack(ctx.invoked_subcommand)

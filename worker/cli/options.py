@@ -15,10 +15,8 @@ organization_option = click.option(
 DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pdf."
 
 
-@contextmanager
-def database_open(command: str) -> Iterator[None]:
-    """The database, as the settings say, for the time of one command, whose own words are not mixed with events."""
-    from db.engines import close_database, open_database
+def quiet_logs() -> None:
+    """Log what is amiss, and more only when a setting asks for it: a command has words of its own."""
     from db.settings import settings
     from worker import logs
 
@@ -26,7 +24,16 @@ def database_open(command: str) -> Iterator[None]:
     logs.configure(
         configured.model_copy(update={"log_level": "warning"}) if configured.log_level == "info" else configured
     )
-    open_database(configured, application_name=f"docworker {command}")
+
+
+@contextmanager
+def database_open(command: str) -> Iterator[None]:
+    """The database, as the settings say, for the time of one command, whose own words are not mixed with events."""
+    from db.engines import close_database, open_database
+    from db.settings import settings
+
+    quiet_logs()
+    open_database(settings(), application_name=f"docworker {command}")
     try:
         yield
     finally:

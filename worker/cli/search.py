@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from db.search import SearchHit
 
 MARK = "**"
+_SPACE = re.compile(r"\s+")
 
 
 @click.command(
@@ -55,7 +57,7 @@ def _show(hit: SearchHit) -> None:
     heading.append(f"  v{hit.version_number}  {hit.rank:.2f}", style="not bold dim")
     snippet = Text("  ")
     for fragment in hit.snippet:
-        text = printable(" ".join(fragment.text.split("\n")))
+        text = printable(_SPACE.sub(" ", fragment.text))
         snippet.append(text, style="bold yellow" if fragment.is_match else "")
     out = console()
     out.print(heading)

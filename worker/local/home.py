@@ -12,6 +12,7 @@ from db.errors import DocworkerError
 from worker.local.launching import NotInTimeError, wait_until
 from worker.local.users import UNPRIVILEGED, ServerUser
 
+DEFAULT_DIRECTORY = Path(".docworker")
 SHARED_STATE = Path("/var/lib/docworker")
 LOCK = "lock"
 PATIENCE_SECONDS = 0.2
@@ -110,3 +111,11 @@ def _home_elsewhere(directory: Path) -> Path:
     elsewhere.mkdir(mode=0o711)
     (directory / "servers").symlink_to(elsewhere)
     return elsewhere
+
+
+def remove_home(directory: Path) -> None:
+    """Delete `directory` and the home of its servers, wherever that is; they must be stopped."""
+    home = directory / "servers"
+    if home.is_symlink():
+        shutil.rmtree(home.readlink(), ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)

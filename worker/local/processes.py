@@ -1,22 +1,26 @@
 """What `docworker up` and `docworker stack exec` do: the local stack, and our processes or one command on it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from honcho.environ import parse_procfile
 
 from db.errors import DocworkerError
-from worker.local.home import is_in_use
-from worker.local.stack import METRICS, LocalStack, environment_of
+from worker.local.home import DEFAULT_DIRECTORY, is_in_use, remove_home
+from worker.local.stack import ENVIRONMENT, METRICS, LocalStack, environment_of
 from worker.local.supervisor import Interrupted, StopSignals, Supervisor
 
 RELEASE = "release"
+TEMPORARY = "docworker-stack-"
+ABANDONED_SECONDS = 3600
 PROCESSES: Mapping[str, str] = {
     RELEASE: "docworker migrate",
     "worker": "docworker worker",
@@ -45,8 +49,9 @@ def run_up(directory: Path, *, replicas: int = 1) -> int:
 
 
 def _run_processes(stack: LocalStack, signals: StopSignals) -> int:
-    supervisor = Supervisor(signals=signals, environment=process_environment(stack.environment()), directory=Path.cwd())
-    for line in _summary(stack):
+    environment = process_environment(stack.environment())
+    supervisor = Supervisor(signals=signals, environment=environment, directory=Path.cwd())
+    for line in _summary(stack, environment):
         supervisor.say(line)
     commands = process_table(Path.cwd())
     release = commands.pop(RELEASE, None)
@@ -58,13 +63,23 @@ def _run_processes(stack: LocalStack, signals: StopSignals) -> int:
     return supervisor.run(commands, trouble=lambda: _dead_server(stack))
 
 
-def _summary(stack: LocalStack) -> Iterator[str]:
+def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
     for server in stack.status():
         yield f"{server.role} on 127.0.0.1:{server.port}"
-    environment = stack.environment()
+    yield f"data and server logs in {stack.directory}"
     for name in METRICS:
-        yield f"metrics of {name}: http://127.0.0.1:{environment[f'DOCWORKER_{name.upper()}_METRICS_PORT']}/metrics"
-    yield f"in another shell: . {stack.directory / 'environment'}"
+        port = environment[f"DOCWORKER_{name.upper()}_METRICS_PORT"]
+        yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
+    if stack.directory == DEFAULT_DIRECTORY.absolute():
+        yield f"try, in another shell in this directory: {_program()} organizations add acme"
+    yield f"settings for other directories and programs: . {stack.directory / ENVIRONMENT}"
+
+
+def _program() -> str:
+    """How a shell in this directory calls us."""
+    if shutil.which("docworker"):
+        return "docworker"
+    return os.path.relpath(Path(sys.executable).with_name("docworker"))
 
 
 def _dead_server(stack: LocalStack) -> str | None:
@@ -90,8 +105,9 @@ def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Our own environment with these settings, and with the `docworker` of this very interpreter."""
     programs = Path(sys.executable).parent
     given_ports = {name: value for name, value in os.environ.items() if name.endswith("_METRICS_PORT")}
+    elsewhere = {"DOCWORKER_LISTEN_URL"}  # goes with a dispatcher's address that these settings replace
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in elsewhere},
         **settings,
         **given_ports,
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
@@ -156,7 +172,8 @@ def _stopped(stack: LocalStack) -> Iterator[LocalStack]:
 @contextmanager
 def temporary_stack(*, replicas: int = 1) -> Iterator[LocalStack]:
     """A stack, to be started, in a temporary directory that is deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="docworker-") as name:
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
         directory = Path(name)
         directory.chmod(0o711)  # for the servers' user, when we are root; everything inside is closed
         stack = LocalStack(directory / "stack", replicas=replicas, durable=False)
@@ -164,6 +181,17 @@ def temporary_stack(*, replicas: int = 1) -> Iterator[LocalStack]:
             yield stack
         finally:
             stack.remove()
+
+
+def _remove_abandoned() -> None:
+    """Temporary stacks whose owner was killed with -9."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            status = directory.stat()
+            is_old = status.st_mtime < time.time() - ABANDONED_SECONDS
+            if is_old and status.st_uid == os.geteuid() and not is_in_use(directory / "stack"):
+                remove_home(directory / "stack")
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _run_command(command: Sequence[str], environment: Mapping[str, str], signals: StopSignals) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import structlog
 
 from db.errors import DocworkerError
 from worker.local.binaries import postgres_programs, valkey_programs
-from worker.local.home import Lock, is_in_use, open_home
+from worker.local.home import Lock, is_in_use, open_home, remove_home
 from worker.local.launching import NotInTimeError, wait_until
 from worker.local.postgres import PostgresServer
 from worker.local.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
@@ -256,10 +255,7 @@ class LocalStack:
     def remove(self) -> None:
         """Stop every server and delete the directory with all its data."""
         self._stop(at_once=True)
-        home = self.directory / "servers"
-        if home.is_symlink():
-            shutil.rmtree(home.readlink(), ignore_errors=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_home(self.directory)
 
     def _stop(self, *, at_once: bool) -> None:
         if self._lock is None:

@@ -5,6 +5,7 @@ Starts no servers and knows no docworker. It restarts nothing: what dies ends th
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from worker.local.launching import launch
 OURSELVES = "docworker"
 STOP_SECONDS = 30.0
 TICK_SECONDS = 0.1
+_TIMESTAMP = re.compile(rb"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -142,7 +144,7 @@ class Supervisor:
         assert popen.stdout is not None
         with popen.stdout:
             for line in popen.stdout:
-                self._lines.put(_line(name, colour, line))
+                self._lines.put(_line(name, colour, _TIMESTAMP.sub(b"", line)))  # ours says the time already
 
     def _wait_for_an_end(self, trouble: Callable[[], str | None]) -> str | None:
         """Why we end, or None for a signal."""
