@@ -19,7 +19,8 @@ ARG EXTRAS=
 RUN /opt/docworker/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/docworker --shell /usr/sbin/nologin docworker \
+RUN groupadd --system --gid 10001 docworker \
+    && useradd --system --uid 10001 --gid docworker --home-dir /var/lib/docworker --shell /usr/sbin/nologin docworker \
     && install --directory --owner docworker --group docworker \
         /var/lib/docworker /var/lib/docworker/store /run/docworker
 COPY --from=build /opt/docworker /opt/docworker
