@@ -11,8 +11,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from db import ledger
+from db.errors import NotFoundError
 from db.folders import subtree
-from db.models import Document
+from db.models import Document, Folder, Job
 from db.sessions import writing
 from jobs.documents import process_document
 from jobs.enqueue import enqueue_many
@@ -23,14 +24,17 @@ CHUNK = 1000
 
 @job(soft_limit_seconds=1500, hard_limit_seconds=1800)
 def process_folder(attempt: Attempt, folder_id: UUID) -> None:
-    """Process every live document in a folder and the folders below it."""
+    """Process every live document in a folder and the folders below it. The children get the priority of this job."""
+    folder = attempt.read(lambda session: session.get(Folder, (attempt.organization_id, folder_id)))
+    if folder is None or folder.deleted_at is not None:
+        raise NotFoundError(f"no folder {folder_id} in this organization: it never was, or has been deleted")
     inside = subtree(attempt.organization_id, folder_id)
     _fan_out(attempt, select(Document.id).where(Document.folder_id.in_(select(inside.c.id))))
 
 
 @job(soft_limit_seconds=1500, hard_limit_seconds=1800)
 def process_organization(attempt: Attempt) -> None:
-    """Process every live document of the organization."""
+    """Process every live document of the organization. The children get the priority of this job."""
     _fan_out(attempt, select(Document.id))
 
 
@@ -57,5 +61,7 @@ def _fan_out(attempt: Attempt, documents: Select[UUID]) -> None:
 
 
 def _add_children(session: Session, attempt: Attempt, chunk: Sequence[UUID]) -> None:
-    enqueue_many(session, process_document, [{"document_id": one} for one in chunk], parent_id=attempt.id)
+    parent = session.get_one(Job, (attempt.organization_id, attempt.id))
+    arguments = [{"document_id": one} for one in chunk]
+    enqueue_many(session, process_document, arguments, parent_id=parent.id, priority=parent.priority)
     ledger.record_cursor(session, attempt.claimed, {"after": str(chunk[-1])}, children_added=len(chunk))
