@@ -5,6 +5,7 @@ Everything here is for the session's organization and is safe to repeat.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
@@ -26,10 +27,11 @@ def purge_deleted(session: Session, *, older_than: timedelta, most: int) -> list
         .order_by(Document.id)
         .limit(most)
         .with_for_update(skip_locked=True)
+        .cte("chosen")
     )
     purged = session.execute(
         delete(Document)
-        .where(Document.organization_id == organization_id, Document.id.in_(chosen.scalar_subquery()))
+        .where(Document.organization_id == organization_id, Document.id.in_(select(chosen.c.id)))
         .returning(Document.id, Document.source_key)
     ).all()
     session.add_all(
@@ -91,28 +93,12 @@ def prune_jobs(session: Session, *, states: Sequence[JobState], older_than: time
         .order_by(Job.finished_at)
         .limit(most)
         .with_for_update(skip_locked=True)
+        .cte("chosen")
     )
-    gone = delete(Job).where(Job.organization_id == organization_id, Job.id.in_(chosen.scalar_subquery()))
+    gone = delete(Job).where(Job.organization_id == organization_id, Job.id.in_(select(chosen.c.id)))
     return len(session.execute(gone.returning(Job.id)).all())
 
 
-# A document whose job has failed for good without saying so on the document (its worker was killed each time) is
-# failed; one that no job will ever look at is enqueued again by the caller.
-_FAIL_ABANDONED = text("""
-UPDATE app.documents AS document
-SET status = 'failed', status_reason = latest.reason, version = document.version + 1, updated_at = clock_timestamp()
-FROM (
-    SELECT DISTINCT ON (arguments ->> 'document_id') CAST(arguments ->> 'document_id' AS uuid) AS id, finished_at,
-           state, coalesce(error_class || ': ' || error_message, state) AS reason
-    FROM ledger.jobs
-    WHERE organization_id = :organization_id AND kind = :kind
-    ORDER BY arguments ->> 'document_id', created_at DESC
-) AS latest
-WHERE document.organization_id = :organization_id AND document.id = latest.id AND document.status = 'pending'
-  AND document.deleted_at IS NULL AND latest.state IN ('failed', 'cancelled')
-  AND latest.finished_at > document.updated_at
-RETURNING document.id
-""")
 _FORGOTTEN = text("""
 SELECT document.id FROM app.documents AS document
 WHERE document.organization_id = :organization_id AND document.status = 'pending' AND document.deleted_at IS NULL
@@ -126,13 +112,7 @@ ORDER BY document.id LIMIT :most
 """)
 
 
-def fail_abandoned(session: Session, *, kind: str) -> int:
-    """Give pending documents whose latest job failed or was cancelled that job's reason; returns how many."""
-    parameters = {"organization_id": organization_of(session), "kind": kind}
-    return len(session.execute(_FAIL_ABANDONED, parameters).all())
-
-
-def forgotten_documents(session: Session, *, kind: str, grace_seconds: float, most: int) -> Sequence[object]:
+def forgotten_documents(session: Session, *, kind: str, grace_seconds: float, most: int) -> list[UUID]:
     """Ids of documents that are pending for longer than the grace, with no live job of `kind` to process them."""
     parameters = {
         "organization_id": organization_of(session),
@@ -140,4 +120,35 @@ def forgotten_documents(session: Session, *, kind: str, grace_seconds: float, mo
         "grace": grace_seconds,
         "most": most,
     }
-    return session.scalars(_FORGOTTEN, parameters).all()
+    return list(session.scalars(_FORGOTTEN, parameters))
+
+
+# Finished jobs may be a million: they are only looked through for documents that are known to be forgotten.
+_FAIL_ABANDONED = text("""
+WITH latest AS MATERIALIZED (
+    SELECT DISTINCT ON (arguments ->> 'document_id') CAST(arguments ->> 'document_id' AS uuid) AS id, finished_at,
+           state, coalesce(error_class || ': ' || error_message, 'its job was ' || state) AS reason
+    FROM ledger.jobs
+    WHERE organization_id = :organization_id AND kind = :kind AND arguments ->> 'document_id' = ANY(:ids)
+    ORDER BY arguments ->> 'document_id', created_at DESC
+), abandoned AS MATERIALIZED (
+    SELECT document.id, latest.reason FROM app.documents AS document JOIN latest ON latest.id = document.id
+    WHERE document.organization_id = :organization_id AND document.status = 'pending' AND document.deleted_at IS NULL
+      AND latest.state IN ('failed', 'cancelled') AND latest.finished_at > document.updated_at
+    ORDER BY document.id FOR NO KEY UPDATE OF document
+)
+UPDATE app.documents AS document
+SET status = 'failed', status_reason = abandoned.reason, version = document.version + 1, updated_at = clock_timestamp()
+FROM abandoned
+WHERE document.organization_id = :organization_id AND document.id = abandoned.id
+RETURNING document.id
+""")
+
+
+def fail_abandoned(session: Session, ids: Sequence[UUID], *, kind: str) -> set[UUID]:
+    """Of these documents, fail those whose latest job failed or was cancelled without a word on the document, as when
+    its worker was killed each time; the reason is the job's. Returns their ids."""
+    if not ids:
+        return set()
+    parameters = {"organization_id": organization_of(session), "kind": kind, "ids": [str(one) for one in ids]}
+    return set(session.scalars(_FAIL_ABANDONED, parameters))

@@ -6,6 +6,7 @@ The scheduled kinds belong to no organization; each enqueues one job for every o
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +21,7 @@ from db.retention import (
     purge_deleted,
     unused_sources,
 )
-from db.sessions import writing
+from db.sessions import reading, writing
 from db.settings import settings
 from db.store import source_store
 from jobs.documents import process_document
@@ -42,14 +43,21 @@ def _for_each_organization(attempt: Attempt, task: Any, *, and_system: bool = Fa
             enqueue(session, task, unique_key="scheduled")
 
 
-def _in_chunks(attempt: Attempt, step: Callable[[Session], int]) -> int:
-    """Repeat a step, each in a transaction of its own, until it finds less than a chunk."""
+def _in_chunks(attempt: Attempt, step: Callable[[Session], int], then: Callable[[], None] = lambda: None) -> int:
+    """Repeat a step, each in a transaction of its own, until it finds less than a chunk; `then` follows each commit."""
     total, found = 0, CHUNK
     while found >= CHUNK and not attempt.should_stop:
         with writing(attempt.organization_id) as session:
             found = step(session)
+        then()
         total += found
     return total
+
+
+def _finish(attempt: Attempt, **counted: int) -> None:
+    """An attempt that was stopped is not done: it is given back and goes on where it was."""
+    if not attempt.should_stop:
+        attempt.finish(lambda _: counted)
 
 
 @job(max_attempts=3)
@@ -63,16 +71,25 @@ def purge_organization(attempt: Attempt) -> None:
     """Purge deleted documents of one organization, and source bytes that nothing names any more."""
     retention = timedelta(days=settings().deleted_retention_days)
 
-    def step(session: Session) -> int:
-        keys = purge_deleted(session, older_than=retention, most=CHUNK)
-        session.commit()
-        # After the commit: bytes whose removal fails are only left over, a document without its bytes would be lost.
-        for key in unused_sources(session, sorted({key for key in keys if key is not None})):
-            source_store().delete(key)
-        return len(keys)
+    keys: list[str] = []
 
-    purged = _in_chunks(attempt, step)
-    attempt.finish(lambda _: {"purged": purged})
+    def step(session: Session) -> int:
+        found = purge_deleted(session, older_than=retention, most=CHUNK)
+        keys.extend(key for key in found if key is not None)
+        return len(found)
+
+    purged = _in_chunks(attempt, step, then=lambda: _forget_sources(attempt, keys))
+    _finish(attempt, purged=purged)
+
+
+def _forget_sources(attempt: Attempt, keys: list[str]) -> None:
+    """After the commit, and with no connection held: bytes whose removal fails are only left over, a document without
+    its bytes would be lost."""
+    with reading(attempt.organization_id, source="master") as session:
+        unused = unused_sources(session, keys)
+    for key in sorted(unused):
+        source_store().delete(key)
+    keys.clear()
 
 
 @job(max_attempts=3)
@@ -94,7 +111,7 @@ def prune_jobs_of_organization(attempt: Attempt) -> None:
 
     pruned = prune([JobState.SUCCEEDED], known.succeeded_retention_days)
     pruned += prune([JobState.FAILED, JobState.CANCELLED], known.failed_retention_days)
-    attempt.finish(lambda _: {"pruned": pruned})
+    _finish(attempt, pruned=pruned)
 
 
 @job(max_attempts=3)
@@ -115,7 +132,7 @@ def prune_versions_of_organization(attempt: Attempt) -> None:
             attempt,
             lambda session: prune_versions(session, keep=keep, keep_days=known.keep_versions_days, most=CHUNK),
         )
-    attempt.finish(lambda _: {"pruned": pruned})
+    _finish(attempt, pruned=pruned)
 
 
 @job(max_attempts=3)
@@ -127,14 +144,24 @@ def reconcile_documents(attempt: Attempt) -> None:
 @job(max_attempts=3)
 def reconcile_organization(attempt: Attempt) -> None:
     """Enqueue pending documents that have no live job, and fail those whose job has failed without a word."""
+    failed = enqueued = 0
+    found = CHUNK
+    while found >= CHUNK and not attempt.should_stop:
+        forgotten, abandoned = _reconcile_chunk(attempt.organization_id)
+        found = len(forgotten)
+        failed += len(abandoned)
+        enqueued += len(forgotten) - len(abandoned)
+    _finish(attempt, failed=failed, enqueued=enqueued)
+
+
+def _reconcile_chunk(organization_id: UUID) -> tuple[list[UUID], set[UUID]]:
+    """Two transactions, because jobs are locked before documents, never after."""
     kind = process_document.kind.name
-
-    def step(session: Session) -> int:
+    with writing(organization_id) as session:
         forgotten = forgotten_documents(session, kind=kind, grace_seconds=RECONCILE_AFTER_SECONDS, most=CHUNK)
-        enqueue_many(session, process_document, [{"document_id": one} for one in forgotten])
-        return len(forgotten)
-
-    with writing(attempt.organization_id) as session:
-        failed = fail_abandoned(session, kind=kind)
-    enqueued = _in_chunks(attempt, step)
-    attempt.finish(lambda _: {"failed": failed, "enqueued": enqueued})
+        abandoned = fail_abandoned(session, forgotten, kind=kind)
+    waiting = [one for one in forgotten if one not in abandoned]
+    with writing(organization_id) as session:
+        arguments = [{"document_id": one} for one in waiting]
+        enqueue_many(session, process_document, arguments, unique_keys=map(str, waiting))
+    return forgotten, abandoned
