@@ -3,10 +3,10 @@
 Without a connection waiting is just waiting: the polling finds the work.
 """
 
-import os
 import time
 from contextlib import suppress
 from multiprocessing.connection import wait
+from socket import socketpair
 
 import psycopg
 import structlog
@@ -30,10 +30,10 @@ class Bell:
         )
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._retry_at = float("-inf")
-        # A pipe, because the wait for a socket goes on after a signal, and locks can deadlock in its handler.
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        # Sockets, because a wait goes on after a signal was handled, and locks can deadlock in its handler.
+        self._reader, self._writer = socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
     @property
     def is_open(self) -> bool:
@@ -59,21 +59,21 @@ class Bell:
         if self._connection is None and time.monotonic() >= self._retry_at and self.open():
             return True
         connection = self._connection
-        socket = None if connection is None else connection.fileno()
-        ready = wait([self._reader] if socket is None else [self._reader, socket], seconds)
+        line = None if connection is None else connection.fileno()
+        ready = wait([self._reader] if line is None else [self._reader, line], seconds)
         if self._reader in ready:
             self._forget_wakes()
-        return connection is not None and socket in ready and self._heard(connection)
+        return connection is not None and line in ready and self._heard(connection)
 
     def wake(self) -> None:
         """End the wait of now, or else the next one."""
-        with suppress(BlockingIOError):  # full of wakes already
-            os.write(self._writer, b"w")
+        with suppress(OSError):  # full of wakes already, or closed
+            self._writer.send(b"w")
 
     def close(self) -> None:
         self._hang_up()
-        os.close(self._reader)
-        os.close(self._writer)
+        self._reader.close()
+        self._writer.close()
 
     def _heard(self, connection: psycopg.Connection[tuple[object, ...]]) -> bool:
         try:
@@ -85,7 +85,7 @@ class Bell:
 
     def _forget_wakes(self) -> None:
         with suppress(BlockingIOError):
-            os.read(self._reader, 1024)
+            self._reader.recv(1024)
 
     def _hang_up(self) -> None:
         if self._connection is not None:

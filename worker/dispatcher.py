@@ -113,13 +113,16 @@ class Dispatcher:
                     self._idle_ticks = 0
                     self._bell_rests(started)
         finally:
-            self._bell.close()
-            self._broker.close()
+            self.close()
 
     def stop(self) -> None:
         """Safe in a signal handler."""
         self._stopping = True
         self._bell.wake()
+
+    def close(self) -> None:
+        self._bell.close()
+        self._broker.close()
 
     def _turn(self) -> None:
         try:

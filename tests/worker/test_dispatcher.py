@@ -1,0 +1,527 @@
+"""The dispatcher: what it gives the broker and when, alone and beside others, and through every outage.
+
+Most tests take one look at a time (`tick`) on a real ledger and broker, and play the workers themselves.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+
+import worker.broker
+from db import ledger
+from db.engines import close_database, open_database, owner_engine
+from db.ledger import Claimed
+from db.sessions import overseeing, writing
+from db.settings import settings
+from jobs.kinds import Arguments, Kind
+from jobs.testing import advance_clock
+from tests.conftest import OwnStack
+from tests.db.ledger.conftest import Steps
+from tests.processes import Process, Processes
+from tests.waiting import eventually
+from tests.worker.trials import InForce, get, metric
+from worker.app import build_app
+from worker.dispatcher import Dispatcher, Tick
+from worker.local.stack import LocalStack
+
+LONG_WAIT = 30.0
+
+
+def kind(name: str = Steps.kind, **options: Any) -> Kind:
+    defaults: dict[str, Any] = {"max_attempts": 3, "priority": 5, "takes_batches": True}
+    return Kind(
+        name=name,
+        arguments=Arguments,
+        run=lambda _: None,
+        soft_limit_seconds=10,
+        hard_limit_seconds=20,
+        **(defaults | options),
+    )
+
+
+class Desk:
+    """Dispatchers on one ledger, and a worker that takes messages when the test says so."""
+
+    def __init__(self) -> None:
+        self._dispatchers: list[Dispatcher] = []
+        self._connection: Any = build_app(settings()).connection_for_read()
+
+    def dispatcher(self, *kinds: Kind, **changed: Any) -> Dispatcher:
+        """One more dispatcher, with these settings changed."""
+        configured = settings().model_copy(update=changed)
+        known = {one.name: one for one in kinds or (kind(),)}
+        self._dispatchers.append(Dispatcher(configured, build_app(configured), known))
+        return self._dispatchers[-1]
+
+    def depth(self) -> int:
+        queue = self._connection.default_channel.queue_declare(settings().queue)
+        return int(queue.message_count)
+
+    def take(self) -> tuple[UUID, UUID, list[UUID]] | None:
+        """Take the next message: its id, the organization, the jobs; None when none waits."""
+        message = self._connection.default_channel.basic_get(settings().queue, no_ack=True)
+        if message is None:
+            return None
+        _, arguments, _ = message.payload
+        return (
+            UUID(message.headers["id"]),
+            UUID(arguments["organization_id"]),
+            [UUID(one) for one in arguments["job_ids"]],
+        )
+
+    def claim_next(self) -> list[Claimed] | None:
+        """Take the next message and claim its jobs; None when none waits."""
+        taken = self.take()
+        if taken is None:
+            return None
+        message_id, organization_id, job_ids = taken
+        return Steps(organization_id).claim(job_ids, message_id=message_id)
+
+    def claim_all(self) -> list[Claimed]:
+        return [claimed for batch in iter(self.claim_next, None) for claimed in batch]
+
+    def close(self) -> None:
+        for one in self._dispatchers:
+            one.close()
+        self._connection.release()
+
+
+@contextmanager
+def open_desk() -> Iterator[Desk]:
+    open_database(settings(), application_name="tests")
+    desk = Desk()
+    try:
+        yield desk
+    finally:
+        desk.close()
+        close_database()
+
+
+@pytest.fixture
+def desk(fresh_environment: dict[str, str]) -> Iterator[Desk]:
+    """On an empty ledger."""
+    with open_desk() as desk:
+        yield desk
+
+
+@pytest.fixture
+def own_desk(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Desk, LocalStack]]:
+    """On servers of its own, to be damaged."""
+    stack = own_stack(replicas=0, migrated=True)
+    in_force(stack)
+    with open_desk() as desk:
+        yield desk, stack
+
+
+def jobs() -> list[Any]:
+    with overseeing() as session:
+        return list(session.execute(text("SELECT * FROM ledger.jobs ORDER BY created_at")).all())
+
+
+def states() -> Counter[str]:
+    return Counter(job.state for job in jobs())
+
+
+@contextmanager
+def running(dispatcher: Dispatcher, *, waits_long: bool = False) -> Iterator[Dispatcher]:
+    """The dispatcher's own loop, in a thread; with `waits_long` it has found nothing for a while."""
+    if waits_long:
+        dispatcher._idle_ticks = 30
+    with ThreadPoolExecutor(1) as pool:
+        loop = pool.submit(dispatcher.run)
+        try:
+            yield dispatcher
+        finally:
+            dispatcher.stop()
+            loop.result(timeout=5)
+
+
+@contextmanager
+def held_in_planning(plan: Callable[[], Any]) -> Iterator[Future[Any]]:
+    """Within the block, `plan` runs in a thread and stands still between its look at the broker and its commit."""
+    with ThreadPoolExecutor(1) as pool, held_planning():
+        future = pool.submit(plan)
+        eventually(somebody_waits, what="the planner to stand still")
+        yield future
+
+
+@contextmanager
+def held_planning() -> Iterator[None]:
+    engine = owner_engine(settings())
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE ledger.pauses IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def somebody_waits() -> bool:
+    with writing(Steps().organization_id) as session:
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'ledger.pauses'::regclass")
+        return bool(session.scalar(waiting))
+
+
+# What the broker holds
+
+
+def test_never_more_messages_at_the_broker_than_the_window(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(batch_size=2, dispatch_window=3)
+    for _ in range(3):
+        Steps().enqueue(20)
+    for _ in range(5):
+        dispatcher.tick()
+        assert desk.depth() == 3
+    # Nobody took them in time: the jobs go back, the messages are still there.
+    advance_clock(3600)
+    eventually(lambda: dispatcher.tick() and states() == {"queued": 60}, what="the jobs to go back")
+    assert desk.depth() == 3
+    assert desk.claim_all() == []
+    dispatcher.tick()
+    assert len(desk.claim_all()) == 6
+
+
+def test_an_idle_system_sends_a_single_at_once_and_a_backlog_full_batches(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(batch_size=10, dispatch_window=4)
+    Steps().enqueue()
+    assert [len(message.job_ids) for message in dispatcher.tick().messages] == [1]
+    desk.claim_all()
+    Steps().enqueue(100)
+    assert [len(message.job_ids) for message in dispatcher.tick().messages] == [10] * 4
+
+
+def test_lost_messages_are_dispatched_again_and_take_no_room_meanwhile(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=2)
+    lost = Steps().enqueue(2)
+    dispatcher.tick()
+    while desk.take():
+        pass
+    others = Steps().enqueue(2)
+    assert not dispatcher.tick().busy, "what was sent a moment ago may be on its way"
+    advance_clock(3)
+    dispatcher.tick()
+    claimed = desk.claim_all()
+    assert {one.id for one in claimed} == set(others)
+    Steps(claimed[0].organization_id).finish(claimed)
+    advance_clock(3600)
+    eventually(lambda: dispatcher.tick().busy, what="the lost ones to be dispatched again")
+    assert {one.id for one in desk.claim_all()} == set(lost)
+
+
+# Fairness and caps
+
+
+def test_every_tenant_gets_its_turn_whatever_the_age_of_the_others_backlogs(desk: Desk) -> None:
+    """Room comes free one message at a time: the tenants with the oldest jobs must not share it among themselves."""
+    dispatcher = desk.dispatcher(batch_size=5, dispatch_window=2)
+    for _ in range(6):
+        Steps().enqueue(200)
+    for _ in range(10):
+        dispatcher.tick()
+        desk.claim_next()
+    late = Steps()
+    late.enqueue()
+    order = []
+    while late.organization_id not in order:
+        dispatcher.tick()
+        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+    assert len(order) <= 2 + 2, "what waited at the broker, and a couple more"
+
+
+def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(batch_size=2, dispatch_window=2)
+    for _ in range(7):
+        Steps().enqueue(100)
+    served: Counter[UUID] = Counter()
+    while served.total() < 7 * 4:
+        dispatcher.tick()
+        served.update(claimed[0].organization_id for claimed in [desk.claim_next()] if claimed)
+    assert set(served.values()) == {4}
+
+
+def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(batch_size=5, dispatch_window=1)
+    held, other = Steps(), Steps()
+    held.enqueue(20)
+    other.enqueue()
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(organization_id=held.organization_id))
+        (message,) = dispatcher.tick().messages
+        assert message.lane.organization_id == other.organization_id
+
+
+def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -> None:
+    capped, free = kind(max_running=4), kind("free")
+    dispatchers = [
+        desk.dispatcher(capped, free, batch_size=3, dispatch_window=50, max_running_per_organization=3)
+        for _ in range(2)
+    ]
+    tenants = [Steps() for _ in range(3)]
+    for one in tenants:
+        one.enqueue(12)
+        one.enqueue(12, kind="free")
+    most_of_kind = most_of_tenant = 0
+    barrier = threading.Barrier(2)
+
+    def tick(dispatcher: Dispatcher) -> Tick:
+        barrier.wait()
+        return dispatcher.tick()
+
+    with ThreadPoolExecutor(2) as pool:
+        while states()["succeeded"] < 36:
+            list(pool.map(tick, dispatchers))
+            claimed = desk.claim_all()
+            under_way = [job for job in jobs() if job.state in ("dispatched", "running")]
+            most_of_kind = max(most_of_kind, sum(job.kind == capped.name for job in under_way))
+            most_of_tenant = max(most_of_tenant, *Counter(job.organization_id for job in under_way).values())
+            for done in claimed:
+                Steps(done.organization_id).finish([done])
+            finish_free()
+    assert (most_of_kind, most_of_tenant) == (4, 3)
+
+
+def finish_free() -> None:
+    with overseeing() as session:
+        done = "UPDATE ledger.jobs SET state = 'cancelled', redispatch_at = NULL WHERE kind = 'free' AND state = "
+        session.execute(text(done + "'dispatched'"))
+
+
+# Several dispatchers
+
+
+def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
+    planner, standby = desk.dispatcher(), desk.dispatcher()
+    Steps().enqueue()
+    with held_in_planning(planner.tick) as tick:
+        assert standby.tick() == Tick(planned=False)
+    assert len(tick.result().messages) == 1
+    assert desk.depth() == 1
+
+
+def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
+    ids = set(Steps().enqueue(150)) | set(Steps().enqueue(150))
+    claimed: list[UUID] = []
+    sent: list[UUID] = []
+    with running(desk.dispatcher(batch_size=7)), running(desk.dispatcher(batch_size=7)):
+
+        def all_taken() -> bool:
+            while (taken := desk.take()) is not None:
+                message_id, organization_id, job_ids = taken
+                sent.extend(job_ids)
+                claimed.extend(one.id for one in Steps(organization_id).claim(job_ids, message_id=message_id))
+            return len(claimed) >= len(ids)
+
+        eventually(all_taken, within_seconds=20, what="all jobs to be claimed")
+    assert set(claimed) == ids
+    assert len(claimed) == len(sent) == len(ids)
+
+
+def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: Desk, processes: Processes) -> None:
+    standby = desk.dispatcher(kind("process_document"))
+    with held_planning():
+        Steps().enqueue(kind="process_document")
+        planner = processes.start("dispatcher")
+        eventually(somebody_waits, within_seconds=20, what="the planner to stand still")
+        assert not standby.tick().planned
+        planner.kill9()
+    eventually(lambda: standby.tick().busy, within_seconds=10, what="the standby to plan")
+    assert desk.depth() == 1
+
+
+# Outages
+
+
+def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_back(
+    own_desk: tuple[Desk, LocalStack],
+) -> None:
+    desk, stack = own_desk
+    dispatcher = desk.dispatcher()
+    dispatcher.tick()
+    stack.broker.kill()
+    ids = Steps().enqueue(5)
+    dispatcher._turn()
+    assert not dispatcher.health.ready().well
+    assert [(job.state, job.dispatches) for job in jobs()] == [("queued", 0)] * 5
+    stack.broker.start()
+    dispatcher._turn()
+    assert dispatcher.health.ready().well
+    assert {one.id for one in desk.claim_all()} == set(ids)
+
+
+def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk: tuple[Desk, LocalStack]) -> None:
+    desk, stack = own_desk
+    dispatcher = desk.dispatcher(batch_size=1)
+    ids = Steps().enqueue(3)
+    with held_in_planning(dispatcher.tick) as tick:
+        stack.broker.kill()
+    assert not tick.result().busy
+    assert [(job.state, job.dispatches, job.message_id) for job in jobs()] == [("queued", 0, None)] * 3
+    stack.broker.start()
+    assert len(dispatcher.tick().messages) == 1, "a broker that has refused is tried with one"
+    assert len(dispatcher.tick().messages) == 2
+    assert {one.id for one in desk.claim_all()} == set(ids)
+
+
+def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(
+    own_desk: tuple[Desk, LocalStack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.broker, "TIMEOUT_SECONDS", 0.5)
+    desk, stack = own_desk
+    dispatcher = desk.dispatcher()
+    steps = Steps()
+    steps.enqueue()
+    dispatcher.tick()
+    (claimed,) = desk.claim_all()
+    steps.expire([claimed.id])
+    stack.broker.freeze()
+    started = time.monotonic()
+    eventually(lambda: dispatcher.tick() and states() == {"queued": 1}, what="the rescue")
+    assert time.monotonic() - started < 5
+
+
+def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatched_again(
+    own_desk: tuple[Desk, LocalStack], processes: Processes
+) -> None:
+    desk, stack = own_desk
+    (job_id,) = Steps().enqueue(kind="process_document")
+    with held_planning():
+        dispatcher = processes.start("dispatcher", environment={"DOCWORKER_REDISPATCH_AFTER": "1"})
+        eventually(somebody_waits, within_seconds=20, what="the dispatcher to plan")
+        stack.broker.freeze()
+    eventually(lambda: states() == {"dispatched": 1}, what="the commit")
+    dispatcher.kill9()
+    stack.broker.thaw()
+    stack.broker.flush()  # also of what still was in the broker's socket
+    (first,) = jobs()
+    standby = desk.dispatcher(kind("process_document"))
+    eventually(lambda: standby.tick().busy, what="the job to be dispatched again")
+    taken = desk.take()
+    assert taken is not None
+    assert taken[2] == [job_id]
+    assert taken[0] != first.message_id
+
+
+def test_an_outage_of_the_master_is_waited_out(own_desk: tuple[Desk, LocalStack], processes: Processes) -> None:
+    desk, stack = own_desk
+    dispatcher = processes.start("dispatcher")
+    dispatcher.wait_for_log("dispatcher.started")
+    stack.master.kill()
+    dispatcher.wait_for_log("dispatcher.waiting")
+    stack.master.start()
+    Steps().enqueue(kind="process_document")
+    eventually(lambda: desk.depth() == 1, within_seconds=20, what="the job to be dispatched")
+    assert dispatcher.stop() == 0
+
+
+def test_after_an_outage_the_living_may_renew_their_leases_first(own_desk: tuple[Desk, LocalStack]) -> None:
+    desk, stack = own_desk
+    dispatcher = desk.dispatcher(lease=2)
+    steps = Steps()
+    steps.enqueue()
+    dispatcher._turn()
+    (claimed,) = desk.claim_all()
+    stack.master.kill()
+    dispatcher._turn()
+    stack.master.start()
+    steps.expire([claimed.id])
+    back_at = time.monotonic()
+    dispatcher._turn()
+    assert states() == {"running": 1}
+
+    def rescued() -> bool:
+        dispatcher._turn()
+        return states()["running"] == 0
+
+    eventually(rescued, what="the job to be rescued")
+    assert time.monotonic() - back_at < 5
+
+
+# Kinds that not everybody knows
+
+
+def test_a_kind_that_the_dispatcher_does_not_know_stays_queued_and_shows_in_a_gauge(desk: Desk) -> None:
+    Steps().enqueue(kind="of_a_newer_release")
+    Steps().enqueue()
+    assert len(desk.dispatcher().tick().messages) == 1
+    assert [job.state for job in jobs()] == ["queued", "dispatched"]
+    assert REGISTRY.get_sample_value("docworker_unknown_kind_lanes") == 1
+
+
+def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk: Desk, processes: Processes) -> None:
+    worker = processes.start("worker")
+    worker.wait_for_log("worker.ready", within_seconds=30)
+    dispatcher = desk.dispatcher(kind("of_a_newer_release"))
+    Steps().enqueue(kind="of_a_newer_release")
+    for times in (1, 2):
+        eventually(lambda: dispatcher.tick().busy, what="the job to be dispatched")
+        eventually(lambda: metric("docworker_unknown_messages_total") == times, what="the worker to count it")  # noqa: B023
+        advance_clock(60)
+    assert jobs()[0].attempt == 0
+
+
+# Waiting
+
+
+def test_a_commit_wakes_an_idle_dispatcher(desk: Desk) -> None:
+    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+        eventually(lambda: dispatcher._bell.is_open and dispatcher._idle_ticks > 30, what="the dispatcher to wait")
+        Steps().enqueue()
+        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be dispatched")
+
+
+def test_a_stop_ends_a_long_wait(desk: Desk) -> None:
+    started = time.monotonic()
+    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+        eventually(lambda: dispatcher._idle_ticks > 30, what="the dispatcher to wait")
+    assert time.monotonic() - started < 5
+
+
+def bells() -> set[int]:
+    with overseeing() as session:
+        listening = (
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'docworker bell'"
+            " AND datname = current_database() AND query LIKE 'LISTEN%'"
+        )
+        return set(session.scalars(text(listening)))
+
+
+def test_a_lost_listening_connection_is_made_again_and_polling_goes_on(desk: Desk) -> None:
+    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+        (pid,) = eventually(bells, what="the dispatcher to listen")
+        dispatcher._bell._retry_at = time.monotonic() + 1  # for long enough to enqueue unheard
+        with overseeing() as session:
+            session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        eventually(lambda: not dispatcher._bell.is_open, what="the loss to be noticed")
+        Steps().enqueue()
+        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be found by polling")
+        eventually(lambda: bells() - {pid}, within_seconds=5, what="the dispatcher to listen again")
+        dispatcher._idle_ticks = 30
+        desk.claim_all()
+        Steps().enqueue()
+        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the bell to be heard again")
+
+
+# As a process
+
+
+@pytest.fixture
+def dispatcher_process(desk: Desk, processes: Processes) -> Process:
+    started = processes.start("dispatcher")
+    started.wait_for_log("dispatcher.started")
+    return started
+
+
+def test_it_serves_its_metrics_and_health_and_ends_in_order(dispatcher_process: Process, desk: Desk) -> None:
+    Steps().enqueue(3, kind="process_document")
+    eventually(lambda: metric("docworker_dispatched_jobs_total", process="dispatcher") == 3)
+    assert metric("docworker_dispatcher_planning", process="dispatcher") == 1
+    assert get("/healthz", process="dispatcher")[0] == 200
+    assert get("/readyz", process="dispatcher")[0] == 200
+    assert dispatcher_process.stop(within_seconds=10) == 0
+    assert "dispatcher.stopped" in dispatcher_process.log
