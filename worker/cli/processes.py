@@ -1,7 +1,9 @@
 """`docworker migrate`, `worker`, `dispatcher`, `beat` and `health`: the processes, each in the foreground."""
 
 import os
+import shutil
 import sys
+from multiprocessing.util import get_temp_dir
 
 import click
 
@@ -42,7 +44,9 @@ def worker() -> None:
         exit_code = program.run(directory)
     finally:
         directory.remove()
-    # Everything is closed. An ordinary exit would have the pool look for its children again, for most of a second.
+    # Everything is closed. An ordinary exit would have the pool look for its children again, for most of a second,
+    # and remove this.
+    shutil.rmtree(get_temp_dir(), ignore_errors=True)
     os._exit(exit_code)
 
 

@@ -28,10 +28,13 @@ class Answer:
         return [line.split() for line in self.out.splitlines()]
 
 
-def docworker(*arguments: object, environment: Mapping[str, str] | None = None) -> Answer:
-    """Run it to its end, with the settings in force and these."""
+def docworker(
+    *arguments: object, environment: Mapping[str, str] | None = None, directory: Path | None = None
+) -> Answer:
+    """Run it to its end, with the settings in force and these, in `directory` if one is given."""
     done = subprocess.run(
         [sys.executable, "-m", "worker.cli", *map(str, arguments)],
+        cwd=directory,
         env={**os.environ, **(environment or {}), "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
