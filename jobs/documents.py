@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from db import ledger
-from db.errors import BadInputError, NotFoundError
+from db.errors import NotFoundError
 from db.faults import Fault, classify
 from db.models import Document
 from db.search import index_documents as write_search_vectors
@@ -66,7 +66,9 @@ def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result])
             continue
         try:
             done.append((attempt, work(documents[document_id], attempt.id)))
-        except (BadInputError, OSError) as error:
+        except Exception as error:
+            if classify(error).is_infrastructure:  # the others would meet it too
+                raise
             settle_error(attempt, error)
         if time.monotonic() - written_at > COMMIT_EVERY_SECONDS:
             _write(batch.organization_id, done, work)
@@ -99,13 +101,13 @@ def load_unprocessed(session: Session, ids: Iterable[UUID]) -> dict[UUID, Unproc
             Document.media_type,
             Document.source_key,
             case((Document.source_key.is_(None), Document.content)).label("text"),
+            Document.deleted_at,
         ).where(
             Document.organization_id == organization_of(session),
             Document.id == func.any(cast(list(ids), ARRAY(Uuid))),
-            Document.deleted_at.is_(None),
         )
     )
-    return {row.id: Unprocessed(*row) for row in rows}
+    return {row.id: Unprocessed(*row[:-1]) for row in rows if row.deleted_at is None}
 
 
 def _write(

@@ -101,6 +101,7 @@ class Batch:
         self.kind = kind
         self.attempts = attempts
         self.position = position
+        self.begun: list[Attempt] = []
         self._stop_at = time.monotonic() + kind.soft_limit_seconds / 2
 
     @property
@@ -114,6 +115,7 @@ class Batch:
             if number and (stopping() or time.monotonic() > self._stop_at):
                 return
             if leases().held(attempt.claimed):
+                self.begun.append(attempt)
                 yield attempt
             else:
                 attempt.settle("fenced")
@@ -265,21 +267,29 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
 def _run(batch: Batch) -> None:
     try:
         batch.kind.run(batch)
-    except (Exception, SoftTimeLimitExceeded) as error:  # noqa: BLE001 - whatever a task raises is kept with the job
-        for attempt in batch.unsettled:
+    except (Exception, SoftTimeLimitExceeded) as error:
+        blamed = _blamed(batch, error)
+        for attempt in blamed:
             settle_error(attempt, error)
-    except BaseException:
+        if not blamed:
+            log.exception("task.failed_after_its_jobs_ended", kind=batch.kind.name)
+    finally:
         _give_back(batch)
-        raise
-    else:
-        _give_back(batch)
+
+
+def _blamed(batch: Batch, error: BaseException) -> list[Attempt]:
+    """Those an error is held against: not jobs that nobody has begun, unless the next attempt would fail the same way
+    and has to wait."""
+    if not batch.begun or classify(error).is_infrastructure:
+        return batch.unsettled
+    return [attempt for attempt in batch.begun if not attempt.settled]
 
 
 def settle_error(attempt: Attempt, error: BaseException) -> None:
     """Retry or fail one job by what its error means; the reason is kept with it."""
     settings = database().settings
     fault = classify(error)
-    failure = _failure_of(error)
+    failure = _failure_of(error, attempt.kind)
     claimed = attempt.claimed
 
     def record(session: Session) -> str | None:
@@ -311,8 +321,11 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
     attempt.settle(outcome)
 
 
-def _failure_of(error: BaseException) -> Failure:
+def _failure_of(error: BaseException, kind: Kind) -> Failure:
     """Of a database error the server's own words: SQLAlchemy adds the whole statement."""
+    if isinstance(error, SoftTimeLimitExceeded):
+        message = f"ran longer than its soft limit of {kind.soft_limit_seconds:g} s"
+        return Failure("SoftTimeLimitExceeded", message, "".join(traceback.format_exception(error)))
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     message = str(original).strip() or type(original).__name__
     return Failure(type(original).__name__, message, "".join(traceback.format_exception(error)))
