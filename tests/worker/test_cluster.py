@@ -162,7 +162,7 @@ def test_a_worker_carries_on_after_its_broker_is_restarted_under_load(
     worker, broker = celery_setup.worker, celery_setup.broker
     assert worker
     assert broker
-    for round_number in range(1, 4):
+    for round_number in range(1, 3):
         load.send(30)
         eventually(lambda: load.ran() > load.sent - 25, within_seconds=30, what="tasks are in flight")
         if way == "killed":
