@@ -376,6 +376,7 @@ def _worker_name() -> str:
 
 
 def kinds_of(app: Any) -> dict[str, Kind]:
-    """The kinds among the tasks of a Celery app, by name."""
+    """The kinds among the tasks of a Celery app, by name; imports the app's task modules."""
+    app.loader.import_default_modules()
     app.finalize()
     return {task.kind.name: task.kind for task in app.tasks.values() if isinstance(task, LedgerTask)}

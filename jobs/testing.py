@@ -53,14 +53,21 @@ _UNBOUNDED = 1_000_000
 
 
 def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
-    """Plan and mark what is due now, as a dispatcher does, and return the messages instead of publishing them."""
+    """Plan and mark what is due now, as a dispatcher does, and return the messages instead of publishing them.
+
+    Without `kinds`: all that are imported. Raises AssertionError when a due job is of none of them.
+    """
     known = kinds_of(current_app) if kinds is None else kinds
     settings = database().settings
     with overseeing() as session:
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session)
+        waiting = ledger.lanes(session, most=_UNBOUNDED)
+        unknown = sorted({lane.kind for lane in waiting} - known.keys())
+        if unknown and kinds is None:
+            raise AssertionError(f"jobs are due of kinds that nobody has imported here: {', '.join(unknown)}")
         planned = ledger.plan(
-            [lane for lane in ledger.lanes(session, most=_UNBOUNDED) if lane.kind in known],
+            [lane for lane in waiting if lane.kind in known],
             ledger.load(session),
             capacity=_UNBOUNDED,
             batch_size=lambda kind: settings.batch_size if known[kind].takes_batches else 1,

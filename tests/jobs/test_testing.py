@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
+from db import ledger
 from db.models import Job
 from db.models.base import new_id
 from db.sessions import overseeing, writing
@@ -123,6 +124,14 @@ def test_drain_takes_kinds_of_ones_own_and_leaves_the_others(tenant: Tenant) -> 
         enqueue(session, unlucky)
     assert drain({"tests.remind": remind.kind}) == 1
     assert sent == ["pay"]
+
+
+def test_a_due_job_of_a_kind_that_is_not_imported_is_told(tenant: Tenant) -> None:
+    forgotten = ledger.enqueue_statement(tenant.id, "tests.forgotten", [{}], max_attempts=1)
+    with writing(tenant.id) as session:
+        session.execute(forgotten.statement, forgotten.parameters)
+    with pytest.raises(AssertionError, match=r"due of kinds that nobody has imported here: tests.forgotten"):
+        drain()
 
 
 def test_drain_does_not_run_for_ever(tenant: Tenant) -> None:
