@@ -13,7 +13,6 @@ from uuid import UUID
 import structlog
 from celery import Celery
 from prometheus_client import Counter, Gauge
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import ledger
@@ -30,7 +29,6 @@ from worker.metrics import serving
 
 log = structlog.get_logger(__name__)
 
-_ONE_PLANS = text("SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher'))")
 _SHORTEST_WAIT_SECONDS = 0.01
 _SWEEP_SECONDS = 0.5
 _COUNT_SECONDS = 15
@@ -160,7 +158,7 @@ class Dispatcher:
         depth = self._broker.depth()
         planned: Sequence[Message] = ()
         with overseeing() as session:
-            planner = bool(session.scalar(_ONE_PLANS))
+            planner = ledger.may_plan(session)
             PLANNING.set(planner)
             if planner:
                 self._sweep(session)

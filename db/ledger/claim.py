@@ -3,9 +3,9 @@
 A claim counts the attempt before the work, so that a job which kills its worker uses its attempts up. Who claims gets
 a fresh random token; everything written later is guarded by it.
 
-Every statement finds its rows by primary key, locks them in id order in a CTE, and changes what it has locked. Only the
-lock looks at the state: it sees the row as it is then. `state || ''` hides that look from the planner, which would
-else walk the partial index on all jobs in that state whenever it believes, after a quiet hour, that there are none.
+Every statement locks its rows in id order in a CTE and changes what it has locked. Only the lock looks at the state: it
+sees the row as it is then. A queue's statistics are always out of date, so the statements leave the planner one way,
+the whole primary key: `id = ANY` beside each join, and `state || ''`, which no partial index matches.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ SET state = 'running', attempt = job.attempt + 1, claim_token = gen_random_uuid(
     lease_expires_at = clock.now + least(:lease, :max_run) * interval '1 second',
     run_until = clock.now + :max_run * interval '1 second'
 FROM wanted, clock
-WHERE job.organization_id = :organization_id AND job.id = wanted.id
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = wanted.id
 RETURNING job.organization_id, job.id, job.kind, job.arguments, job.attempt, job.max_attempts, job.faults,
           job.claim_token, job.run_until,
           CAST(extract(epoch FROM clock.now - job.run_at) AS double precision) AS queued_seconds,
@@ -92,19 +92,19 @@ WITH held AS MATERIALIZED (
     SELECT job.id FROM ledger.jobs AS job
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
       ON job.id = mine.id AND job.claim_token = mine.token
-    WHERE job.organization_id = :organization_id AND job.state || '' = 'running'
+    WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.state || '' = 'running'
     ORDER BY job.id FOR NO KEY UPDATE OF job SKIP LOCKED
 )
 UPDATE ledger.jobs AS job
 SET lease_expires_at = least(clock_timestamp() + :lease * interval '1 second', job.run_until)
 FROM held
-WHERE job.organization_id = :organization_id AND job.id = held.id
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
 """)
 _STILL_HELD = text("""
 SELECT job.id FROM ledger.jobs AS job
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
   ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.state || '' = 'running'
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.state || '' = 'running'
 """)
 
 
@@ -125,14 +125,14 @@ WITH held AS MATERIALIZED (
     SELECT job.id FROM ledger.jobs AS job
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
       ON job.id = mine.id AND job.claim_token = mine.token
-    WHERE job.organization_id = :organization_id AND job.state || '' = 'running'
+    WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.state || '' = 'running'
     ORDER BY job.id FOR NO KEY UPDATE OF job
 )
 UPDATE ledger.jobs AS job
 SET state = 'queued', attempt = job.attempt - 1, claim_token = NULL, lease_expires_at = NULL, run_until = NULL,
     claimed_by = NULL, run_at = clock_timestamp()
 FROM held
-WHERE job.organization_id = :organization_id AND job.id = held.id
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
 RETURNING job.id
 """)
 

@@ -19,7 +19,7 @@ _LOCK_OWNED = text("""
 SELECT job.id FROM ledger.jobs AS job
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
   ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.state || '' = 'running'
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.state || '' = 'running'
 ORDER BY job.id FOR NO KEY UPDATE OF job
 """)
 
@@ -44,7 +44,8 @@ UPDATE ledger.jobs AS job
 SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NULL, run_until = NULL,
     result = mine.result::jsonb, error_class = NULL, error_message = NULL, error_traceback = NULL
 FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:results AS text[])) AS mine (id, token, result)
-WHERE job.organization_id = :organization_id AND job.id = mine.id AND job.claim_token = mine.token
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = mine.id
+  AND job.claim_token = mine.token
   AND job.state || '' = 'running'
 RETURNING job.id
 """)
@@ -169,7 +170,8 @@ _FINISHED_BY_ME = text("""
 SELECT job.id FROM ledger.jobs AS job
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
   ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.state IN ('succeeded', 'failed')
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids)
+  AND job.state || '' IN ('succeeded', 'failed')
 """)
 
 

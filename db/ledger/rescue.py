@@ -17,11 +17,12 @@ class Rescued:
     attempt: int
 
 
-# The lock waits for nobody and looks at the lease again: a lease renewed a moment ago is not stolen. What was lost
-# with its worker runs alone from now on, so that one poison job does not use up the attempts of a batch.
+# By ctid: exactly the row that was locked, whatever the planner believes of a queue's statistics. The lock waits for
+# nobody and looks at the lease again: a lease renewed a moment ago is not stolen. What was lost with its worker runs
+# alone from now on, so that one poison job does not use up the attempts of a batch.
 _RESCUE = text("""
 WITH expired AS MATERIALIZED (
-    SELECT organization_id, id FROM ledger.jobs
+    SELECT ctid FROM ledger.jobs
     WHERE state = 'running' AND lease_expires_at <= (SELECT clock_timestamp())
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 )
@@ -34,7 +35,7 @@ SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
                            'connection, or the job ran longer than its limit', attempt, max_attempts, claimed_by),
     error_traceback = NULL
 FROM expired
-WHERE job.organization_id = expired.organization_id AND job.id = expired.id
+WHERE job.ctid = expired.ctid
 RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
 """)
 

@@ -84,7 +84,6 @@ class Job(TenantOwned, Base):
             "id",
             postgresql_where="state = 'queued'",
         ),
-        Index("ix_jobs_queued_run_at", "run_at", postgresql_where="state = 'queued'"),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index(

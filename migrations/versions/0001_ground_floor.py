@@ -179,7 +179,8 @@ def create_tables() -> None:
             name=op.f("ck_jobs_dispatched_is_due_again"),
         ),
         sa.CheckConstraint(
-            "state <> 'running' OR (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL AND run_until IS NOT NULL)",
+            "state <> 'running'"
+            " OR (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL AND run_until IS NOT NULL)",
             name=op.f("ck_jobs_running_is_leased"),
         ),
         sa.CheckConstraint(
@@ -228,14 +229,6 @@ def create_tables() -> None:
         "ix_jobs_queued",
         "jobs",
         ["organization_id", "kind", "alone", "priority", "run_at", "id"],
-        unique=False,
-        schema="ledger",
-        postgresql_where="state = 'queued'",
-    )
-    op.create_index(
-        "ix_jobs_queued_run_at",
-        "jobs",
-        ["run_at"],
         unique=False,
         schema="ledger",
         postgresql_where="state = 'queued'",

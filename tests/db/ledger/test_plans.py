@@ -1,0 +1,229 @@
+"""A large ledger costs no more than a small one: the plans that the server really made, as it tells them itself.
+
+With a million finished jobs and then with a million queued ones, while the planner knows nothing, something outdated or
+all about them, and with plans made for the values as well as for any value.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, event, text
+
+from db import ledger
+from db.engines import close_database, database, open_database, owner_engine
+from db.sessions import overseeing, writing
+from db.settings import settings
+from migrations.runner import upgrade
+from tests.db.ledger.conftest import Steps
+from tests.stack import applied, isolated_settings, temporary_stack
+from worker.local.roles import DATABASE
+from worker.local.stack import LocalStack
+
+MANY = 1_000_000
+TENANTS = 20
+BATCH = 100
+MOST_ROWS = 5_000
+"""What one statement may look at: a batch of each tenant and some more."""
+
+STAGES = (
+    "finished jobs, never analyzed",
+    "finished jobs, analyzed",
+    "queued jobs, not there at the last analyze",
+    "queued jobs, analyzed",
+)
+
+_FILL = text("""
+INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, finished_at,
+                         attempt, max_attempts, faults, alone, dispatches)
+SELECT CAST(lpad(to_hex(number % :tenants), 32, '0') AS uuid), gen_random_uuid(), 'test_kind', '{}', :state, 5,
+       clock_timestamp() - interval '1 hour', CASE WHEN :state = 'succeeded' THEN clock_timestamp() END,
+       0, 3, 0, false, 0
+FROM generate_series(1, :rows) AS number
+""")
+_TELL_PLANS = {
+    "session_preload_libraries": "auto_explain",
+    "auto_explain.log_min_duration": "0",
+    "auto_explain.log_analyze": "on",
+    "auto_explain.log_timing": "off",
+    "auto_explain.log_format": "json",
+    "auto_explain.log_level": "notice",
+}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One look at the table of jobs within a plan."""
+
+    statement: str
+    node: str
+    index: str | None
+    rows: float
+
+
+class LargeLedger:
+    """A ledger that goes through the stages, and the scans that statements made there."""
+
+    def __init__(self) -> None:
+        self.scans: list[Scan] = []
+        self._reached = -1
+
+    def reach(self, stage: int) -> None:
+        while self._reached < stage:
+            self._reached += 1
+            match self._reached:
+                case 0:
+                    self._fill("succeeded", MANY)
+                    self._fill("queued", TENANTS * 3 * BATCH)
+                case 2:
+                    self._fill("queued", MANY)
+                case _:
+                    _as_owner("ANALYZE ledger.jobs")
+
+    def _fill(self, state: str, rows: int) -> None:
+        """As the dispatcher's role, whose policy shows it every job; in two halves, for two processors."""
+
+        def half() -> None:
+            with overseeing() as session:
+                session.execute(text("SET LOCAL statement_timeout = 0"))
+                session.execute(_FILL, {"tenants": TENANTS, "state": state, "rows": rows // 2})
+
+        with ThreadPoolExecutor(2) as pool:
+            for one in [pool.submit(half) for _ in range(2)]:
+                one.result()
+
+    def heard(self, notice: psycopg.errors.Diagnostic) -> None:
+        _, found, plan = (notice.message_primary or "").partition("plan:\n")
+        if found:
+            told = json.loads(plan)
+            self.scans += _scans(told["Query Text"], told["Plan"])
+
+
+def _scans(statement: str, node: dict[str, Any]) -> Iterator[Scan]:
+    if node.get("Relation Name") == "jobs" or "_jobs_" in node.get("Index Name", ""):
+        seen = node["Actual Rows"] + sum(rows for name, rows in node.items() if name.startswith("Rows Removed"))
+        yield Scan(statement, node["Node Type"], node.get("Index Name"), seen * node["Actual Loops"])
+    for child in node.get("Plans", ()):
+        yield from _scans(statement, child)
+
+
+def _as_owner(statement: str) -> None:
+    with owner_engine(settings()).begin() as connection:
+        connection.execute(text(statement))
+
+
+@contextmanager
+def _listening(engine: Engine, hear: Callable[[psycopg.errors.Diagnostic], None], plans: str) -> Iterator[None]:
+    """Have the engine's new connections tell their plans, made for any value (`force_generic_plan`) or not."""
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.add_notice_handler(hear)
+        connection.execute(f"SET plan_cache_mode = {plans}")
+        connection.commit()
+
+    engine.dispose()
+    event.listen(engine, "connect", connected)
+    yield
+    event.remove(engine, "connect", connected)
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def plan_stack() -> Iterator[LocalStack]:
+    """Without replicas, which would have to repeat every row."""
+    with temporary_stack(replicas=0, settings={"max_wal_size": "8GB"}) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def large(plan_stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeLedger]:
+    values = isolated_settings(plan_stack, DATABASE, tmp_path_factory.mktemp("plans"))
+    with applied(values):
+        upgrade()
+        # When the server would analyze is a matter of chance.
+        _as_owner("ALTER TABLE ledger.jobs SET (autovacuum_enabled = off)")
+        for name, value in _TELL_PLANS.items():
+            plan_stack.master.execute(f"ALTER DATABASE {DATABASE} SET {name} = '{value}'")
+        open_database(settings(), application_name="plans")
+        yield LargeLedger()
+        close_database()
+
+
+@pytest.fixture(scope="module", params=range(len(STAGES)), ids=STAGES)
+def stage(large: LargeLedger, request: pytest.FixtureRequest) -> None:
+    large.reach(request.param)
+
+
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+def scans(large: LargeLedger, stage: None, request: pytest.FixtureRequest) -> Iterator[list[Scan]]:
+    """The scans of the statements of this test."""
+    cluster = database().cluster()
+    assert cluster.dispatcher is not None
+    with (
+        _listening(cluster.dispatcher, large.heard, request.param),
+        _listening(cluster.master, large.heard, request.param),
+    ):
+        large.scans.clear()
+        yield large.scans
+
+
+def assert_cheap(scans: list[Scan], *, statements: int) -> None:
+    for scan in scans:
+        assert scan.node != "Seq Scan", scan
+        assert scan.rows <= MOST_ROWS, scan
+    assert len({scan.statement for scan in scans}) == statements, "every statement was seen"
+
+
+def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
+    with overseeing() as session:
+        assert ledger.may_plan(session)
+        lanes = ledger.lanes(session, most=BATCH)
+        assert len(lanes) >= TENANTS
+        (message,) = ledger.plan(lanes, ledger.load(session), capacity=1, batch_size=lambda _: BATCH)
+        sent = ledger.dispatch(session, message, redispatch_after_seconds=-1)
+        assert len(sent.job_ids) == BATCH
+        assert ledger.requeue_overdue(session) == BATCH
+        unsent = ledger.dispatch(session, message, redispatch_after_seconds=10)
+        ledger.undispatch(session, [unsent])
+        ledger.oldest_due_seconds(session)
+    assert_cheap(scans, statements=len(["lanes", "load", "dispatch", "requeue", "undispatch", "oldest"]))
+    assert {scan.index for scan in scans} >= {"ix_jobs_queued", "ix_jobs_dispatched"}
+
+
+def claimed_jobs(*, lease: float) -> tuple[Steps, list[ledger.Claimed]]:
+    """A batch of one tenant."""
+    steps = Steps(UUID(int=1))
+    with overseeing() as session:
+        lane = next(one for one in ledger.lanes(session, most=BATCH) if one.organization_id == steps.organization_id)
+        message = ledger.dispatch(session, ledger.Message(UUID(int=2), lane, BATCH), redispatch_after_seconds=10)
+    return steps, steps.claim(message.job_ids, message_id=message.id, lease=lease)
+
+
+def test_an_attempt_costs_the_same(scans: list[Scan]) -> None:
+    steps, claimed = claimed_jobs(lease=10)
+    scans[:] = [scan for scan in scans if "running" in scan.statement]
+    with writing(steps.organization_id) as session:
+        assert len(ledger.renew(session, claimed, lease_seconds=10)) == BATCH
+    assert len(steps.finish(claimed[:50])) == 50
+    with writing(steps.organization_id) as session:
+        assert len(ledger.was_finished(session, claimed)) == 50
+        assert len(ledger.give_back(session, claimed)) == 50
+    assert_cheap(scans, statements=len(["claim", "renew", "still held", "lock", "succeed", "finished", "give back"]))
+
+
+def test_rescuing_costs_the_same(scans: list[Scan]) -> None:
+    _, claimed = claimed_jobs(lease=-1)
+    scans.clear()
+    with overseeing() as session:
+        assert ledger.may_plan(session)
+        assert len(ledger.rescue_expired(session)) == len(claimed)
+    assert_cheap(scans, statements=1)
+    assert "ix_jobs_running" in {scan.index for scan in scans}
+    with overseeing() as session:
+        session.execute(text("UPDATE ledger.jobs SET alone = false WHERE alone AND state = 'queued'"))
