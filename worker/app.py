@@ -44,6 +44,8 @@ def build_app(configured: Settings) -> Celery:
         worker_pool=configured.worker_pool,
         worker_concurrency=configured.worker_processes,
         worker_max_tasks_per_child=configured.max_tasks_per_child or None,
+        # How long the message of a killed child waits for a result that may still be on its way from it.
+        worker_lost_wait=1.0,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

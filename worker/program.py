@@ -256,6 +256,9 @@ class _LoopPulse(bootsteps.StartStopStep):
         worker = consumer.controller
         pulse = worker.loop_pulse = Pulse()
         hub.call_repeatedly(1.0, pulse.beat)
+        if worker._is_prefork:
+            # By itself the pool looks every 5 seconds whether the message of a killed child is to be given back.
+            hub.call_repeatedly(1.0, worker.pool.maintain_pool)
         hub.add_reader(worker.wakened, os.read, worker.wakened, 1)
 
     def stop(self, consumer: Any) -> None:

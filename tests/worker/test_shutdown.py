@@ -27,7 +27,7 @@ def test_sigterm_lets_a_running_task_finish_and_exits_0(trial: Trial, pool: str)
     worker.wait_for_log("worker.stopping")
     trial.release("release")
 
-    assert worker.wait(within_seconds=10) == 0
+    assert worker.wait(within_seconds=20) == 0
     assert trial.lines("out")[1:] == ["finished"]
     assert trial.waiting() == 0
 
@@ -41,9 +41,9 @@ def test_a_task_that_outlasts_the_shutdown_timeout_is_given_up_and_its_message_i
     trial.send("write", path=trial.path("other"))
 
     started = time.monotonic()
-    assert worker.stop(within_seconds=10) == 0
+    assert worker.stop(within_seconds=20) == 0
 
-    assert 1 <= time.monotonic() - started < 5
+    assert 1 <= time.monotonic() - started < 10
     assert trial.waiting() == 2
     assert trial.lines("out")[1:] == []
     assert trial.lines("other") == []
@@ -59,7 +59,7 @@ def test_sigterm_reaches_children_only_as_the_request_to_stop(trial: Trial) -> N
     eventually(lambda: "told to stop" in trial.lines("obedient"), what="the task is told to stop")
     trial.release("release")
 
-    assert worker.wait(within_seconds=10) == 0
+    assert worker.wait(within_seconds=20) == 0
     assert "finished" in trial.lines("out")
 
 
@@ -72,7 +72,7 @@ def test_ctrl_c_waits_for_running_tasks_and_a_second_one_does_not(trial: Trial) 
     assert worker.running
     os.killpg(worker.pid, signal.SIGINT)
 
-    assert worker.wait(within_seconds=8) == 0
+    assert worker.wait(within_seconds=20) == 0
     assert trial.waiting() == 1
     assert trial.lines("out")[1:] == []
 
@@ -85,7 +85,7 @@ def test_an_idle_worker_ends_at_once_and_leaves_no_state_behind(
     assert list(state.glob("worker-*"))
 
     started = time.monotonic()
-    assert worker.stop(within_seconds=10) == 0
+    assert worker.stop(within_seconds=20) == 0
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10, "of the 20 s it may take"
     assert not list(state.glob("worker-*"))
