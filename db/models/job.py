@@ -70,7 +70,8 @@ class Job(TenantOwned, Base):
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
         CheckConstraint(
-            "(state = 'running') = (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            "state <> 'running'"
+            " OR (claim_token IS NOT NULL AND lease_expires_at IS NOT NULL AND run_until IS NOT NULL)",
             name="running_is_leased",
         ),
         CheckConstraint("(state = 'dispatched') = (redispatch_at IS NOT NULL)", name="dispatched_is_due_again"),
