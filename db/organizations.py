@@ -4,7 +4,7 @@ The catalog answers; what an organization owns is seen only by a session opened 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import select
@@ -59,3 +59,14 @@ def list_organizations() -> Sequence[Placement]:
     """The placements of all organizations, by slug."""
     with reading(None) as session:
         return session.scalars(select(Placement).order_by(Placement.slug)).all()
+
+
+def slugs_of(ids: Collection[UUID]) -> dict[UUID, str]:
+    """The slugs of these organizations, by id; unknown ids are left out."""
+    if not ids:
+        return {}
+    with reading(None) as session:
+        rows = session.execute(
+            select(Placement.organization_id, Placement.slug).where(Placement.organization_id.in_(ids))
+        )
+        return {row.organization_id: row.slug for row in rows}

@@ -115,6 +115,8 @@ def restore_version(session: Session, document_id: UUID, version_number: int, *,
     old = session.get(DocumentVersion, (organization_id, document_id, version_number))
     if document is None or document.deleted_at is not None:
         raise _not_found(document_id)
+    if not document.latest_version:
+        raise NotFoundError(f"document {document_id} has no versions: it is {document.status}")
     if old is None:
         raise NotFoundError(
             f"document {document_id} has no version {version_number}: its latest is {document.latest_version}, and old "

@@ -51,7 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "restore": Subcommand("worker.cli.versions:restore", "Make an old version the newest one again."),
     },
     "Jobs": {
-        "enqueue": Subcommand("worker.cli.jobs:enqueue", "Enqueue a job of any kind."),
+        "enqueue": Subcommand("worker.cli.enqueue:enqueue", "Enqueue a job of any kind."),
         "jobs": Subcommand("worker.cli.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
         "schedule": Subcommand("worker.cli.schedule:schedule", "Show what is scheduled and when it fires."),
     },

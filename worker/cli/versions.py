@@ -1,4 +1,4 @@
-"""`docworker history`, `show` and `diff`: the versions of one document."""
+"""`docworker history`, `show`, `diff` and `restore`: the versions of one document."""
 
 from __future__ import annotations
 
@@ -95,6 +95,47 @@ def diff(doc: str, a: int, b: int | None, slug: str, as_json: bool) -> None:
         return
     for line in lines:
         _print_diff_line(line)
+
+
+@click.command(
+    epilog=f"""{DOCUMENT_HELP}
+
+\b
+Examples:
+  docworker history /reports/q3.pdf -o acme          which versions there are
+  docworker restore /reports/q3.pdf 2 -o acme        the text of version 2 becomes the newest
+
+\b
+Nothing is lost: the versions in between stay. The file that was imported stays as well, so the document's next
+processing makes a version of it again.
+"""
+)
+@click.argument("doc")
+@click.argument("number", metavar="VERSION", type=click.IntRange(min=1))
+@organization_option
+@json_option
+def restore(doc: str, number: int, slug: str, as_json: bool) -> None:
+    """Make an old version the newest again, as a new version with its text."""
+    from db.documents import find_document
+    from jobs import documents
+
+    with organization_open("restore", slug) as organization_id:
+        entry = find_document(organization_id, doc)
+        outcome = documents.restore(organization_id, entry.id, number)
+    if as_json:
+        print_json(
+            {
+                "document_id": entry.id,
+                "path": entry.path,
+                "restored": number,
+                "written": outcome.written,
+                "version_number": outcome.version_number,
+            }
+        )
+    elif outcome.written == "version":
+        click.echo(f"{printable(entry.path)}: the text of version {number} is version {outcome.version_number} now")
+    else:
+        click.echo(f"{printable(entry.path)}: nothing to do, version {outcome.version_number} has that text already")
 
 
 def _load(organization_id: UUID, doc: str, number: int | None) -> tuple[DocumentEntry, DocumentVersion]:

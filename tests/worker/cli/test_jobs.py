@@ -1,0 +1,412 @@
+"""Jobs from the shell: put in, looked at, followed, taken part in; and what is said when that cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from db import ledger
+from db.models import Job
+from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
+from db.sessions import overseeing, writing
+from jobs.documents import process_document
+from jobs.enqueue import enqueue_many
+from jobs.testing import dispatch_due, drain, run
+from tests.libraries import Library, opened_database
+from tests.waiting import eventually
+from tests.worker.cli.commands import PROJECT, Answer
+from worker.cli import main
+
+NOWHERE = "01980000-0000-7000-8000-000000000001"
+
+
+@pytest.fixture
+def library(environment: dict[str, str]) -> Library:
+    """An organization in an otherwise empty ledger."""
+    with opened_database():
+        with overseeing() as session:
+            session.query(Job).delete()
+        return Library()
+
+
+def ask(*arguments: object) -> Answer:
+    """As `docworker …`, in this process."""
+    done = CliRunner().invoke(main, [str(one) for one in arguments], prog_name="docworker")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Answer(done.exit_code, done.stdout, done.stderr)
+
+
+@contextmanager
+def the_ledger() -> Iterator[Any]:
+    with opened_database(), overseeing() as session:
+        yield session
+
+
+def job(job_id: object) -> Job:
+    with the_ledger() as session:
+        return ledger.get(session, UUID(str(job_id)))
+
+
+def work() -> int:
+    with opened_database():
+        return drain()
+
+
+def add_jobs(library: Library, *texts: str) -> list[UUID]:
+    """A job for each of these texts."""
+    with opened_database():
+        ids = library.add(*texts)
+        with writing(library.id) as session:
+            return enqueue_many(session, process_document, [{"document_id": one} for one in ids])
+
+
+def enqueue(library: Library, *arguments: object) -> Answer:
+    return ask("enqueue", *arguments, "-o", library.slug)
+
+
+def test_a_job_is_enqueued_and_its_id_printed(library: Library) -> None:
+    document_id = new_id()
+    answer = enqueue(library, "process_document", f"document_id={document_id}")
+    made = job(answer.out.strip())
+    assert (answer.exit_code, answer.err) == (0, "")
+    assert (made.organization_id, made.kind, made.state) == (library.id, "process_document", "queued")
+    assert made.arguments == {"document_id": str(document_id)}
+
+
+def test_every_option_reaches_the_job(library: Library) -> None:
+    job_id = new_id()
+    answer = enqueue(
+        library,
+        "process_organization",
+        "--priority",
+        8,
+        "--delay",
+        "90m",
+        "--max-attempts",
+        2,
+        "--id",
+        job_id,
+        "--json",
+    )
+    assert answer.json == {"id": str(job_id), "kind": "process_organization"}
+    made = job(job_id)
+    assert (made.priority, made.max_attempts) == (8, 2)
+    assert abs(made.run_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=1)
+
+
+def test_values_are_json_where_they_are_json(library: Library) -> None:
+    ids = [str(new_id()), str(new_id())]
+    answer = enqueue(library, "index_documents", f"document_ids={json.dumps(ids)}")
+    assert job(answer.out.strip()).arguments == {"document_ids": ids}
+
+
+def test_equal_keys_fold(library: Library) -> None:
+    answers = [enqueue(library, "process_organization", "--unique-key", "k") for _ in range(2)]
+    assert answers[0].out == answers[1].out
+
+
+def test_the_schedules_own_organization_can_be_named(library: Library) -> None:
+    answer = ask("enqueue", "reconcile_documents", "-o", "system")
+    assert job(answer.out.strip()).organization_id == SYSTEM_ORGANIZATION_ID
+    assert [line[1] for line in ask("jobs", "list", "-o", "system").lines[1:]] == ["system"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["process_documnt"], "no kind is called 'process_documnt'; did you mean 'process_document'?"),
+        (["xyz"], "no kind is called 'xyz'; there are index_documents, process_document, "),
+        (["process_document"], "process_document cannot take these arguments: document_id: Field required"),
+        (["process_document", "document_id=7"], "document_id: UUID input should be a string"),
+        (["process_document", "document_id"], "'document_id' is not KEY=VALUE"),
+        (["process_document", "=7"], "'=7' is not KEY=VALUE"),
+        (["process_document", "a=1", "a=2"], "'a' is given twice"),
+        (["process_organization", "--delay", "soon"], "'soon' is not a duration: give a number and s, m, h or d"),
+        (["process_organization", "--delay", "-5m"], "'-5m' is not a duration"),
+        (["process_organization", "--delay", "999999999d"], "'999999999d' is too long: at most 36500d"),
+        (["process_organization", "--id", NOWHERE, "--unique-key", "k"], "give an id or a unique_key, not both"),
+    ],
+)
+def test_what_cannot_be_enqueued_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
+    answer = enqueue(library, *arguments)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err.startswith("docworker: ")
+    assert answer.err.count("\n") == 1
+    assert complaint in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["enqueue", "process_organization"],
+        ["enqueue", "process_organization", "-o", "acme", "--priority", "10"],
+        ["enqueue", "process_organization", "-o", "acme", "--id", "7"],
+        ["jobs", "show", "7"],
+        ["jobs", "list", "--state", "paused"],
+        ["jobs", "list", "--limit", "0"],
+        ["jobs", "retry"],
+        ["jobs", "cancel"],
+        ["jobs", "pause"],
+        ["jobs", "resume"],
+        ["jobs", "watch", NOWHERE, "--timeout", "-1"],
+    ],
+)
+def test_wrong_usage_is_told_as_such(library: Library, arguments: list[str]) -> None:
+    answer = ask(*arguments)
+    assert (answer.exit_code, answer.out) == (2, "")
+    assert "Usage: docworker" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["show", NOWHERE], f"no job {NOWHERE}: it never was"),
+        (["watch", NOWHERE], f"no job {NOWHERE}: it never was"),
+        (["cancel", NOWHERE], f"not queued, dispatched or running, not chosen by the filter, or not there: {NOWHERE}"),
+        (["retry", NOWHERE], f"not failed or cancelled, not chosen by the filter, or not there: {NOWHERE}"),
+        (["list", "-o", "nobody"], "no organization has the slug 'nobody'"),
+        (["list", "--older-than", "2"], "'2' is not a duration"),
+        (["pause", "--kind", "process_documnt"], "did you mean 'process_document'?"),
+        (["resume", "--kind", "process_document"], "process_document is not paused"),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
+    answer = ask("jobs", *arguments)
+    assert answer.exit_code == 1
+    assert answer.err.startswith("docworker: ")
+    assert answer.err.count("\n") == 1
+    assert complaint in answer.err
+
+
+def test_jobs_are_listed_latest_first_with_their_organization_and_error(library: Library) -> None:
+    good, bad = add_jobs(library, "good", "  ")
+    work()
+    answer = ask("jobs", "list")
+    assert answer.lines[0] == ["id", "organization", "kind", "state", "attempt", "enqueued", "due", "error"]
+    rows = {line[0]: line[1:] for line in answer.lines[1:]}
+    assert rows[str(good)][:4] == [library.slug, "process_document", "succeeded", "1/5"]
+    assert " ".join(rows[str(bad)]).endswith("PipelineError: empty: the document holds no text")
+    assert answer.lines[1][2] == "index_documents"
+
+
+def test_filters_choose(library: Library) -> None:
+    _good, bad = add_jobs(library, "good", "  ")
+    with opened_database():
+        other = Library()
+    add_jobs(other, "theirs")
+    work()
+
+    def ids(*options: object) -> list[str]:
+        return [one["id"] for one in ask("jobs", "list", "--json", *options).json]
+
+    assert ids("--state", "failed") == [str(bad)]
+    assert len(ids("--state", "failed", "--state", "succeeded", "-o", library.slug)) == 3
+    assert len(ids("--kind", "process_document")) == 3
+    assert ids("--kind", "process_document", "--older-than", "1h") == []
+    assert len(ids("--limit", 2)) == 2
+    assert ids("-o", other.slug, "--state", "failed") == []
+    assert "the latest 2; there may be more" in ask("jobs", "list", "--limit", 2).err
+
+
+def test_show_tells_all_there_is_and_no_secret(library: Library) -> None:
+    (bad,) = add_jobs(library, "  ")
+    work()
+    shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", bad).lines}
+    assert (shown["id"], shown["organization"], shown["state"]) == (str(bad), library.slug, "failed")
+    assert json.loads(shown["arguments"]) == job(bad).arguments
+    assert "claim_token" not in shown
+    assert ask("jobs", "show", bad, "--json").json["error_message"] == "empty: the document holds no text"
+
+
+def test_a_traceback_is_shown_below(library: Library) -> None:
+    with opened_database(), writing(library.id) as session:
+        (job_id,) = enqueue_many(session, process_document, [{"document_id": new_id()}])
+    work()
+    answer = ask("jobs", "show", job_id)
+    assert "\n\nNotFoundError: document " in answer.out or "\n\ndb.errors.NotFoundError: document " in answer.out
+
+
+def test_failed_jobs_are_retried_by_id_and_by_filter(library: Library) -> None:
+    first, second, third = add_jobs(library, " ", " ", " ")
+    work()
+    answer = ask("jobs", "retry", first)
+    assert (answer.exit_code, answer.out) == (0, "1 job queued again\n")
+    assert [job(one).state for one in (first, second)] == ["queued", "failed"]
+    assert sorted(ask("jobs", "retry", "-o", library.slug, "--json").json) == sorted(map(str, (second, third)))
+    assert {(job(one).state, job(one).attempt) for one in (first, second, third)} == {("queued", 0)}
+
+
+def test_those_that_can_be_retried_are_though_others_cannot(library: Library) -> None:
+    good, bad = add_jobs(library, "good", "  ")
+    work()
+    answer = ask("jobs", "retry", good, bad)
+    assert (answer.exit_code, answer.out) == (1, "1 job queued again\n")
+    assert answer.err.endswith(f"or not there: {good}\n")
+
+
+def test_jobs_are_cancelled_by_id_filter_or_all(library: Library) -> None:
+    jobs = add_jobs(library, *"abc")
+    assert ask("jobs", "cancel", jobs[0]).out == "1 job cancelled\n"
+    assert ask("jobs", "cancel", "--older-than", "1h").out == "0 jobs cancelled\n"
+    assert ask("jobs", "cancel", "--all").out == "2 jobs cancelled\n"
+    assert {job(one).state for one in jobs} == {"cancelled"}
+    assert ask("jobs", "retry", "--all").out == "0 jobs queued again\n", "a cancelled job must be named"
+    assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
+
+
+def test_a_pause_holds_until_it_is_taken_back(library: Library) -> None:
+    (job_id,) = add_jobs(library, "text")
+    place = ("--kind", "process_document", "-o", library.slug)
+    assert ask("jobs", "pause", *place).out == f"paused process_document of {library.slug}\n"
+    assert ask("jobs", "pause", *place).exit_code == 0, "twice is once"
+    assert ask("jobs", "paused").lines == [["organization", "kind"], [library.slug, "process_document"]]
+    assert work() == 0
+    assert ask("jobs", "resume", "--kind", "process_document").exit_code == 1, "another pause"
+    assert ask("jobs", "resume", *place).out == f"resumed process_document of {library.slug}\n"
+    assert work() == 2
+    assert job(job_id).state == "succeeded"
+
+
+def test_a_kind_or_an_organization_is_paused_as_a_whole(library: Library) -> None:
+    add_jobs(library, "text")
+    assert ask("jobs", "pause", "-o", library.slug).out == f"paused all kinds of {library.slug}\n"
+    assert ask("jobs", "pause", "--kind", "process_document").out == "paused process_document\n"
+    assert ask("jobs", "paused", "--json").json == [
+        {"organization": None, "kind": "process_document"},
+        {"organization": library.slug, "kind": None},
+    ]
+    ask("jobs", "resume", "-o", library.slug)
+    assert work() == 0
+    ask("jobs", "resume", "--kind", "process_document")
+    assert work() == 2
+
+
+def fan_out(library: Library, *texts: str) -> str:
+    with opened_database():
+        library.add(*texts)
+    return enqueue(library, "process_organization").out.strip()
+
+
+def test_watch_tells_how_a_fan_outs_children_ended(library: Library) -> None:
+    parent = fan_out(library, "a", "b")
+    work()
+    answer = ask("jobs", "watch", parent)
+    assert (answer.exit_code, answer.out, answer.err) == (0, "2 succeeded\n", "")
+    found = ask("jobs", "watch", parent, "--json").json
+    assert (found["children"], found["done"], found["states"], found["ended"]) == (2, 2, {"succeeded": 2}, True)
+
+
+def test_watch_fails_when_a_child_did(library: Library) -> None:
+    parent = fan_out(library, "a", "  ")
+    work()
+    assert ask("jobs", "watch", parent).out == "1 failed, 1 succeeded\n"
+    assert ask("jobs", "watch", parent).exit_code == 1
+    (failed,) = ask("jobs", "list", "--parent", parent, "--state", "failed", "--json").json
+    assert failed["error_class"] == "PipelineError"
+
+
+def test_watch_follows_a_job_without_children_to_its_own_end(library: Library) -> None:
+    answer = enqueue(library, "process_folder", f"folder_id={NOWHERE}")
+    job_id = answer.out.strip()
+    work()
+    watched = ask("jobs", "watch", job_id)
+    assert watched.exit_code == 1
+    assert watched.out.startswith(f"process_folder failed (no folder {NOWHERE} in this organization")
+
+
+def test_watch_gives_up_in_time(library: Library) -> None:
+    parent = fan_out(library, "a")
+    answer = ask("jobs", "watch", parent, "--timeout", 0)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err == f"docworker: job {parent} has not ended within 0 s: process_organization queued\n"
+
+
+def test_watch_goes_on_until_the_last_child_has_ended(library: Library) -> None:
+    parent = fan_out(library, "a", "b")
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", "jobs", "watch", parent],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with opened_database():
+            run(dispatch_due())
+            eventually(lambda: _sessions("docworker jobs") > 0, what="it watches", within_seconds=20)
+            assert watching.poll() is None, "the parent has ended, its children have not"
+            drain()
+        out, err = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+    assert (watching.returncode, out) == (0, "2 succeeded\n"), err
+
+
+def _sessions(application_name: str) -> int:
+    with overseeing() as session:
+        counted = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+        return int(session.scalar(counted, {"name": application_name}) or 0)
+
+
+def test_an_old_version_is_restored(library: Library) -> None:
+    with opened_database():
+        document_id = library.write("/a/b.txt", "first", "second")
+    answer = ask("restore", "/a/b.txt", 1, "-o", library.slug)
+    assert (answer.exit_code, answer.err) == (0, "")
+    assert answer.out == "/a/b.txt: the text of version 1 is version 3 now\n"
+    with opened_database():
+        assert [one.content for one in library.versions(document_id)] == ["first", "second", "first"]
+    again = ask("restore", document_id, 1, "-o", library.slug, "--json")
+    assert again.json == {
+        "document_id": str(document_id),
+        "path": "/a/b.txt",
+        "restored": 1,
+        "written": "unchanged",
+        "version_number": 3,
+    }
+    assert ask("restore", document_id, 1, "-o", library.slug).out == (
+        "/a/b.txt: nothing to do, version 3 has that text already\n"
+    )
+    assert work() == 1, "it is indexed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("/a.txt", "7"), 1, "has no version 7: its latest is 1"),
+        (("/pending.txt", "1"), 1, "has no versions: it is pending"),
+        (("/nothing.txt", "1"), 1, "this organization has no document '/nothing.txt'"),
+        (("/a.txt", "0"), 2, "0 is not in the range x>=1"),
+        (("/a.txt",), 2, "Missing argument 'VERSION'"),
+    ],
+)
+def test_what_cannot_be_restored_is_told(library: Library, arguments: Any, code: int, complaint: str) -> None:
+    with opened_database():
+        library.write("/a.txt", "first")
+        library.write("/pending.txt")
+    answer = ask("restore", *arguments, "-o", library.slug)
+    assert (answer.exit_code, answer.out) == (code, "")
+    assert complaint in answer.err
+
+
+def test_another_organizations_document_cannot_be_restored(library: Library) -> None:
+    with opened_database():
+        document_id = library.write("/a.txt", "first", "second")
+        other = Library()
+    answer = ask("restore", document_id, 1, "-o", other.slug)
+    assert answer.exit_code == 1
+    assert "has no document" in answer.err
+
+
+def test_no_help_line_is_cut_short(library: Library) -> None:
+    assert "..." not in ask("jobs", "--help").out.partition("Commands:")[2]
