@@ -4,7 +4,7 @@ A hundred files a transaction, each in a savepoint of its own when it has to be,
 Nothing is ever deleted, and importing the same tree again changes nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -22,6 +22,7 @@ from db.faults import classify
 from db.folders import ROOT, FolderPath, ensure_folders
 from db.intake import Incoming, Present, find_present, insert_documents, update_documents
 from db.models import DocumentStatus
+from db.retention import hold_sources
 from db.sessions import organization_of, reading, writing
 from db.store import SourceCorruptError, SourceMissingError, SourceStore, SourceTooLargeError, source_store
 from jobs.documents import process_document
@@ -157,12 +158,19 @@ class _Import:
                 else:
                     writes[kept] = there
             results, files = self._write(writes)
+            self._look_again(file for file in writes if file not in files)
             yield from results
         for file in files:
             yield file.result(Imported.FAILED, "others keep changing this document: import it again")
 
     def _write(self, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
         return _insist(self._organization_id, lambda session: _write(session, writes)) if writes else ([], [])
+
+    def _look_again(self, written: Iterable[_File]) -> None:
+        """Bytes that were already there may have been purged before the document that now protects them was."""
+        for file in written:
+            if not self._store.exists(file.incoming.source.key):
+                self._keep(file)
 
     def _is_unchanged(self, file: Incoming, there: Present) -> bool:
         if there.source_key != file.source.key:
@@ -234,6 +242,7 @@ def _write(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_F
 
 
 def _write_together(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
+    hold_sources(session)
     ids = insert_documents(session, [file.incoming for file, present in writes.items() if present is None])
     ids |= update_documents(session, {file.incoming: present for file, present in writes.items() if present})
     results, overtaken = [], []

@@ -21,7 +21,7 @@ from db.retention import (
     purge_deleted,
     unused_sources,
 )
-from db.sessions import reading, writing
+from db.sessions import writing
 from db.settings import settings
 from db.store import source_store
 from jobs.documents import process_document
@@ -29,6 +29,7 @@ from jobs.enqueue import enqueue, enqueue_many
 from jobs.task import Attempt, job
 
 CHUNK = 1000
+FEW = 20
 RECONCILE_AFTER_SECONDS = 300.0
 """A document just imported may still wait for its producer's commit or its job's first look."""
 
@@ -83,13 +84,13 @@ def purge_organization(attempt: Attempt) -> None:
 
 
 def _forget_sources(attempt: Attempt, keys: list[str]) -> None:
-    """After the commit, and with no connection held: bytes whose removal fails are only left over, a document without
-    its bytes would be lost."""
-    with reading(attempt.organization_id, source="master") as session:
-        unused = unused_sources(session, keys)
-    for key in sorted(unused):
-        source_store().delete(key)
-    keys.clear()
+    """After the commit: bytes whose removal fails are only left over, a document without its bytes would be lost. A few
+    at a time, because imports wait meanwhile."""
+    while keys:
+        some, keys[:FEW] = keys[:FEW], []
+        with writing(attempt.organization_id) as session:
+            for key in sorted(unused_sources(session, some)):
+                source_store().delete(key)
 
 
 @job(max_attempts=3)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +15,14 @@ from db import ledger
 from db.engines import Database
 from db.models import AuditEntry, Document, DocumentSearch, DocumentVersion, Job
 from db.models.base import SYSTEM_ORGANIZATION_ID
+from db.retention import hold_sources, unused_sources
 from db.sessions import overseeing, reading, writing
 from db.settings import settings
 from db.store import source_store
 from jobs import maintenance
 from jobs.documents import process_document
 from jobs.enqueue import enqueue, enqueue_many
+from jobs.imports import import_tree
 from jobs.maintenance import (
     prune_finished_jobs,
     prune_jobs_of_organization,
@@ -83,6 +86,13 @@ def change(tenant: Tenant, document_id: UUID, **values: Any) -> None:
         session.execute(update(Document).where(Document.id == document_id).values(**values))
 
 
+def is_waiting(tenant: Tenant, statement: str) -> bool:
+    """Whether such a statement waits for a lock just now."""
+    with writing(tenant.id) as session:
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE :part")
+        return bool(session.scalar(waiting, {"part": f"%{statement}%"}))
+
+
 def days_ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
@@ -143,6 +153,38 @@ def test_source_bytes_go_with_the_last_document_that_names_them(tenant: Tenant) 
     change(tenant, second, deleted_at=days_ago(31))
     do(purge_deleted_documents)
     assert not store.exists(shared)
+
+
+def test_bytes_that_a_document_comes_to_name_just_before_they_are_purged_stay(tenant: Tenant) -> None:
+    key = source_store().put(tenant.id, io.BytesIO(b"shared")).key
+    deleted, live = tenant.add("a", "b")
+    change(tenant, deleted, source_key=key, deleted_at=days_ago(31))
+    with ThreadPoolExecutor(1) as pool:
+        with writing(tenant.id) as session:
+            hold_sources(session)
+            session.get_one(Document, (tenant.id, live)).source_key = key
+            session.flush()
+            purging = pool.submit(do, purge_organization, tenant.id)
+            eventually(lambda: is_waiting(tenant, "pg_advisory"), what="the purge waits for the document's commit")
+        assert purging.result(10).state == "succeeded"
+    assert source_store().exists(key)
+    assert present(tenant) == {live}
+
+
+def test_bytes_purged_just_before_an_import_names_them_are_kept_again(tenant: Tenant, tmp_path: Path) -> None:
+    (tmp_path / "same.txt").write_bytes(b"same bytes")
+    store = source_store()
+    key = store.put(tenant.id, io.BytesIO(b"same bytes")).key
+    with ThreadPoolExecutor(1) as pool:
+        with writing(tenant.id) as session:
+            assert unused_sources(session, [key]) == {key}
+            importing = pool.submit(lambda: list(import_tree(tenant.id, tmp_path)))
+            eventually(lambda: is_waiting(tenant, "pg_advisory"), what="the import waits for the purge")
+            store.delete(key)
+        (result,) = importing.result(10)
+    assert result.document_id
+    assert tenant.get(result.document_id).source_key == key
+    assert store.exists(key)
 
 
 def test_a_purge_works_in_chunks_and_one_that_is_stopped_is_given_back(
@@ -263,16 +305,14 @@ def test_two_reconciliations_at_the_same_time_enqueue_a_document_once(tenant: Te
     (forgotten,) = tenant.add("forgotten")
     change(tenant, forgotten, updated_at=days_ago(1))
 
-    def is_waiting() -> bool:
-        with writing(tenant.id) as session:
-            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE :start")
-            return bool(session.scalar(waiting, {"start": "%INSERT INTO ledger.jobs%"}))
-
     with ThreadPoolExecutor(1) as pool:
         with writing(tenant.id) as session:
             enqueue_many(session, process_document, [{"document_id": forgotten}], unique_keys=[str(forgotten)])
             other = pool.submit(maintenance._reconcile_chunk, tenant.id)
-            eventually(is_waiting, what="the other reconciliation waits for this one")
+            eventually(
+                lambda: is_waiting(tenant, "INSERT INTO ledger.jobs"),
+                what="the other reconciliation waits for this one",
+            )
         assert other.result(10) == ([forgotten], set())
     assert len(jobs_of(tenant)) == 1
 
