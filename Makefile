@@ -3,19 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A virtual environment works only where it was made, and with the Python it was made with.
+HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo test check format bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "PYTHON=/path/to/python3.11 chooses the Python that .venv is made with."
+
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(HERE))
+.PHONY: $(STAMP)
+endif
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "docworker needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "docworker needs Python 3.11 or newer: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@grep -qs ' $(CURDIR)/$(VENV)$$' $(VENV)/pyvenv.cfg && $(BIN)/python -m pip --version >/dev/null 2>&1 \
+		|| { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@echo "$(CURDIR)/$(VENV) $$(readlink -f $(BIN)/python)" > $@
 
 install: $(STAMP) ## install docworker and its tools into .venv
 
@@ -43,4 +51,5 @@ bench: $(STAMP) ## compare with the usual way and print the table
 	@$(BIN)/python -m benchmarks
 
 clean: ## remove the local stack's data, caches and the virtual environment
+	@test ! -L .docworker/servers || rm -rf "$$(readlink .docworker/servers)"
 	rm -rf .docworker .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
