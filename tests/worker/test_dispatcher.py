@@ -345,8 +345,11 @@ def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_b
     dispatcher.tick()
     stack.broker.kill()
     ids = Steps().enqueue(5)
-    dispatcher._turn()
-    assert not dispatcher.health.ready().well
+    for _ in range(2):  # on the old connection, and with none
+        started = time.monotonic()
+        dispatcher._turn()
+        assert time.monotonic() - started < 3, "it does not wait for the broker"
+        assert not dispatcher.health.ready().well
     assert [(job.state, job.dispatches) for job in jobs()] == [("queued", 0)] * 5
     stack.broker.start()
     dispatcher._turn()
@@ -421,7 +424,7 @@ def test_an_outage_of_the_master_is_waited_out(own_desk: tuple[Desk, LocalStack]
 
 def test_after_an_outage_the_living_may_renew_their_leases_first(own_desk: tuple[Desk, LocalStack]) -> None:
     desk, stack = own_desk
-    dispatcher = desk.dispatcher(lease=2)
+    dispatcher = desk.dispatcher(lease=3)
     steps = Steps()
     steps.enqueue()
     dispatcher._turn()
@@ -431,15 +434,13 @@ def test_after_an_outage_the_living_may_renew_their_leases_first(own_desk: tuple
     stack.master.start()
     steps.expire([claimed.id])
     back_at = time.monotonic()
-    dispatcher._turn()
-    assert states() == {"running": 1}
 
     def rescued() -> bool:
         dispatcher._turn()
         return states()["running"] == 0
 
     eventually(rescued, what="the job to be rescued")
-    assert time.monotonic() - back_at < 5
+    assert 1 < time.monotonic() - back_at < 5
 
 
 # Kinds that not everybody knows
