@@ -114,7 +114,7 @@ def _load_expected(samples: Path) -> dict[str, Expected]:
     except FileNotFoundError:
         raise InvalidArgumentError(f"no {path}: give the samples/ of a checkout with --samples") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise InvalidArgumentError(f"{path} does not say status and reason for each file: {error}") from error
+        raise InvalidArgumentError(f"{path} does not say status and reason for each file") from error
 
 
 def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) -> int:

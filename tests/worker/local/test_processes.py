@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from tests.processes import PROJECT, Process, Processes
 from tests.stack import temporary_directory
 from tests.waiting import eventually
+from worker.local.home import Lock
 from worker.local.launching import is_alive
-from worker.local.processes import PROCESSES, process_table
+from worker.local.processes import PROCESSES, process_environment, process_table, temporary_stack
 
 UP = """
 import sys
@@ -65,10 +67,34 @@ class Up:
         return [process.pid, *process.children]
 
 
+def test_addresses_of_other_servers_do_not_reach_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCWORKER_LISTEN_URL", "postgresql://elsewhere/docworker")
+    monkeypatch.setenv("DOCWORKER_MASTER_URL", "postgresql://elsewhere/docworker")
+    monkeypatch.setenv("DOCWORKER_WORKER_METRICS_PORT", "1234")
+    ours = {"DOCWORKER_MASTER_URL": "postgresql://here/docworker", "DOCWORKER_WORKER_METRICS_PORT": "20001"}
+    environment = process_environment(ours)
+    assert "DOCWORKER_LISTEN_URL" not in environment
+    assert environment["DOCWORKER_MASTER_URL"] == "postgresql://here/docworker"
+    assert environment["DOCWORKER_WORKER_METRICS_PORT"] == "1234"
+
+
+def test_temporary_stack_removes_those_whose_owner_was_killed_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new, used = (tmp_path / f"docworker-stack-{name}" for name in ("old", "new", "used"))
+    for directory in (old, new, used):
+        (directory / "stack/servers").mkdir(parents=True)
+    lock = Lock(used / "stack/servers")
+    for directory in (old, used):
+        os.utime(directory, (0, 0))
+    with temporary_stack() as stack:
+        assert {*tmp_path.iterdir()} == {new, used, stack.directory.parent}
+    assert {*tmp_path.iterdir()} == {new, used}
+    lock.release()
+
+
 def test_our_procfile_is_the_table_in_the_code() -> None:
-    procfile = PROJECT / "Procfile"
-    if not procfile.exists():
-        pytest.skip("no Procfile yet")
     assert process_table(PROJECT) == dict(PROCESSES)
 
 
