@@ -90,6 +90,15 @@ def test_a_rejection_of_an_overtaken_document_is_a_conflict(tenant: Tenant, docu
     assert tenant.get(document_id).status == DocumentStatus.PROCESSED
 
 
+def test_the_same_rejection_of_an_overtaken_document_is_a_conflict_too(tenant: Tenant, document: Document) -> None:
+    with writing(tenant.id) as session:
+        reject(session, document, "a reason")
+    rejected = tenant.get(document.id)
+    tenant.change(document.id, "somebody else's")
+    with pytest.raises(ConflictError), writing(tenant.id) as session:
+        reject(session, rejected, "a reason")
+
+
 def test_a_result_of_an_older_reading_does_not_pass_with_a_fresh_document(tenant: Tenant, document: Document) -> None:
     made_of_old = text_for(document, "of the old text")
     tenant.change(document.id, "newer")
@@ -244,9 +253,11 @@ def test_a_lock_shows_the_row_as_it_is_now_even_if_the_session_has_an_older_one(
     tenant: Tenant, document: Document
 ) -> None:
     with writing(tenant.id) as session:
-        assert session.get_one(Document, (tenant.id, document.id)).content == "first"
+        older = session.get_one(Document, (tenant.id, document.id))
+        assert older.content == "first"
         tenant.change(document.id, "newer")
-        assert lock_document(session, document.id).content == "newer"
+        assert lock_document(session, document.id) is older
+        assert older.content == "newer"
 
 
 def test_a_deleted_document_cannot_be_locked_or_counted(tenant: Tenant, document: Document) -> None:
