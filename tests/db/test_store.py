@@ -4,6 +4,7 @@ import io
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -150,17 +151,20 @@ def test_store_that_cannot_be_written_says_what_to_do_and_is_tried_again(tmp_pat
     assert classify(raised.value) is Fault.OVERLOAD
 
 
-@pytest.fixture
+@contextmanager
 def no_room_for_files_over_1000_bytes() -> Iterator[None]:
+    """Around as little as can be: what pytest itself writes is under the limit as well."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_write_that_breaks_off_leaves_no_part_behind(tmp_path: Path, no_room_for_files_over_1000_bytes: None) -> None:
+def test_write_that_breaks_off_leaves_no_part_behind(tmp_path: Path) -> None:
     store = SourceStore(str(tmp_path), max_source_bytes=LIMIT_BYTES)
-    with pytest.raises(StoreError, match="cannot write the source"):
+    with pytest.raises(StoreError, match="cannot write the source"), no_room_for_files_over_1000_bytes():
         put(store, bytes(5000))
     assert not files_under(store.url)
 
