@@ -1,0 +1,207 @@
+"""The master is killed under load and a replica promoted: our processes ride it through, and no job is lost or doubled.
+
+What must be unfinished when the master dies is made so by locks on its documents, which die with the master.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from db.engines import close_database, open_database
+from db.errors import DemotedMasterError
+from db.models.base import new_id
+from db.sessions import overseeing, writing
+from db.settings import settings
+from jobs.documents import process_document
+from jobs.enqueue import enqueue_many
+from tests.conftest import OwnStack
+from tests.processes import Process, Processes
+from tests.tenants import Tenant
+from tests.waiting import eventually
+from tests.worker.test_chaos import versions_of
+from tests.worker.trials import InForce
+from worker.local.stack import LocalStack
+
+pytestmark = pytest.mark.timeout(90)
+
+TENANTS = 5
+DOCUMENTS = 100
+"""Of each tenant."""
+HELD = 10
+"""Of each tenant, its last ones: their jobs run, or wait to, until the master dies."""
+SETTINGS = {
+    "DOCWORKER_LEASE": "2",
+    "DOCWORKER_REDISPATCH_AFTER": "2",
+    "DOCWORKER_BATCH_SIZE": "8",
+}
+LIVE = {"queued", "dispatched", "running"}
+NAMES = ("dispatcher", "worker", "beat")
+READY = {"dispatcher": "dispatcher.started", "worker": "worker.ready", "beat": "beat.started"}
+
+Texts = dict[Tenant, dict[UUID, str]]
+
+
+class Load:
+    """A stack with jobs in its ledger and our processes at work on them."""
+
+    def __init__(self, stack: LocalStack, processes: Processes) -> None:
+        self.stack = stack
+        open_database(settings(), application_name="tests")
+        self.texts: Texts = {tenant: enqueue_documents(tenant) for tenant in [Tenant() for _ in range(TENANTS)]}
+        stack.wait_for_replicas()
+        self._processes = processes
+        self.running: list[Process] = []
+
+    def start(self) -> None:
+        self.running = [self._processes.start(name, environment=SETTINGS) for name in NAMES]
+        for process in self.running:
+            process.wait_for_log(READY[process.name], within_seconds=30)
+
+    def pids(self) -> list[int]:
+        """Of all our processes that live, the worker's children included."""
+        return [pid for process in self.running if process.running for pid in (process.pid, *sorted(process.children))]
+
+    @contextmanager
+    def hold(self, chosen: slice) -> Iterator[None]:
+        """Lock these documents of every tenant: a job can then not write its result."""
+        ids = [one for documents in self.texts.values() for one in list(documents)[chosen]]
+        with closing(self.stack.master.connect("docworker", autocommit=False)) as connection:
+            connection.execute("SELECT FROM app.documents WHERE id = ANY(%s) FOR UPDATE", [ids])
+            yield
+
+    def waits_for_locks(self) -> bool:
+        """Whether every process of the worker stands at a lock, a job half done."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'docworker_worker'"
+        return bool(self.stack.master.execute(query)[0][0] >= settings().worker_processes)
+
+    def fail_over(self, record: Callable[[str, object], None]) -> None:
+        """Kill and promote; wait for the first job that succeeds afterwards, and tell how long that took."""
+        self.stack.master.kill()
+        killed_at = datetime.now(UTC)
+        self.stack.failover()
+        promoted_at = datetime.now(UTC)
+        query = (
+            "SELECT finished_at FROM ledger.jobs WHERE finished_at > %s AND state = 'succeeded'"
+            " ORDER BY finished_at LIMIT 1"
+        )
+        ((first,),) = eventually(
+            lambda: self.stack.master.execute(query, [killed_at], database="docworker"),
+            within_seconds=25,
+            what="a job to succeed after the promotion",
+        )
+        seconds = (first - promoted_at).total_seconds()
+        record("seconds_from_promotion_to_first_success", seconds)
+        print(  # noqa: T201
+            f"first success {seconds:.2f} s after the promotion returned, {(first - killed_at).total_seconds():.2f} s after "
+            "the master's death"
+        )
+
+    def wait_for_all(self) -> None:
+        def ended() -> bool:
+            return not states().keys() & LIVE
+
+        try:
+            eventually(ended, within_seconds=30, what="all jobs to end")
+        except AssertionError as error:
+            logs = "\n".join(f"{process.name}:\n{process.log[-2000:]}" for process in self.running)
+            raise AssertionError(f"{error}; jobs: {states()}\n{logs}") from None
+
+    def assert_each_done_once(self) -> None:
+        assert states() == {"succeeded": TENANTS * DOCUMENTS}
+        for tenant, documents in self.texts.items():
+            assert versions_of(tenant) == {one: [(1, content, str(one))] for one, content in documents.items()}
+
+
+def enqueue_documents(tenant: Tenant, count: int = DOCUMENTS) -> dict[UUID, str]:
+    texts = [f"document {number} of {tenant.slug}, {new_id()}" for number in range(count)]
+    ids = tenant.add(*texts)
+    with writing(tenant.id) as session:
+        enqueue_many(session, process_document, [{"document_id": one} for one in ids])
+    return dict(zip(ids, texts, strict=True))
+
+
+def jobs() -> Sequence[tuple[UUID, str, datetime | None]]:
+    """Id, state and end of the documents' jobs, as soon as there is a master."""
+
+    def attempt() -> Sequence[tuple[UUID, str, datetime | None]]:
+        try:
+            with overseeing() as session:
+                query = text("SELECT id, state, finished_at FROM ledger.jobs WHERE kind = 'process_document'")
+                return [(row.id, row.state, row.finished_at) for row in session.execute(query)]
+        except (DBAPIError, DemotedMasterError) as error:
+            raise AssertionError(str(error)) from error
+
+    return eventually(attempt, within_seconds=20)
+
+
+def states() -> Counter[str]:
+    return Counter(state for _, state, _ in jobs())
+
+
+def ends() -> dict[UUID, datetime | None]:
+    """When each job that has succeeded did."""
+    return {job_id: finished_at for job_id, state, finished_at in jobs() if state == "succeeded"}
+
+
+@pytest.fixture
+def load(own_stack: OwnStack, in_force: InForce, processes: Processes) -> Iterator[Load]:
+    stack = own_stack(replicas=2, migrated=True)
+    in_force(stack)
+    yield Load(stack, processes)
+    close_database()
+
+
+def test_what_was_committed_to_a_replica_as_well_survives_and_the_rest_is_done(
+    load: Load, record_property: Callable[[str, object], None]
+) -> None:
+    """The master dies amid claims and commits."""
+    load.stack.master.configure(synchronous_standby_names=f"FIRST 1 ({load.stack.replicas[0].name})")
+    with load.hold(slice(-HELD, None)):
+        load.start()
+        pids = load.pids()
+        eventually(lambda: states()["succeeded"] >= 100, within_seconds=20, what="100 jobs to succeed")
+        before = ends()
+        load.fail_over(record_property)
+    assert 100 <= len(before) <= TENANTS * (DOCUMENTS - HELD)
+
+    load.wait_for_all()
+    load.assert_each_done_once()
+    assert before.items() <= ends().items(), "what had been told as succeeded was not lost, nor done again"
+    assert load.pids() == pids, "nobody was restarted"
+
+
+def test_what_the_new_master_never_got_is_done_again(
+    load: Load, record_property: Callable[[str, object], None]
+) -> None:
+    with load.hold(slice(-HELD, None)):
+        with load.hold(slice(DOCUMENTS // 2, -HELD)):
+            load.start()
+            pids = load.pids()
+            eventually(load.waits_for_locks, within_seconds=20, what="the first half to be done")
+            load.stack.wait_for_replicas()
+            kept = ends()
+            for replica in load.stack.replicas:
+                replica.stop()
+        late = Tenant()
+        enqueue_documents(late, 10)
+        eventually(lambda: len(ends()) >= len(kept) + 50, within_seconds=20, what="jobs that will be lost")
+        eventually(load.waits_for_locks, within_seconds=20, what="the rest to be held")
+        lost = ends().keys() - kept.keys()
+        load.stack.master.kill()
+        for replica in load.stack.replicas:
+            replica.start()
+        load.fail_over(record_property)
+
+    load.wait_for_all()
+    load.assert_each_done_once()
+    after = ends()
+    assert kept.items() <= after.items(), "what the new master had was not done again"
+    assert len(lost & after.keys()) >= 50, "what was lost and had been enqueued was done again"
+    assert versions_of(late) == {}, "of what was enqueued too late there is neither job nor effect"
+    assert load.pids() == pids, "nobody was restarted"
