@@ -16,18 +16,22 @@ from db.models import Organization, Placement
 from db.models.base import new_id
 from db.sessions import reading, writing
 
+SYSTEM_SLUG = "system"
+"""Stands for no organization but for the jobs that serve them all."""
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def create_organization(slug: str, name: str | None = None) -> UUID:
     """A new organization, placed in the home cluster's shared schema; `name` defaults to the slug.
 
-    Raises InvalidArgumentError when the slug is malformed or taken.
+    Raises InvalidArgumentError when the slug is malformed, taken or reserved.
     """
     if not _SLUG.fullmatch(slug):
         raise InvalidArgumentError(
             f"{slug!r} cannot be a slug: use 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
         )
+    if slug == SYSTEM_SLUG:
+        raise InvalidArgumentError(f"{slug!r} is what commands call the jobs of the installation: choose another slug")
     organization_id = new_id()
     place = (
         insert(Placement)

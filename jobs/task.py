@@ -261,6 +261,8 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
         queue_seconds.observe(max(0.0, one.queued_seconds))
     with leases().holding(claimed), metrics.running(kind.name, len(claimed)):
         _run(Batch(kind, attempts, position))
+    seconds = round(time.monotonic() - attempts[0].started, 3)
+    log.info("message.done", kind=kind.name, jobs=len(claimed), seconds=seconds)
     return len(claimed)
 
 

@@ -69,3 +69,8 @@ def test_all_organizations_are_listed_by_slug(stack: LocalStack) -> None:
     listed = [placement.slug for placement in list_organizations()]
     assert mine <= set(listed)
     assert listed == sorted(listed)
+
+
+def test_the_slug_of_the_installations_own_jobs_is_reserved(environment: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgumentError, match="choose another slug"):
+        create_organization("system")

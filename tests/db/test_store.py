@@ -6,7 +6,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import fsspec
 import pytest
@@ -15,7 +15,7 @@ from db.errors import ConfigurationError, InvalidArgumentError, StoreError
 from db.faults import Fault, classify
 from db.store import SourceCorruptError, SourceMissingError, SourceStore, SourceTooLargeError
 
-ORGANIZATION = uuid4()
+ORGANIZATION = UUID("019a5f3e-0000-7000-8000-000000000001")
 LIMIT_BYTES = 20 * 1024 * 1024
 
 
