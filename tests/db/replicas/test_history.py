@@ -6,7 +6,7 @@ Each text names the one it was made from, so that an update lost between two ver
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from uuid import UUID
@@ -34,7 +34,7 @@ SEEDS = (11,)
 WRITERS = 4
 READERS = 3
 DOCUMENTS = 3
-STEPS = 24
+STEPS = 18
 WRITES_BETWEEN_STEPS = 15
 SETTINGS = {
     "DOCWORKER_REPLICA_SAMPLE_INTERVAL": "0.05",
@@ -228,6 +228,12 @@ class History:
                 assert seen.number >= seen.floor_number, f"a read went back: {seen}"
 
 
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_database()
+
+
 def text_of(document: Document) -> str:
     assert document.content is not None
     return document.content
@@ -269,7 +275,6 @@ def test_no_update_is_lost_and_no_read_goes_back_amid_lag_and_a_promotion(own_st
         finally:
             history.end()
         history.judge(killed_at=killed_at, fork=fork)
-        close_database()
     print(  # noqa: T201
         f"seed {seed}: {len(history.acks)} writes, {len(history.in_doubt)} in doubt, {history.conflicts} conflicts, "
         f"{len(history.seen)} reads judged"
