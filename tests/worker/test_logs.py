@@ -60,7 +60,7 @@ def test_tracebacks_do_not_show_the_values_of_variables(log_format: str) -> None
 
 def test_every_line_of_a_worker_is_json_when_asked_for(trial: Trial) -> None:
     worker = trial.start_worker(log_format="json")
-    assert worker.stop(within_seconds=10) == 0
+    assert worker.stop(within_seconds=10) == 0, worker.log
 
     events = [json.loads(line)["event"] for line in worker.log.splitlines()]
 
