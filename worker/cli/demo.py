@@ -136,7 +136,9 @@ def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) 
                     put_in_force(stack.environment())
                     with signals.interrupting():
                         shutil.copytree(documents, directory / "documents")
-                        return _show(ctx, _Demo(stack, processes), directory / "documents", expected)
+                        exit_code = _show(ctx, _Demo(stack, processes), directory / "documents", expected)
+            # Whatever was running may have caught the interruption for itself.
+            return 128 + signals.last if signals.count else exit_code
         except Interrupted:
             return 128 + signals.last
 
