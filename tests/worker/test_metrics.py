@@ -131,8 +131,10 @@ def test_pool_gauges_equal_what_the_server_sees(trial: Trial, pool: str) -> None
         trial.send("hold_connections", path=trial.path(name), release=trial.path("release"), checked_out=1, idle=1)
     eventually(lambda: trial.lines("first") and trial.lines("second"), within_seconds=20)
 
-    assert (pooled("checked_out"), pooled("idle")) == (2, 2)
-    assert server_connections() == 4
+    # Threads share a pool: the second may take what the first has just put back.
+    assert pooled("checked_out") == 2
+    assert pooled("idle") >= 1
+    assert pooled("checked_out") + pooled("idle") == server_connections()
 
     trial.release("release")
     eventually(lambda: pooled("checked_out") == 0, what="connections are returned")
