@@ -85,6 +85,10 @@ class TenantSession(Session):
         self.commit()
         return position
 
+    def position_at(self, lsn: int) -> WalPosition:
+        """A place in the log of the master that this session's transaction writes to."""
+        return transactions.position_at(self.connection(), lsn)
+
     def _hold(self, engine: Engine) -> None:
         """Be known to the engine's pool as one that holds a connection."""
         pool = engine.pool

@@ -60,8 +60,13 @@ def begin(
         *_, last = exchange(connection, f"{opening};SELECT {_STANDING},{context}", timeout_seconds)
         return _standing(connection, last)
     *_, last = exchange(connection, f"{opening};SELECT {_MASTER},{context}", timeout_seconds)
-    check_master(connection, server, last, 0)
+    connection.info["timeline"] = check_master(connection, server, last, 0)
     return None
+
+
+def position_at(connection: Connection, lsn: int) -> WalPosition:
+    """A place in the log of the master that this transaction began on."""
+    return WalPosition(_system_identifier(connection), connection.info["timeline"], lsn)
 
 
 def ask_standing(connection: Connection, *, timeout_seconds: float | None = None) -> Standing:

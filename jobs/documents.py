@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ARRAY, Uuid, case, cast, func, select
+from sqlalchemy import ARRAY, Uuid, bindparam, case, cast, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -32,10 +32,12 @@ from db.versions import (
     write_versions,
 )
 from jobs import metrics
+from jobs.attempts import Attempt, Batch, settle
 from jobs.enqueue import enqueue
 from jobs.kinds import Arguments
 from jobs.processing import Unprocessed, process
-from jobs.task import Attempt, Batch, batch_job, job, settle_error
+from jobs.settling import settle_error
+from jobs.task import batch_job, job
 
 log = structlog.get_logger(__name__)
 Result = NewText | Rejected
@@ -91,37 +93,37 @@ def _load(batch: Batch) -> dict[UUID, Unprocessed]:
     return found
 
 
+_LOAD = select(
+    Document.id,
+    Document.version,
+    Document.filename,
+    Document.media_type,
+    Document.source_key,
+    case((Document.source_key.is_(None), Document.content)).label("text"),
+    Document.deleted_at,
+).where(
+    Document.organization_id == bindparam("organization"), Document.id == func.any(cast(bindparam("ids"), ARRAY(Uuid)))
+)
+
+
 def load_unprocessed(session: Session, ids: Iterable[UUID]) -> dict[UUID, Unprocessed]:
     """Live documents by id, with their text only where there is no source to process."""
-    rows = session.execute(
-        select(
-            Document.id,
-            Document.version,
-            Document.filename,
-            Document.media_type,
-            Document.source_key,
-            case((Document.source_key.is_(None), Document.content)).label("text"),
-            Document.deleted_at,
-        ).where(
-            Document.organization_id == organization_of(session),
-            Document.id == func.any(cast(list(ids), ARRAY(Uuid))),
-        )
-    )
+    rows = session.execute(_LOAD, {"organization": organization_of(session), "ids": list(ids)})
     return {row.id: Unprocessed(*row[:-1]) for row in rows if row.deleted_at is None}
 
 
 def _write(
     organization_id: UUID, done: Sequence[tuple[Attempt, Result]], work: Callable[[Unprocessed, UUID], Result]
 ) -> None:
-    """One transaction: lock the jobs still owned, write the effects of those, finish exactly those."""
+    """One transaction: lock the jobs still owned, write the effects of those, finish exactly those. When the database
+    refuses a row, all of it is rolled back and each document is written apart."""
     if not done:
         return
     try:
         with writing(organization_id) as session:
             owned = ledger.lock_owned(session, [attempt.claimed for attempt, _ in done])
             mine = [(attempt, result) for attempt, result in done if attempt.id in owned]
-            with session.begin_nested():
-                outcomes = write_versions(session, [result for _, result in mine])
+            outcomes = write_versions(session, [result for _, result in mine])
             settled = _finish(session, mine, outcomes)
             enqueue_indexing(session, outcomes)
     except DBAPIError as error:
@@ -130,12 +132,10 @@ def _write(
         log.info("batch.set_apart", organization=str(organization_id), jobs=len(done), error=str(error.orig))
         _write_apart([attempt for attempt, _ in done], work)
         return
-    for attempt, outcome in settled:
-        attempt.settle(outcome)
+    for outcome, attempts in settled.items():
+        settle(attempts, outcome)
     _write_apart([attempt for attempt, _ in mine if not attempt.settled], work)
-    for attempt, _ in done:
-        if attempt.id not in owned:
-            attempt.settle("fenced")
+    settle([attempt for attempt, _ in done if attempt.id not in owned], "fenced")
 
 
 def _blames_a_row(error: DBAPIError) -> bool:
@@ -144,20 +144,20 @@ def _blames_a_row(error: DBAPIError) -> bool:
 
 def _finish(
     session: Session, mine: Sequence[tuple[Attempt, Result]], outcomes: dict[UUID, Outcome]
-) -> list[tuple[Attempt, str]]:
+) -> dict[str, list[Attempt]]:
     """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
-    succeeded: list[tuple[Attempt, Outcome]] = []
-    settled: list[tuple[Attempt, str]] = []
+    results: list[tuple[ledger.Claimed, str]] = []
+    settled: dict[str, list[Attempt]] = {"succeeded": [], "failed": []}
     for attempt, result in mine:
         outcome = outcomes[result.document_id]
         if outcome.written in (Written.VERSION, Written.UNCHANGED):
-            succeeded.append((attempt, outcome))
-            settled.append((attempt, "succeeded"))
+            results.append((attempt.claimed, _as_json(outcome)))
+            settled["succeeded"].append(attempt)
         elif isinstance(result, Rejected) and outcome.written is Written.REJECTED:
             ledger.fail(session, attempt.claimed, ledger.Failure("PipelineError", result.reason))
-            settled.append((attempt, "failed"))
-    if succeeded:
-        ledger.succeed(session, [(attempt.claimed, _as_json(outcome)) for attempt, outcome in succeeded])
+            settled["failed"].append(attempt)
+    if results:
+        ledger.succeed(session, results)
     return settled
 
 
@@ -215,9 +215,10 @@ def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result])
                 outcome = reject(session, document, result.reason)
             else:
                 outcome = write_version(session, document, result)
-        ((_, settled),) = _finish(session, [(attempt, result)], {document_id: outcome})
+        settled = _finish(session, [(attempt, result)], {document_id: outcome})
         enqueue_indexing(session, {document_id: outcome})
-    attempt.settle(settled)
+    for ended, attempts in settled.items():
+        settle(attempts, ended)
 
 
 def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:

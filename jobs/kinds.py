@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from db.errors import ConfigurationError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from jobs.task import Batch
+    from jobs.attempts import Batch
 
 MAX_ATTEMPTS = 1000
 _PRIORITIES = range(10)
@@ -34,10 +34,10 @@ class Kind:
     name: str
     arguments: type[BaseModel]
     run: "Callable[[Batch], None]"
-    max_attempts: int
-    priority: int
-    soft_limit_seconds: float
-    hard_limit_seconds: float
+    max_attempts: int = 5
+    priority: int = 5
+    soft_limit_seconds: float = 240
+    hard_limit_seconds: float = 300
     max_running: int | None = None
     takes_batches: bool = False
 

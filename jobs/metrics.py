@@ -1,8 +1,7 @@
 """What running jobs count, for Prometheus. Kinds are few; no label grows with tenants or documents."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -30,19 +29,21 @@ UNKNOWN_MESSAGES = Counter(
 )
 
 
-def count_attempt(kind: str, outcome: str, seconds: float) -> None:
-    """Count the end of one attempt: succeeded, failed, retried, given_back or fenced."""
-    jobs, run_seconds = _of(kind, outcome)
-    jobs.inc()
-    run_seconds.observe(seconds)
+def count_claimed(kind: str, queued_seconds: Iterable[float]) -> None:
+    """Count how long claimed jobs have waited since they were due."""
+    histogram = QUEUE_SECONDS.labels(kind)
+    for seconds in queued_seconds:
+        histogram.observe(max(0.0, seconds))
+
+
+def count_attempts(kind: str, outcome: str, run_seconds: Collection[float]) -> None:
+    """Count the end of attempts: succeeded, failed, retried, given_back or fenced."""
+    JOBS.labels(kind, outcome).inc(len(run_seconds))
+    histogram = RUN_SECONDS.labels(kind)
+    for seconds in run_seconds:
+        histogram.observe(seconds)
     if outcome == "fenced":
-        FENCED.labels(kind).inc()
-
-
-@cache
-def _of(kind: str, outcome: str) -> tuple[Counter, Histogram]:
-    """Finding a label's child costs more than counting."""
-    return JOBS.labels(kind, outcome), RUN_SECONDS.labels(kind)
+        FENCED.labels(kind).inc(len(run_seconds))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Connects when used and anew after each error. Nothing here waits for a broker for longer than a few seconds.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,6 +20,10 @@ log = structlog.get_logger(__name__)
 TIMEOUT_SECONDS = 3.0
 """For each answer. The dispatcher rescues jobs while the broker is away, so it must not be held up for long."""
 
+_EMPTY_FOR_SECONDS = 1.0
+"""So long a queue that was empty counts as that, unless we send to it. Only messages that another dispatcher has sent
+since then can be in it, and those the ledger knows: see `db.ledger.load`."""
+
 MESSAGES = Counter("docworker_dispatched_messages_total", "Messages given to the broker.", ("kind",))
 DISPATCHED = Counter("docworker_dispatched_jobs_total", "Jobs given to the broker.", ("kind",))
 DEPTH = Gauge("docworker_broker_depth", "Messages that wait at the broker.")
@@ -32,9 +37,14 @@ class Broker:
         self._queue = app.amqp.queues[queue]  # declared as the workers declare it
         self._connection: Connection | None = None
         self._channel: Any = None
+        self._producer: Any = None
+        self._empty_until = float("-inf")
 
     def depth(self) -> int | None:
-        """Messages waiting now; None when the broker does not answer."""
+        """Messages waiting, those of others from within the last second perhaps not counted; None when the broker does
+        not answer."""
+        if time.monotonic() < self._empty_until:
+            return 0
         try:
             with self._open_channel() as channel:
                 depth = int(self._queue(channel).queue_declare().message_count)
@@ -42,6 +52,8 @@ class Broker:
             log.warning("broker.unreachable", error=str(error))
             return None
         DEPTH.set(depth)
+        if depth == 0:
+            self._empty_until = time.monotonic() + _EMPTY_FOR_SECONDS
         return depth
 
     def publish(self, messages: Sequence[Message]) -> list[Message]:
@@ -55,7 +67,8 @@ class Broker:
         return []
 
     def _send(self, message: Message) -> None:
-        with self._open_channel() as channel, self._app.amqp.Producer(channel) as producer:
+        self._empty_until = float("-inf")
+        with self._open_channel():
             self._app.send_task(
                 message.lane.kind,
                 kwargs={
@@ -64,7 +77,7 @@ class Broker:
                 },
                 task_id=str(message.id),
                 queue=self._queue.name,
-                producer=producer,
+                producer=self._producer,
                 retry=False,
                 ignore_result=True,
             )
@@ -91,9 +104,11 @@ class Broker:
         # `default_channel` would try to connect for ever.
         self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=TIMEOUT_SECONDS)
         self._channel = self._connection.channel()
+        self._producer = self._app.amqp.Producer(self._channel)
 
     def close(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
+        connection, self._connection, self._channel, self._producer = self._connection, None, None, None
+        self._empty_until = float("-inf")
         if connection is not None:
             with suppress(Exception):  # it may be what has just failed
                 connection.release()

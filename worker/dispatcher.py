@@ -26,10 +26,10 @@ from worker.bell import Bell
 from worker.broker import Broker
 from worker.health import LoopHealth
 from worker.metrics import serving
+from worker.pace import Pace
 
 log = structlog.get_logger(__name__)
 
-_SHORTEST_WAIT_SECONDS = 0.01
 _SWEEP_SECONDS = 0.5
 _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
@@ -49,15 +49,13 @@ OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due j
 
 @dataclass(frozen=True)
 class Tick:
-    """What one look did. `planned` is false on a dispatcher that stands by."""
+    """What one look did. `planned` is false on a dispatcher that stands by; `room` is how many messages the broker
+    could have been given."""
 
     planned: bool
+    room: int
     messages: Sequence[Message] = ()
     failure: str | None = None
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.messages)
 
 
 class Turns:
@@ -97,7 +95,8 @@ class Dispatcher:
         self._stopping = False
         self._swept_at = self._count_at = self._rescue_from = float("-inf")
         self._broker_takes = True
-        self._idle_ticks = self._failures = 0
+        self._failures = 0
+        self.pace = Pace(settings.dispatch_interval)
 
     def run(self) -> None:
         """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
@@ -105,11 +104,8 @@ class Dispatcher:
         self._bell.open()
         try:
             while not self._stopping:
-                started = time.monotonic()
                 self._turn()
-                if self._bell.wait(self._wait_seconds()):
-                    self._idle_ticks = 0
-                    self._bell_rests(started)
+                self._wait()
         finally:
             self.close()
 
@@ -123,6 +119,7 @@ class Dispatcher:
         self._broker.close()
 
     def _turn(self) -> None:
+        started = time.monotonic()
         try:
             tick = self.tick()
         except Exception as error:
@@ -133,41 +130,49 @@ class Dispatcher:
             reason = str(error).splitlines()[0]
             log.warning("dispatcher.waiting", error=reason, fault=fault.value)
             self.health.failed(reason)
-            self._idle_ticks += 1
+            self.pace.failed()
             # Nobody could renew a lease during the outage: let the living do it before any is taken from them.
             self._rescue_from = time.monotonic() + self._settings.lease
             return
         self._failures = 0
-        self._idle_ticks = 0 if tick.busy else self._idle_ticks + 1
         if tick.failure is None:
             self.health.turned()
+            self.pace.looked(
+                sent=len(tick.messages),
+                room=tick.room,
+                window=self._settings.dispatch_window,
+                look_seconds=time.monotonic() - started,
+            )
         else:
             self.health.failed(tick.failure)
+            self.pace.failed()
 
-    def _wait_seconds(self) -> float:
-        """Short after work, since more may have been committed unheard; then longer and longer."""
-        return min(self._settings.dispatch_interval, _SHORTEST_WAIT_SECONDS * 1.5 ** min(self._idle_ticks, 20))
-
-    def _bell_rests(self, started: float) -> None:
-        """Many producers ring all the time: then one look answers several rings."""
-        time.sleep(max(0.0, started + _SHORTEST_WAIT_SECONDS - time.monotonic()))
+    def _wait(self) -> None:
+        ended = time.monotonic()
+        while not self._stopping and (left := ended + self.pace.seconds - time.monotonic()) > 0:
+            if self._bell.wait(left) and self.pace.hears:
+                self.pace.rung()
+                time.sleep(max(0.0, ended + self.pace.rest_seconds - time.monotonic()))
+                return
 
     def tick(self) -> Tick:
         """Rescue, plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the
         queue; when we are killed before that, the jobs are dispatched again when they are overdue."""
         depth = self._broker.depth()
         planned: Sequence[Message] = ()
+        room = self._settings.dispatch_window
         with overseeing() as session:
             planner = ledger.may_plan(session)
             PLANNING.set(planner)
             if planner:
                 self._sweep(session)
-                planned = () if depth is None else self._plan(session, depth)
+                if depth is not None:
+                    room, planned = self._plan(session, depth)
         messages = self._publish(planned)
         if planner:
             self._count()
         broker_is_well = depth is not None and len(messages) == len(planned)
-        return Tick(planner, messages, failure=None if broker_is_well else "the broker does not answer")
+        return Tick(planner, room, messages, failure=None if broker_is_well else "the broker does not answer")
 
     def _publish(self, messages: Sequence[Message]) -> Sequence[Message]:
         """Returns what was sent."""
@@ -192,26 +197,30 @@ class Dispatcher:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
 
-    def _plan(self, session: Session, depth: int) -> list[Message]:
-        """Fill what room there is. A lane that gave less than planned (its jobs are locked by somebody just now) is
-        left out, and the room it did not use is planned again: a lane must not starve the others by being locked."""
+    def _plan(self, session: Session, depth: int) -> tuple[int, list[Message]]:
+        """Fill what room there is; returns how much that was, and the messages.
+
+        A lane that gave less than planned (its jobs are locked by somebody just now) is left out, and the room it did
+        not use is planned again: a lane must not starve the others by being locked.
+        """
         messages: list[Message] = []
-        paused = ledger.pauses(session)
         left_out: set[tuple[object, ...]] = set()
+        room: int | None = None
         while True:
             under_way = ledger.load(session)
-            capacity = self._capacity(max(under_way.messages, depth + len(messages)))
-            if capacity <= 0:
-                return messages
-            waiting = self._known(ledger.lanes(session, most=capacity * self._settings.batch_size))
+            left = self._room(max(under_way.messages, depth + len(messages)))
+            room = left if room is None else room
+            if left <= 0:
+                return room, messages
+            waiting = self._known(ledger.lanes(session, most=left * self._settings.batch_size))
             planned = ledger.plan(
                 [lane for lane in waiting if lane[:4] not in left_out],
                 under_way,
-                capacity=capacity,
+                capacity=left,
                 batch_size=self._batch_size,
                 cap_of_kind=lambda kind: self._kinds[kind].max_running,
                 cap_of_organization=self._settings.max_running_per_organization,
-                paused=paused,
+                paused=ledger.pauses(session) if waiting else (),
                 last_turns=self._turns.last,
             )
             marked = [
@@ -222,10 +231,10 @@ class Dispatcher:
             self._turns.take(message.lane.organization_id for message in marked)
             short = {message.lane[:4] for message in marked if len(message.job_ids) < message.size}
             if not short:
-                return messages
+                return room, messages
             left_out |= short
 
-    def _capacity(self, messages_under_way: int) -> int:
+    def _room(self, messages_under_way: int) -> int:
         """A broker that refused the last message is tried with one, not with all."""
         window = self._settings.dispatch_window if self._broker_takes else 1
         return window - messages_under_way

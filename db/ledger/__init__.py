@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claimed, claim, give_back, renew
+from db.ledger.claim import Claim, Claimed, claim, give_back, renew
 from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
 from db.ledger.dispatch import (
     Lane,
@@ -26,6 +26,7 @@ from db.ledger.finish import Failure, fail, lock_owned, record_cursor, retry, su
 from db.ledger.rescue import Rescued, rescue_expired
 
 __all__ = [
+    "Claim",
     "Claimed",
     "Enqueued",
     "Failure",

@@ -17,7 +17,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.sessions import organization_of
+from db.replication import WalPosition
+from db.sessions import TenantSession, organization_of
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,29 @@ class Claimed:
     cursor: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Jobs taken together. Who has replayed `position` sees all that was committed before these jobs were dispatched,
+    and all that has been folded into them since."""
+
+    jobs: list[Claimed]
+    position: WalPosition | None
+
+
 # A job set apart is claimed only by the message that carries it alone: an older message may hold it in a batch.
+# A job knows how far the log was when it was dispatched; one that was folded into since then does not. For those it is
+# looked at when all locks are held: nothing more can be folded in, and what was has been flushed before its lock was
+# let go. What others write meanwhile, and the claim itself, no reader needs to wait for.
 _CLAIM = text("""
 WITH wanted AS MATERIALIZED (
     SELECT id FROM ledger.jobs
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind AND state || '' = 'dispatched'
       AND (NOT alone OR message_id = :message_id)
     ORDER BY id FOR NO KEY UPDATE
-), clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+), clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now, pg_current_wal_flush_lsn() - '0/0' AS flushed
+    FROM (SELECT count(*) FROM wanted) AS locked
+)
 UPDATE ledger.jobs AS job
 SET state = 'running', attempt = job.attempt + 1, claim_token = gen_random_uuid(), claimed_at = clock.now,
     claimed_by = :worker, redispatch_at = NULL, dispatches = 0,
@@ -56,12 +72,12 @@ WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id =
 RETURNING job.organization_id, job.id, job.kind, job.arguments, job.attempt, job.max_attempts, job.faults,
           job.claim_token, job.run_until,
           CAST(extract(epoch FROM clock.now - job.run_at) AS double precision) AS queued_seconds,
-          job.parent_id, job.cursor
+          job.parent_id, job.cursor, CAST(coalesce(job.dispatched_lsn, clock.flushed) AS bigint)
 """)
 
 
 def claim(
-    session: Session,
+    session: TenantSession,
     kind: str,
     ids: Sequence[UUID],
     *,
@@ -69,8 +85,8 @@ def claim(
     worker: str,
     lease_seconds: float,
     max_run_seconds: float,
-) -> list[Claimed]:
-    """Take those of the jobs that are dispatched: `dispatched -> running`. A second delivery gets an empty list."""
+) -> Claim:
+    """Take those of the jobs that are dispatched: `dispatched -> running`. A second delivery gets none."""
     rows = session.execute(
         _CLAIM,
         {
@@ -82,9 +98,10 @@ def claim(
             "lease": lease_seconds,
             "max_run": max_run_seconds,
         },
-    )
+    ).all()
     order = {job_id: number for number, job_id in enumerate(ids)}
-    return sorted((Claimed(*row) for row in rows), key=lambda claimed: order[claimed.id])
+    jobs = sorted((Claimed(*row[:-1]) for row in rows), key=lambda claimed: order[claimed.id])
+    return Claim(jobs, session.position_at(max(row[-1] for row in rows)) if rows else None)
 
 
 _RENEW = text("""

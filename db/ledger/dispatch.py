@@ -21,9 +21,13 @@ from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
 # older than a backlog believes that there are no such jobs, and that reading and sorting them all costs nothing.
+# No COMMIT of a planner waits for the disk: what it decides follows from the ledger, and is decided again when it was
+# lost with the server. A message of a dispatch that was lost claims nothing; a claim is in the log behind the dispatch
+# or the rescue that it follows, and does wait for the disk, so neither can be lost alone.
 _MAY_PLAN = text("""
 SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
-       set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true)
+       set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
+       set_config('synchronous_commit', 'off', true)
 """)
 
 
@@ -203,7 +207,7 @@ WITH picked AS MATERIALIZED (
 )
 UPDATE ledger.jobs AS job
 SET state = 'dispatched', message_id = :message_id, dispatches = least(job.dispatches + 1, 100),
-    dispatched_at = clock_timestamp(),
+    dispatched_at = clock_timestamp(), dispatched_lsn = pg_current_wal_flush_lsn() - '0/0',
     redispatch_at = clock_timestamp()
                     + least(:redispatch_after * power(2, least(job.dispatches, 20)), 600) * interval '1 second'
 FROM picked

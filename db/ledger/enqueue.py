@@ -35,7 +35,8 @@ ON CONFLICT (organization_id, kind, unique_key)
     WHERE unique_key IS NOT NULL AND claimed_at IS NULL AND state IN ('queued', 'dispatched')
 DO UPDATE SET arguments = excluded.arguments,
               run_at = least(jobs.run_at, excluded.run_at),
-              priority = least(jobs.priority, excluded.priority)
+              priority = least(jobs.priority, excluded.priority),
+              dispatched_lsn = NULL
 RETURNING id, unique_key"""
 )
 

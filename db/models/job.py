@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, SmallInteger, func, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.models.base import Base, TenantOwned
@@ -28,6 +28,7 @@ class Job(TenantOwned, Base):
 
     `attempt` counts runs, `claim_token` fences them and stays as the mark of the run that finished; `faults` counts
     runs given back through no fault of the job.
+    `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -46,6 +47,7 @@ class Job(TenantOwned, Base):
     message_id: Mapped[UUID | None]
     dispatches: Mapped[int] = mapped_column(SmallInteger, default=0)
     dispatched_at: Mapped[datetime | None]
+    dispatched_lsn: Mapped[int | None] = mapped_column(BigInteger)
     redispatch_at: Mapped[datetime | None]
     claim_token: Mapped[UUID | None]
     claimed_at: Mapped[datetime | None]

@@ -1,14 +1,13 @@
 """Optimistic writes of many documents' versions, with a handful of statements for all of them."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, bindparam, cast, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Insert, Text, Update, Uuid, bindparam, cast, func, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.selectable import TableValuedAlias
 
 from db import metrics
 from db.models.document import Document, DocumentStatus
@@ -54,115 +53,116 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
     return outcomes
 
 
-def _lock_documents(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:
-    rows = session.execute(
-        select(
-            Document.id,
-            Document.version,
-            Document.latest_version,
-            Document.content_sha256,
-            Document.status,
-            Document.deleted_at,
-        )
-        .where(*_by_key(session, list(ids)))
-        .order_by(Document.id)
-        .with_for_update(key_share=True)
-    )
+# The statements are made once: to put them together costs more than to send them. Their tables are named by the mapped
+# classes' own, since the ORM would look at each row of a bulk change.
+_documents = Document.metadata.tables["app.documents"]
+_versions = DocumentVersion.metadata.tables["app.document_versions"]
+_old = _documents.c
+
+# Only the whole primary key serves these conditions. Every index begins with the organization, and a planner whose
+# statistics are out of date may take any of them for narrow; so they stand beside each join, and no other one does.
+_BY_KEY = (
+    _old.organization_id == bindparam("organization"),
+    _old.id == func.any(cast(bindparam("ids"), ARRAY(Uuid))),
+)
+_LOCK_DOCUMENTS = (
+    select(_old.id, _old.version, _old.latest_version, _old.content_sha256, _old.status, _old.deleted_at)
+    .where(*_BY_KEY)
+    .order_by(_old.id)
+    .with_for_update(key_share=True)
+)
+
+
+def _lock_documents(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
+    rows = session.execute(_LOCK_DOCUMENTS, {"organization": organization_of(session), "ids": ids})
     return {row.id: row for row in rows if row.deleted_at is None}
 
 
-def _by_key(session: Session, ids: list[UUID]) -> tuple[ColumnElement[bool], ...]:
-    """Conditions that only the whole primary key serves. Every index begins with the organization, and a planner whose
-    statistics are out of date may take any of them for narrow; so this stands beside each join, and no other condition
-    does."""
-    return Document.organization_id == organization_of(session), Document.id == func.any(cast(ids, ARRAY(Uuid)))
+def _table_of(**arrays: Any) -> Any:
+    """The columns of a table `new` made of arrays: one parameter a column, however many rows."""
+    columns = [cast(bindparam(name), ARRAY(kind)) for name, kind in arrays.items()]
+    return func.unnest(*columns).table_valued(*arrays).render_derived(name="new").c
 
 
-def _values(**columns: tuple[Any, Any]) -> TableValuedAlias:
-    """Arrays as a table: one parameter a column, however many rows."""
-    arrays = [cast(bindparam(None, values), ARRAY(kind)) for kind, values in columns.values()]
-    return func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
+def _write_changed_statement() -> Insert:
+    """One statement, so that the texts travel once. The foreign key is looked at when the statement ends."""
+    new = _table_of(
+        ids=Uuid, titles=Text, contents=Text, hashes=Text, media_types=Text, facts_of=Text, pipelines=Text, job_ids=Uuid
+    )
+    updated = (
+        update(_documents)
+        .where(*_BY_KEY, _old.id == new.ids)
+        .values(
+            title=new.titles,
+            content=new.contents,
+            content_sha256=new.hashes,
+            media_type=func.coalesce(new.media_types, _old.media_type),
+            status=DocumentStatus.PROCESSED,
+            status_reason=None,
+            latest_version=_old.latest_version + 1,
+            version=_old.version + 1,
+            updated_at=func.clock_timestamp(),
+        )
+        .returning(_old.organization_id, _old.id, _old.latest_version, *new)
+        .cte("updated")
+        .c
+    )
+    written = {
+        "organization_id": updated.organization_id,
+        "document_id": updated.id,
+        "version_number": updated.latest_version,
+        "title": updated.titles,
+        "content": updated.contents,
+        "content_sha256": updated.hashes,
+        "facts": cast(updated.facts_of, JSONB),
+        "pipeline": updated.pipelines,
+        "job_id": updated.job_ids,
+    }
+    return insert(_versions).from_select(list(written), select(*written.values()), include_defaults=False)
+
+
+_WRITE_CHANGED = _write_changed_statement()
 
 
 def _write_changed(session: Session, changed: Sequence[NewText]) -> None:
-    if not changed:
-        return
-    ids = [one.document_id for one in changed]
-    new = _values(
-        id=(Uuid, ids),
-        title=(Text, [one.title for one in changed]),
-        content=(Text, [one.content for one in changed]),
-        content_sha256=(Text, [one.content_sha256 for one in changed]),
-        media_type=(Text, [one.media_type for one in changed]),
-        facts=(Text, [json.dumps(one.facts) for one in changed]),
-        pipeline=(Text, [one.pipeline for one in changed]),
-        job_id=(Uuid, [one.job_id for one in changed]),
-    )
-    # One statement, so that the texts travel once. The foreign key is looked at when the statement ends.
-    updated = (
-        update(Document)
-        .where(*_by_key(session, ids), Document.id == new.c.id)
+    if changed:
+        parameters = {
+            "organization": organization_of(session),
+            "ids": [one.document_id for one in changed],
+            "titles": [one.title for one in changed],
+            "contents": [one.content for one in changed],
+            "hashes": [one.content_sha256 for one in changed],
+            "media_types": [one.media_type for one in changed],
+            "facts_of": [json.dumps(one.facts) for one in changed],
+            "pipelines": [one.pipeline for one in changed],
+            "job_ids": [one.job_id for one in changed],
+        }
+        session.execute(_WRITE_CHANGED, parameters)
+
+
+def _set_status_statement() -> Update:
+    new = _table_of(ids=Uuid, reasons=Text)
+    return (
+        update(_documents)
+        .where(*_BY_KEY, _old.id == new.ids)
         .values(
-            title=new.c.title,
-            content=new.c.content,
-            content_sha256=new.c.content_sha256,
-            media_type=func.coalesce(new.c.media_type, Document.media_type),
-            status=DocumentStatus.PROCESSED,
-            status_reason=None,
-            latest_version=Document.latest_version + 1,
-            version=Document.version + 1,
+            status=bindparam("new_status"),
+            status_reason=new.reasons,
+            version=_old.version + 1,
             updated_at=func.clock_timestamp(),
         )
-        .returning(
-            Document.id,
-            Document.latest_version,
-            Document.title,
-            Document.content,
-            Document.content_sha256,
-            new.c.facts,
-            new.c.pipeline,
-            new.c.job_id,
-        )
-        .cte("updated")
     )
-    rows = select(
-        literal(organization_of(session), Uuid),
-        updated.c.id,
-        updated.c.latest_version,
-        updated.c.title,
-        updated.c.content,
-        updated.c.content_sha256,
-        cast(updated.c.facts, JSONB),
-        updated.c.pipeline,
-        updated.c.job_id,
-    )
-    columns = (
-        "organization_id",
-        "document_id",
-        "version_number",
-        "title",
-        "content",
-        "content_sha256",
-        "facts",
-        "pipeline",
-        "job_id",
-    )
-    session.execute(insert(DocumentVersion).from_select(columns, rows, include_defaults=False))
+
+
+_SET_STATUS = _set_status_statement()
 
 
 def _set_status(session: Session, reasons: Sequence[tuple[UUID, str | None]], status: DocumentStatus) -> None:
-    if not reasons:
-        return
-    ids = [one for one, _ in reasons]
-    new = _values(id=(Uuid, ids), reason=(Text, [reason for _, reason in reasons]))
-    session.execute(
-        update(Document)
-        .where(*_by_key(session, ids), Document.id == new.c.id)
-        .values(
-            status=status,
-            status_reason=new.c.reason,
-            version=Document.version + 1,
-            updated_at=func.clock_timestamp(),
-        )
-        .execution_options(synchronize_session=False)
-    )
+    if reasons:
+        parameters = {
+            "organization": organization_of(session),
+            "ids": [one for one, _ in reasons],
+            "reasons": [reason for _, reason in reasons],
+            "new_status": status,
+        }
+        session.execute(_SET_STATUS, parameters)

@@ -47,6 +47,9 @@ BEGIN
     IF (SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
         ALTER TABLE app.documents ALTER COLUMN content SET COMPRESSION lz4;
         ALTER TABLE app.document_versions ALTER COLUMN content SET COMPRESSION lz4;
+    ELSE
+        ALTER TABLE app.documents ALTER COLUMN content SET STORAGE EXTERNAL;
+        ALTER TABLE app.document_versions ALTER COLUMN content SET STORAGE EXTERNAL;
     END IF;
 END
 $$
@@ -154,6 +157,7 @@ def create_tables() -> None:
         sa.Column("message_id", sa.Uuid(), nullable=True),
         sa.Column("dispatches", sa.SmallInteger(), nullable=False),
         sa.Column("dispatched_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("dispatched_lsn", sa.BigInteger(), nullable=True),
         sa.Column("redispatch_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("claim_token", sa.Uuid(), nullable=True),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=True),

@@ -351,7 +351,7 @@ def lose_every_worker(tenant: Tenant, document_id: UUID) -> Job:
                 worker="gone",
                 lease_seconds=10,
                 max_run_seconds=60,
-            )
+            ).jobs
         advance_clock(3600)
     assert dispatch_due() == []
     return job(job_id)

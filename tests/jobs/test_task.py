@@ -22,7 +22,8 @@ from jobs.enqueue import enqueue, enqueue_many
 from jobs.kinds import Arguments
 from jobs.processing import Unprocessed, process
 from jobs.running import clear_stop, leases, request_stop
-from jobs.task import Attempt, Batch, backoff_seconds, batch_job, job
+from jobs.settling import backoff_seconds
+from jobs.task import Attempt, Batch, batch_job, job
 from jobs.testing import advance_clock, dispatch_due, drain, run
 from tests.tenants import Tenant
 

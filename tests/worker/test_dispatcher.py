@@ -135,7 +135,7 @@ def states() -> Counter[str]:
 def running(dispatcher: Dispatcher, *, waits_long: bool = False) -> Iterator[Dispatcher]:
     """The dispatcher's own loop, in a thread; with `waits_long` it has found nothing for a while."""
     if waits_long:
-        dispatcher._idle_ticks = 30
+        dispatcher.pace.seconds = LONG_WAIT / 1.5
     with ThreadPoolExecutor(1) as pool:
         loop = pool.submit(dispatcher.run)
         try:
@@ -143,6 +143,10 @@ def running(dispatcher: Dispatcher, *, waits_long: bool = False) -> Iterator[Dis
         finally:
             dispatcher.stop()
             loop.result(timeout=5)
+
+
+def waits_for_long(dispatcher: Dispatcher) -> bool:
+    return dispatcher.pace.seconds == LONG_WAIT
 
 
 @contextmanager
@@ -203,14 +207,14 @@ def test_lost_messages_are_dispatched_again_and_take_no_room_meanwhile(desk: Des
     while desk.take():
         pass
     others = Steps().enqueue(2)
-    assert not dispatcher.tick().busy, "what was sent a moment ago may be on its way"
+    assert not dispatcher.tick().messages, "what was sent a moment ago may be on its way"
     advance_clock(3)
     dispatcher.tick()
     claimed = desk.claim_all()
     assert {one.id for one in claimed} == set(others)
     Steps(claimed[0].organization_id).finish(claimed)
     advance_clock(3600)
-    eventually(lambda: dispatcher.tick().busy, what="the lost ones to be dispatched again")
+    eventually(lambda: dispatcher.tick().messages, what="the lost ones to be dispatched again")
     assert {one.id for one in desk.claim_all()} == set(lost)
 
 
@@ -299,7 +303,7 @@ def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
     planner, standby = desk.dispatcher(), desk.dispatcher()
     Steps().enqueue()
     with held_in_planning(planner.tick) as tick:
-        assert standby.tick() == Tick(planned=False)
+        assert not standby.tick().planned
     assert len(tick.result().messages) == 1
     assert desk.depth() == 1
 
@@ -330,7 +334,7 @@ def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: De
         eventually(somebody_waits, within_seconds=20, what="the planner to stand still")
         assert not standby.tick().planned
         planner.kill9()
-    eventually(lambda: standby.tick().busy, within_seconds=10, what="the standby to plan")
+    eventually(lambda: standby.tick().messages, within_seconds=10, what="the standby to plan")
     assert desk.depth() == 1
 
 
@@ -363,7 +367,7 @@ def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk:
     ids = Steps().enqueue(3)
     with held_in_planning(dispatcher.tick) as tick:
         stack.broker.kill()
-    assert not tick.result().busy
+    assert not tick.result().messages
     assert [(job.state, job.dispatches, job.message_id) for job in jobs()] == [("queued", 0, None)] * 3
     stack.broker.start()
     assert len(dispatcher.tick().messages) == 1, "a broker that has refused is tried with one"
@@ -403,7 +407,7 @@ def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatche
     stack.broker.flush()  # also of what still was in the broker's socket
     (first,) = jobs()
     standby = desk.dispatcher(kind("process_document"))
-    eventually(lambda: standby.tick().busy, what="the job to be dispatched again")
+    eventually(lambda: standby.tick().messages, what="the job to be dispatched again")
     taken = desk.take()
     assert taken is not None
     assert taken[2] == [job_id]
@@ -460,7 +464,7 @@ def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk
     dispatcher = desk.dispatcher(kind("of_a_newer_release"))
     Steps().enqueue(kind="of_a_newer_release")
     for times in (1, 2):
-        eventually(lambda: dispatcher.tick().busy, what="the job to be dispatched")
+        eventually(lambda: dispatcher.tick().messages, what="the job to be dispatched")
         eventually(lambda: metric("docworker_unknown_messages_total") == times, what="the worker to count it")  # noqa: B023
         advance_clock(60)
     assert jobs()[0].attempt == 0
@@ -471,7 +475,7 @@ def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk
 
 def test_a_commit_wakes_an_idle_dispatcher(desk: Desk) -> None:
     with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
-        eventually(lambda: dispatcher._bell.is_open and dispatcher._idle_ticks > 30, what="the dispatcher to wait")
+        eventually(lambda: dispatcher._bell.is_open and waits_for_long(dispatcher), what="the dispatcher to wait")
         Steps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be dispatched")
 
@@ -479,7 +483,7 @@ def test_a_commit_wakes_an_idle_dispatcher(desk: Desk) -> None:
 def test_a_stop_ends_a_long_wait(desk: Desk) -> None:
     started = time.monotonic()
     with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
-        eventually(lambda: dispatcher._idle_ticks > 30, what="the dispatcher to wait")
+        eventually(lambda: waits_for_long(dispatcher), what="the dispatcher to wait")
     assert time.monotonic() - started < 5
 
 
@@ -502,7 +506,7 @@ def test_a_lost_listening_connection_is_made_again_and_polling_goes_on(desk: Des
         Steps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be found by polling")
         eventually(lambda: bells() - {pid}, within_seconds=5, what="the dispatcher to listen again")
-        dispatcher._idle_ticks = 30
+        dispatcher.pace.seconds = LONG_WAIT
         desk.claim_all()
         Steps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the bell to be heard again")

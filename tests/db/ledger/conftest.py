@@ -43,6 +43,9 @@ class Steps:
             return [ledger.dispatch(session, message, redispatch_after_seconds=10) for message in planned]
 
     def claim(self, ids: Sequence[UUID], *, message_id: UUID | None = None, lease: float = 10) -> list[Claimed]:
+        return self.take(ids, message_id=message_id, lease=lease).jobs
+
+    def take(self, ids: Sequence[UUID], *, message_id: UUID | None = None, lease: float = 10) -> ledger.Claim:
         with writing(self.organization_id) as session:
             return ledger.claim(
                 session,

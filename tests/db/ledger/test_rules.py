@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from db import ledger
 from db.engines import database, owner_engine
+from db.replication import position_after
 from db.sessions import TenantSession, overseeing, writing
 from db.settings import settings
 from tests.db.ledger.conftest import Steps
@@ -153,9 +154,33 @@ def test_a_change_folded_while_a_claim_waits_is_what_the_claim_sees(steps: Steps
             steps.organization_id, steps.kind, [{"number": 2}], max_attempts=3, unique_keys=["k"]
         )
         assert again.ids(producer.execute(again.statement, again.parameters).all()) == ids
-        with held_back(lambda: steps.claim(ids)) as claim:
-            producer.commit()
-    assert claim.result()[0].arguments == {"number": 2}
+        with held_back(lambda: steps.take(ids)) as claim:
+            folded = producer.commit_with_position()
+    (job,), position = claim.result().jobs, claim.result().position
+    assert job.arguments == {"number": 2}
+    assert position is not None
+    assert folded <= position
+
+
+def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(unique_keys=["same"])
+    enqueued = position_after(database().cluster())
+    steps.dispatch()
+    steps.enqueue()
+    others = position_after(database().cluster())
+    position = steps.take([job_id]).position
+    assert position is not None
+    assert enqueued <= position < others
+
+
+def test_a_job_folded_into_since_its_dispatch_sees_that_change(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(unique_keys=["same"])
+    steps.dispatch()
+    assert steps.enqueue(unique_keys=["same"]) == [job_id]
+    folded = position_after(database().cluster())
+    position = steps.take([job_id]).position
+    assert position is not None
+    assert folded <= position
 
 
 def test_a_change_after_the_claim_makes_a_second_job(steps: Steps) -> None:

@@ -1,0 +1,120 @@
+"""What a running job is to the function that runs it: one attempt, or a batch of them, claimed by this process.
+
+Not how they come to be claimed: that is `jobs.task`.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from db import ledger
+from db.ledger import Claimed
+from db.replication import WalPosition
+from db.sessions import read, writing
+from jobs import metrics
+from jobs.running import leases, stopping
+
+if TYPE_CHECKING:
+    from jobs.kinds import Kind
+
+T = TypeVar("T")
+Result = dict[str, Any] | None
+Effect = Callable[[Session], Result]
+
+
+class Attempt:
+    """One run of one job, as the task sees it."""
+
+    def __init__(self, kind: "Kind", claimed: Claimed, position: WalPosition) -> None:
+        self.kind = kind
+        self.claimed = claimed
+        self.position = position
+        self.settled = False
+        self.started = time.monotonic()
+
+    @property
+    def id(self) -> UUID:
+        return self.claimed.id
+
+    @property
+    def organization_id(self) -> UUID:
+        return self.claimed.organization_id
+
+    @functools.cached_property
+    def arguments(self) -> BaseModel:
+        return self.kind.arguments.model_validate(self.claimed.arguments)
+
+    @property
+    def should_stop(self) -> bool:
+        """A safe point: True when the job was cancelled or taken over, or the worker is shutting down."""
+        return stopping() or not leases().held(self.claimed)
+
+    def read(self, load: Callable[[Session], T]) -> T:
+        """Run `load` in a read-only session that sees everything that was committed before this job was dispatched, and
+        what has been folded into it since."""
+        return read(self.organization_id, load, position=self.position)
+
+    def finish(self, effect: Effect | None = None) -> None:
+        """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
+        with writing(self.organization_id) as session:
+            owned = ledger.lock_owned(session, [self.claimed])
+            if owned:
+                result = effect(session) if effect is not None else None
+                ledger.succeed(session, [(self.claimed, None if result is None else json.dumps(result))])
+        self.settle("succeeded" if owned else "fenced")
+
+    def settle(self, outcome: str) -> None:
+        settle([self], outcome)
+
+
+class Batch:
+    """The jobs of one message that this worker has claimed."""
+
+    def __init__(self, kind: "Kind", attempts: Sequence[Attempt], position: WalPosition) -> None:
+        self.kind = kind
+        self.attempts = attempts
+        self.position = position
+        self.begun: list[Attempt] = []
+        self._stop_at = time.monotonic() + kind.soft_limit_seconds / 2
+
+    @property
+    def organization_id(self) -> UUID:
+        return self.attempts[0].organization_id
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """The attempts still worth beginning: ends early at a stop, or when half of the soft limit is gone; what is
+        left is given back."""
+        held = leases().held
+        for number, attempt in enumerate(self.attempts):
+            if number and (stopping() or time.monotonic() > self._stop_at):
+                return
+            if held(attempt.claimed):
+                self.begun.append(attempt)
+                yield attempt
+            else:
+                attempt.settle("fenced")
+
+    def read(self, load: Callable[[Session], T]) -> T:
+        """As `Attempt.read`, for all jobs of the batch at once."""
+        return read(self.organization_id, load, position=self.position)
+
+    @property
+    def unsettled(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if not attempt.settled]
+
+
+def settle(attempts: Sequence[Attempt], outcome: str) -> None:
+    """Count the end of attempts; their jobs are no longer this process's to renew. What is settled stays settled."""
+    ended = [attempt for attempt in attempts if not attempt.settled]
+    if ended:
+        leases().release([attempt.claimed for attempt in ended])
+        now = time.monotonic()
+        metrics.count_attempts(ended[0].kind.name, outcome, [now - attempt.started for attempt in ended])
+    for attempt in ended:
+        attempt.settled = True

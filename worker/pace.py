@@ -1,0 +1,48 @@
+"""When the dispatcher looks again: at once where that finds work, seldom where it does not.
+
+Pure arithmetic on seconds; who waits, and on what, is the dispatcher's.
+"""
+
+SHORTEST_SECONDS = 0.002
+LONGEST_WHILE_FULL_SECONDS = 0.25
+_GROWTH = 1.5
+_REST = 0.5
+"""Of a look's own duration: where somebody rings all the time, one look answers several rings."""
+
+
+class Pace:
+    """`seconds` until the next look; `hears` says whether a ring is a reason to look sooner."""
+
+    def __init__(self, longest_seconds: float) -> None:
+        self._longest = longest_seconds
+        self.seconds = SHORTEST_SECONDS
+        self.rest_seconds = 0.0
+        self.hears = True
+
+    def looked(self, *, sent: int, room: int, window: int, look_seconds: float) -> None:
+        """After a look that `sent` messages where there was `room` in a `window`.
+
+        With a backlog a look fills the room, and nothing can be sent before a message is taken: a ring changes
+        nothing then, and the right time to look again is when half of the window is free, sooner when it was more and
+        later when it was less. Without one, there may be jobs whose ring nobody heard: look soon, then less and less.
+        """
+        self.rest_seconds = _REST * look_seconds
+        self.hears = sent < room
+        if self.hears:
+            self.seconds = SHORTEST_SECONDS if sent else self._longer(self._longest)
+        elif 2 * room > window:
+            self.seconds = max(self.seconds / 2, SHORTEST_SECONDS)
+        elif 2 * room < window:
+            self.seconds = self._longer(LONGEST_WHILE_FULL_SECONDS)
+
+    def failed(self) -> None:
+        """After a look that came to nothing."""
+        self.hears = True
+        self.seconds = self._longer(self._longest)
+
+    def rung(self) -> None:
+        """Somebody has committed jobs."""
+        self.seconds = SHORTEST_SECONDS
+
+    def _longer(self, longest: float) -> float:
+        return min(max(self.seconds, SHORTEST_SECONDS) * _GROWTH, longest)
