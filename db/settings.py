@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     """How often the dispatcher looks when nothing rings."""
     dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
-    batch_size: Count = 100
+    batch_size: Count = 200
     """Largest number of jobs in one message, for kinds that take several."""
     max_running_per_organization: Annotated[int, Field(ge=1)] | None = None
     backoff_base: Seconds = 2

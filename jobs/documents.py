@@ -43,7 +43,9 @@ log = structlog.get_logger(__name__)
 Result = NewText | Rejected
 
 COMMIT_EVERY_SECONDS = 2.0
-"""Slow documents are committed in parts, so that a crash costs seconds and not a batch."""
+COMMIT_EVERY_CHARACTERS = 8 * 1024 * 1024
+"""Slow documents are committed in parts, so that a crash costs seconds and not a batch; and long ones, so that a
+process holds a few of them and not a batch."""
 
 
 class ProcessDocument(Arguments):
@@ -57,25 +59,42 @@ def process_document(batch: Batch) -> None:
 
 
 def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result]) -> None:
-    """Read all documents of the batch at once, then work and write, a few seconds' worth at a time."""
+    """Read all documents of the batch at once, then work and write, a few seconds' or megabytes' worth at a time."""
     documents = _load(batch)
-    done: list[tuple[Attempt, Result]] = []
-    written_at = time.monotonic()
+    part = _Part()
     for attempt in batch:
         document_id = _document_of(attempt)
         if document_id not in documents:
             settle_error(attempt, NotFoundError(f"document {document_id} does not exist, or has been deleted"))
             continue
         try:
-            done.append((attempt, work(documents[document_id], attempt.id)))
+            part.add(attempt, work(documents[document_id], attempt.id))
         except Exception as error:
             if classify(error).is_infrastructure:  # the others would meet it too
                 raise
             settle_error(attempt, error)
-        if time.monotonic() - written_at > COMMIT_EVERY_SECONDS:
-            _write(batch.organization_id, done, work)
-            done, written_at = [], time.monotonic()
-    _write(batch.organization_id, done, work)
+        if part.is_due:
+            _write(batch.organization_id, part.done, work)
+            part = _Part()
+    _write(batch.organization_id, part.done, work)
+
+
+class _Part:
+    """What is written with one commit."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Attempt, Result]] = []
+        self._characters = 0
+        self._begun_at = time.monotonic()
+
+    def add(self, attempt: Attempt, result: Result) -> None:
+        self.done.append((attempt, result))
+        self._characters += len(result.content) if isinstance(result, NewText) else 0
+
+    @property
+    def is_due(self) -> bool:
+        seconds = time.monotonic() - self._begun_at
+        return seconds > COMMIT_EVERY_SECONDS or self._characters > COMMIT_EVERY_CHARACTERS
 
 
 def _document_of(attempt: Attempt) -> UUID:

@@ -3,7 +3,7 @@
 Order within that transaction: lock the jobs still owned, write the effects for those only, finish exactly those.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -12,61 +12,33 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from db.ledger.claim import Claimed
+from db.ledger.claim import OWNED, Claimed, mine
 from db.sessions import organization_of
 
-_LOCK_OWNED = text("""
-SELECT job.id FROM ledger.jobs AS job
-JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
-  ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.state || '' = 'running'
-ORDER BY job.id FOR NO KEY UPDATE OF job
-""")
+_LOCK_OWNED = text(f"SELECT id FROM ledger.jobs WHERE {OWNED} ORDER BY id FOR NO KEY UPDATE")  # noqa: S608
 
 
 def lock_owned(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
     """Lock the jobs this attempt still owns, in id order, and return their ids. The others are fenced: rescued,
     cancelled or run by somebody else meanwhile."""
-    return set(
-        session.scalars(
-            _LOCK_OWNED,
-            {
-                "organization_id": organization_of(session),
-                "ids": [one.id for one in claimed],
-                "tokens": [one.claim_token for one in claimed],
-            },
-        )
-    )
+    return set(session.scalars(_LOCK_OWNED, mine(session, claimed)))
 
 
-_SUCCEED = text("""
-UPDATE ledger.jobs AS job
+_SUCCEED = text(f"""
+UPDATE ledger.jobs
 SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NULL, run_until = NULL,
-    result = mine.result::jsonb, error_class = NULL, error_message = NULL, error_traceback = NULL
-FROM unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[]), CAST(:results AS text[])) AS mine (id, token, result)
-WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = mine.id
-  AND job.claim_token = mine.token
-  AND job.state || '' = 'running'
-RETURNING job.id
-""")
+    result = (SELECT CAST(:results AS jsonb)) -> CAST(id AS text),
+    error_class = NULL, error_message = NULL, error_traceback = NULL
+WHERE {OWNED}
+RETURNING id
+""")  # noqa: S608
 
 
-def succeed(
-    session: Session, results: Mapping[Claimed, str | None] | Sequence[tuple[Claimed, str | None]]
-) -> set[UUID]:
+def succeed(session: Session, results: Sequence[tuple[Claimed, str | None]]) -> set[UUID]:
     """`running -> succeeded` for jobs locked by `lock_owned`; results are JSON texts. Returns the ids finished."""
-    pairs = list(results.items()) if isinstance(results, Mapping) else list(results)
-    return set(
-        session.scalars(
-            _SUCCEED,
-            {
-                "organization_id": organization_of(session),
-                "ids": [one.id for one, _ in pairs],
-                "tokens": [one.claim_token for one, _ in pairs],
-                "results": [result for _, result in pairs],
-            },
-        )
-    )
+    by_id = ",".join(f'"{one.id}":{result}' for one, result in results if result is not None)
+    parameters = mine(session, [one for one, _ in results]) | {"results": f"{{{by_id}}}"}
+    return set(session.scalars(_SUCCEED, parameters))
 
 
 @dataclass(frozen=True)
@@ -167,23 +139,12 @@ def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *,
 
 
 _FINISHED_BY_ME = text("""
-SELECT job.id FROM ledger.jobs AS job
-JOIN unnest(CAST(:ids AS uuid[]), CAST(:tokens AS uuid[])) AS mine (id, token)
-  ON job.id = mine.id AND job.claim_token = mine.token
-WHERE job.organization_id = :organization_id AND job.id = ANY(:ids)
-  AND job.state || '' IN ('succeeded', 'failed')
+SELECT id FROM ledger.jobs
+WHERE organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)
+  AND state || '' IN ('succeeded', 'failed')
 """)
 
 
 def was_finished(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
     """The jobs that these very attempts have finished: what a COMMIT whose answer was lost has done."""
-    return set(
-        session.scalars(
-            _FINISHED_BY_ME,
-            {
-                "organization_id": organization_of(session),
-                "ids": [one.id for one in claimed],
-                "tokens": [one.claim_token for one in claimed],
-            },
-        )
-    )
+    return set(session.scalars(_FINISHED_BY_ME, mine(session, claimed)))

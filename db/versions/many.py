@@ -5,9 +5,27 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Insert, Text, Update, Uuid, bindparam, cast, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnClause,
+    ColumnElement,
+    Insert,
+    Text,
+    Update,
+    Uuid,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import Grouping
+from sqlalchemy.types import TypeEngine
 
 from db import metrics
 from db.models.document import Document, DocumentStatus
@@ -58,6 +76,8 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
 _documents = Document.metadata.tables["app.documents"]
 _versions = DocumentVersion.metadata.tables["app.document_versions"]
 _old = _documents.c
+_ctid: ColumnClause[Any] = column("ctid")
+_ctid.table = _documents  # a system column, which no table lists
 
 # Only the whole primary key serves these conditions. Every index begins with the organization, and a planner whose
 # statistics are out of date may take any of them for narrow; so they stand beside each join, and no other one does.
@@ -78,45 +98,56 @@ def _lock_documents(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     return {row.id: row for row in rows if row.deleted_at is None}
 
 
-def _table_of(**arrays: Any) -> Any:
-    """The columns of a table `new` made of arrays: one parameter a column, however many rows."""
-    columns = [cast(bindparam(name), ARRAY(kind)) for name, kind in arrays.items()]
-    return func.unnest(*columns).table_valued(*arrays).render_derived(name="new").c
+def _array(name: str, kind: type[TypeEngine[Any]]) -> Any:
+    return Grouping(cast(bindparam(name), ARRAY(kind)))  # else PostgreSQL takes no subscript
+
+
+def _places() -> CTE:
+    """Where each row is, by ctid, and its number in the arrays. The rows are locked, so they stay there.
+
+    One array a column travels far faster than one parameter a value. To join them as a table would compare each row
+    with each: a planner that knows neither length takes the loop.
+    """
+    number = func.array_position(_array("ids", Uuid), _old.id).label("number")
+    return select(_ctid.label("tid"), number).where(*_BY_KEY).cte("place").prefix_with("MATERIALIZED")
 
 
 def _write_changed_statement() -> Insert:
     """One statement, so that the texts travel once. The foreign key is looked at when the statement ends."""
-    new = _table_of(
-        ids=Uuid, titles=Text, contents=Text, hashes=Text, media_types=Text, facts_of=Text, pipelines=Text, job_ids=Uuid
-    )
+    place = _places().c
+
+    def new(name: str, kind: type[TypeEngine[Any]] = Text, number: ColumnElement[int] = place.number) -> Any:
+        return _array(name, kind)[number]
+
     updated = (
         update(_documents)
-        .where(*_BY_KEY, _old.id == new.ids)
+        .where(_ctid == place.tid)
         .values(
-            title=new.titles,
-            content=new.contents,
-            content_sha256=new.hashes,
-            media_type=func.coalesce(new.media_types, _old.media_type),
+            title=new("titles"),
+            content=new("contents"),
+            content_sha256=new("hashes"),
+            media_type=func.coalesce(new("media_types"), _old.media_type),
             status=DocumentStatus.PROCESSED,
             status_reason=None,
             latest_version=_old.latest_version + 1,
             version=_old.version + 1,
             updated_at=func.clock_timestamp(),
         )
-        .returning(_old.organization_id, _old.id, _old.latest_version, *new)
+        .returning(_old.organization_id, _old.id, _old.latest_version, place.number)
         .cte("updated")
         .c
     )
+    number = updated.number
     written = {
         "organization_id": updated.organization_id,
         "document_id": updated.id,
         "version_number": updated.latest_version,
-        "title": updated.titles,
-        "content": updated.contents,
-        "content_sha256": updated.hashes,
-        "facts": cast(updated.facts_of, JSONB),
-        "pipeline": updated.pipelines,
-        "job_id": updated.job_ids,
+        "title": new("titles", number=number),
+        "content": new("contents", number=number),
+        "content_sha256": new("hashes", number=number),
+        "facts": cast(new("facts_of", number=number), JSONB),
+        "pipeline": new("pipelines", number=number),
+        "job_id": new("job_ids", Uuid, number),
     }
     return insert(_versions).from_select(list(written), select(*written.values()), include_defaults=False)
 
@@ -141,13 +172,13 @@ def _write_changed(session: Session, changed: Sequence[NewText]) -> None:
 
 
 def _set_status_statement() -> Update:
-    new = _table_of(ids=Uuid, reasons=Text)
+    place = _places().c
     return (
         update(_documents)
-        .where(*_BY_KEY, _old.id == new.ids)
+        .where(_ctid == place.tid)
         .values(
             status=bindparam("new_status"),
-            status_reason=new.reasons,
+            status_reason=_array("reasons", Text)[place.number],
             version=_old.version + 1,
             updated_at=func.clock_timestamp(),
         )

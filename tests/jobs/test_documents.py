@@ -254,10 +254,11 @@ def test_a_plain_celery_call_enters_the_ledger_once_however_often_it_is_delivere
     assert (job(document_id).state, len(tenant.versions(document_id))) == ("succeeded", 1)
 
 
-def test_a_batch_commits_what_is_done_while_the_rest_is_slow(
-    tenant: Tenant, working_as: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bound", ["COMMIT_EVERY_SECONDS", "COMMIT_EVERY_CHARACTERS"])
+def test_a_batch_commits_what_is_done_while_the_rest_is_slow_or_long(
+    tenant: Tenant, working_as: Any, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(documents, "COMMIT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(documents, bound, 0)
     ids = tenant.add("one", "two", "three")
     committed: list[int] = []
 
