@@ -73,7 +73,6 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
             batch_size=lambda kind: settings.batch_size if known[kind].takes_batches else 1,
             cap_of_kind=lambda kind: known[kind].max_running,
             cap_of_organization=settings.max_running_per_organization,
-            paused=ledger.pauses(session),
         )
         marked = [
             ledger.dispatch(session, message, redispatch_after_seconds=settings.redispatch_after) for message in planned

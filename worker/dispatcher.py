@@ -220,7 +220,6 @@ class Dispatcher:
                 batch_size=self._batch_size,
                 cap_of_kind=lambda kind: self._kinds[kind].max_running,
                 cap_of_organization=self._settings.max_running_per_organization,
-                paused=ledger.pauses(session) if waiting else (),
                 last_turns=self._turns.last,
             )
             marked = [

@@ -85,12 +85,14 @@ def lanes(session: Session, *, most: int) -> list[Lane]:
 
 @dataclass(frozen=True)
 class Load:
-    """What is under way: messages sent a moment ago, and jobs dispatched or running."""
+    """What is under way: messages sent a moment ago, and jobs dispatched or running. And what is to wait: `paused`
+    holds (organization id or nil, kind or '')."""
 
     messages: int = 0
     messages_of: Counter[UUID] = field(default_factory=Counter)
     jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
     jobs_of_kind: Counter[str] = field(default_factory=Counter)
+    paused: Collection[tuple[UUID, str]] = ()
 
 
 _JUST_SENT_SECONDS = 2
@@ -105,19 +107,27 @@ FROM ledger.jobs WHERE state = 'dispatched' GROUP BY organization_id, kind
 UNION ALL
 SELECT organization_id, kind, 0, count(*)
 FROM ledger.jobs WHERE state = 'running' GROUP BY organization_id, kind
+UNION ALL
+SELECT organization_id, kind, 0, NULL FROM ledger.pauses
 """)
 
 
 def load(session: Session) -> Load:
     """Count what is under way; both counts read small partial indexes."""
-    total = Load()
     messages = 0
+    messages_of: Counter[UUID] = Counter()
+    of_organization: Counter[UUID] = Counter()
+    of_kind: Counter[str] = Counter()
+    paused: set[tuple[UUID, str]] = set()
     for organization_id, kind, sent, jobs in session.execute(_LOAD, {"just_sent": _JUST_SENT_SECONDS}):
+        if jobs is None:
+            paused.add((organization_id, kind))
+            continue
         messages += sent
-        total.messages_of[organization_id] += sent
-        total.jobs_of_organization[organization_id] += jobs
-        total.jobs_of_kind[kind] += jobs
-    return Load(messages, total.messages_of, total.jobs_of_organization, total.jobs_of_kind)
+        messages_of[organization_id] += sent
+        of_organization[organization_id] += jobs
+        of_kind[kind] += jobs
+    return Load(messages, messages_of, of_organization, of_kind, paused)
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,6 @@ def plan(
     batch_size: Callable[[str], int],
     cap_of_kind: Callable[[str], int | None] = lambda _kind: None,
     cap_of_organization: int | None = None,
-    paused: Collection[tuple[UUID, str]] = (),
     last_turns: Mapping[UUID, int] = MappingProxyType({}),
 ) -> list[Message]:
     """At most `capacity` messages: the organization with the fewest on their way goes first, then the one whose last
@@ -155,7 +164,7 @@ def plan(
     of_kind = Counter(under_way.jobs_of_kind)
     heap: list[tuple[int, tuple[int, int, datetime, int], Lane]] = []
     for number, lane in enumerate(waiting):
-        if not _is_paused(lane, paused):
+        if not _is_paused(lane, under_way.paused):
             turn = last_turns.get(lane.organization_id, 0)
             rank = (turn, lane.priority, lane.oldest, number)
             heapq.heappush(heap, (messages_of[lane.organization_id], rank, lane))

@@ -37,7 +37,6 @@ class Steps:
                 ledger.load(session),
                 capacity=capacity,
                 batch_size=lambda _: batch_size,
-                paused=ledger.pauses(session),
                 **options,
             )
             return [ledger.dispatch(session, message, redispatch_after_seconds=10) for message in planned]
