@@ -53,7 +53,8 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
         if row is None or row.version != result.read_version:
             outcomes[result.document_id] = Outcome(Written.MISSING if row is None else Written.CONFLICT)
         elif isinstance(result, Rejected):
-            rejected.append(result)
+            if (row.status, row.status_reason) != (DocumentStatus.FAILED, result.reason):
+                rejected.append(result)
             outcomes[result.document_id] = Outcome(Written.REJECTED)
         elif row.latest_version == 0 or row.content_sha256 != result.content_sha256:
             changed.append(result)
@@ -63,8 +64,8 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
                 settled.append(result)
             outcomes[result.document_id] = Outcome(Written.UNCHANGED, row.latest_version)
     _write_changed(session, changed)
-    _set_status(session, [(new.document_id, None) for new in settled], DocumentStatus.PROCESSED)
-    _set_status(session, [(one.document_id, one.reason) for one in rejected], DocumentStatus.FAILED)
+    _settle(session, settled)
+    _reject(session, rejected)
     conflicts = sum(outcome.written is Written.CONFLICT for outcome in outcomes.values())
     if conflicts:
         metrics.CONFLICTS.labels("document").inc(conflicts)
@@ -86,7 +87,15 @@ _BY_KEY = (
     _old.id == func.any(cast(bindparam("ids"), ARRAY(Uuid))),
 )
 _LOCK_DOCUMENTS = (
-    select(_old.id, _old.version, _old.latest_version, _old.content_sha256, _old.status, _old.deleted_at)
+    select(
+        _old.id,
+        _old.version,
+        _old.latest_version,
+        _old.content_sha256,
+        _old.status,
+        _old.status_reason,
+        _old.deleted_at,
+    )
     .where(*_BY_KEY)
     .order_by(_old.id)
     .with_for_update(key_share=True)
@@ -98,40 +107,46 @@ def _lock_documents(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     return {row.id: row for row in rows if row.deleted_at is None}
 
 
-def _array(name: str, kind: type[TypeEngine[Any]]) -> Any:
-    return Grouping(cast(bindparam(name), ARRAY(kind)))  # else PostgreSQL takes no subscript
-
-
 def _places() -> CTE:
     """Where each row is, by ctid, and its number in the arrays. The rows are locked, so they stay there.
 
     One array a column travels far faster than one parameter a value. To join them as a table would compare each row
     with each: a planner that knows neither length takes the loop.
     """
-    number = func.array_position(_array("ids", Uuid), _old.id).label("number")
+    number = func.array_position(cast(bindparam("ids"), ARRAY(Uuid)), _old.id).label("number")
     return select(_ctid.label("tid"), number).where(*_BY_KEY).cte("place").prefix_with("MATERIALIZED")
+
+
+def _element(name: str, number: ColumnElement[int], kind: type[TypeEngine[Any]] = Text) -> Any:
+    """What the array `name` holds for a row."""
+    return Grouping(cast(bindparam(name), ARRAY(kind)))[number]  # PostgreSQL wants the parentheses
+
+
+def _update(place: Any, **values: Any) -> Update:
+    changed = {"version": _old.version + 1, "updated_at": func.clock_timestamp(), **values}
+    return update(_documents).where(_ctid == place.tid).values(changed)
+
+
+def _processed(place: Any) -> dict[str, Any]:
+    return {
+        "title": _element("titles", place.number),
+        "media_type": func.coalesce(_element("media_types", place.number), _old.media_type),
+        "status": DocumentStatus.PROCESSED,
+        "status_reason": None,
+    }
 
 
 def _write_changed_statement() -> Insert:
     """One statement, so that the texts travel once. The foreign key is looked at when the statement ends."""
     place = _places().c
 
-    def new(name: str, kind: type[TypeEngine[Any]] = Text, number: ColumnElement[int] = place.number) -> Any:
-        return _array(name, kind)[number]
-
     updated = (
-        update(_documents)
-        .where(_ctid == place.tid)
-        .values(
-            title=new("titles"),
-            content=new("contents"),
-            content_sha256=new("hashes"),
-            media_type=func.coalesce(new("media_types"), _old.media_type),
-            status=DocumentStatus.PROCESSED,
-            status_reason=None,
+        _update(
+            place,
+            **_processed(place),
+            content=_element("contents", place.number),
+            content_sha256=_element("hashes", place.number),
             latest_version=_old.latest_version + 1,
-            version=_old.version + 1,
-            updated_at=func.clock_timestamp(),
         )
         .returning(_old.organization_id, _old.id, _old.latest_version, place.number)
         .cte("updated")
@@ -142,28 +157,36 @@ def _write_changed_statement() -> Insert:
         "organization_id": updated.organization_id,
         "document_id": updated.id,
         "version_number": updated.latest_version,
-        "title": new("titles", number=number),
-        "content": new("contents", number=number),
-        "content_sha256": new("hashes", number=number),
-        "facts": cast(new("facts_of", number=number), JSONB),
-        "pipeline": new("pipelines", number=number),
-        "job_id": new("job_ids", Uuid, number),
+        "title": _element("titles", number),
+        "content": _element("contents", number),
+        "content_sha256": _element("hashes", number),
+        "facts": cast(_element("facts_of", number), JSONB),
+        "pipeline": _element("pipelines", number),
+        "job_id": _element("job_ids", number, Uuid),
     }
     return insert(_versions).from_select(list(written), select(*written.values()), include_defaults=False)
 
 
+def _settle_statement() -> Update:
+    place = _places().c
+    return _update(place, **_processed(place))
+
+
+def _reject_statement() -> Update:
+    place = _places().c
+    return _update(place, status=DocumentStatus.FAILED, status_reason=_element("reasons", place.number))
+
+
 _WRITE_CHANGED = _write_changed_statement()
+_SETTLE = _settle_statement()
+_REJECT = _reject_statement()
 
 
 def _write_changed(session: Session, changed: Sequence[NewText]) -> None:
     if changed:
-        parameters = {
-            "organization": organization_of(session),
-            "ids": [one.document_id for one in changed],
-            "titles": [one.title for one in changed],
+        parameters = _described(session, changed) | {
             "contents": [one.content for one in changed],
             "hashes": [one.content_sha256 for one in changed],
-            "media_types": [one.media_type for one in changed],
             "facts_of": [json.dumps(one.facts) for one in changed],
             "pipelines": [one.pipeline for one in changed],
             "job_ids": [one.job_id for one in changed],
@@ -171,29 +194,26 @@ def _write_changed(session: Session, changed: Sequence[NewText]) -> None:
         session.execute(_WRITE_CHANGED, parameters)
 
 
-def _set_status_statement() -> Update:
-    place = _places().c
-    return (
-        update(_documents)
-        .where(_ctid == place.tid)
-        .values(
-            status=bindparam("new_status"),
-            status_reason=_array("reasons", Text)[place.number],
-            version=_old.version + 1,
-            updated_at=func.clock_timestamp(),
-        )
-    )
+def _settle(session: Session, settled: Sequence[NewText]) -> None:
+    """The text is the one that is there: no version, but the document is processed."""
+    if settled:
+        session.execute(_SETTLE, _described(session, settled))
 
 
-_SET_STATUS = _set_status_statement()
+def _described(session: Session, new: Sequence[NewText]) -> dict[str, Any]:
+    return {
+        "organization": organization_of(session),
+        "ids": [one.document_id for one in new],
+        "titles": [one.title for one in new],
+        "media_types": [one.media_type for one in new],
+    }
 
 
-def _set_status(session: Session, reasons: Sequence[tuple[UUID, str | None]], status: DocumentStatus) -> None:
-    if reasons:
+def _reject(session: Session, rejected: Sequence[Rejected]) -> None:
+    if rejected:
         parameters = {
             "organization": organization_of(session),
-            "ids": [one for one, _ in reasons],
-            "reasons": [reason for _, reason in reasons],
-            "new_status": status,
+            "ids": [one.document_id for one in rejected],
+            "reasons": [one.reason for one in rejected],
         }
-        session.execute(_SET_STATUS, parameters)
+        session.execute(_REJECT, parameters)

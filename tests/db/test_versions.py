@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -184,13 +184,41 @@ def test_one_and_many_leave_the_same_rows(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         write_version(session, alone, text_for(alone, "text", **made))
     write_all(tenant, text_for(together, "text", **made))
-    own = ("id", "filename", "created_at", "updated_at", "_sa_instance_state", "document_id")
-    for kind in (lambda document: tenant.get(document.id), lambda document: tenant.versions(document.id)[0]):
-        first, second = (
-            {name: value for name, value in vars(kind(one)).items() if name not in own} for one in (alone, together)
-        )
-        assert first == second
+    assert_equal_rows(tenant.get(alone.id), tenant.get(together.id))
+    assert_equal_rows(tenant.versions(alone.id)[0], tenant.versions(together.id)[0])
     assert tenant.get(together.id).version == together.version + 1
+
+
+def test_one_and_many_leave_the_same_rows_when_the_text_is_the_one_that_is_there(tenant: Tenant) -> None:
+    """As when a file was replaced by one of another kind that holds the same text."""
+    ids = tenant.add("one", "two")
+    write_all(tenant, *(text_for(tenant.get(one), "text", media_type="text/plain") for one in ids))
+    with writing(tenant.id) as session:
+        session.execute(update(Document).where(Document.id.in_(ids)).values(status="pending", media_type=None))
+    alone, together = map(tenant.get, ids)
+    again = {"title": "New", "media_type": "text/html"}
+    with writing(tenant.id) as session:
+        assert write_version(session, alone, text_for(alone, "text", **again)) == Outcome(Written.UNCHANGED, 1)
+    assert write_all(tenant, text_for(together, "text", **again)) == {together.id: Outcome(Written.UNCHANGED, 1)}
+    assert_equal_rows(tenant.get(alone.id), tenant.get(together.id))
+
+
+def test_one_and_many_leave_the_same_rows_when_the_rejection_is_the_one_that_is_there(tenant: Tenant) -> None:
+    ids = tenant.add("raw", "raw")
+    write_all(tenant, *(Rejected(one, 1, "a reason") for one in ids))
+    alone, together = map(tenant.get, ids)
+    with writing(tenant.id) as session:
+        assert reject(session, alone, "a reason") == Outcome(Written.REJECTED)
+    assert write_all(tenant, Rejected(together.id, together.version, "a reason")) == {
+        together.id: Outcome(Written.REJECTED)
+    }
+    assert_equal_rows(tenant.get(alone.id), tenant.get(together.id))
+
+
+def assert_equal_rows(first: object, second: object) -> None:
+    own = ("id", "filename", "created_at", "updated_at", "_sa_instance_state", "document_id")
+    values = [{name: value for name, value in vars(row).items() if name not in own} for row in (first, second)]
+    assert values[0] == values[1]
 
 
 def test_of_several_results_for_one_document_in_a_batch_the_last_counts(tenant: Tenant, document: Document) -> None:
