@@ -83,8 +83,8 @@ def _outcome(attempt: Attempt, state: str | None) -> str:
     """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
     if state is not None:
         return "retried" if state == "queued" else state
-    finished = _insist(attempt.organization_id, lambda session: ledger.was_finished(session, [attempt.claimed]))
-    return "succeeded" if finished else "fenced"
+    finished = _insist(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
+    return finished.get(attempt.id, "fenced")
 
 
 def give_back(batch: Batch) -> None:

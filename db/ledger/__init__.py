@@ -22,7 +22,7 @@ from db.ledger.dispatch import (
     undispatch,
 )
 from db.ledger.enqueue import Enqueued, enqueue_statement
-from db.ledger.finish import Failure, fail, lock_owned, record_cursor, retry, succeed, was_finished
+from db.ledger.finish import Failure, fail, finished_as, lock_owned, record_cursor, retry, succeed
 from db.ledger.rescue import Rescued, rescue_expired
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "enqueue_statement",
     "fail",
     "find",
+    "finished_as",
     "get",
     "give_back",
     "lanes",
@@ -62,5 +63,4 @@ __all__ = [
     "retry_failed",
     "succeed",
     "undispatch",
-    "was_finished",
 ]

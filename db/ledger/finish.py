@@ -64,7 +64,7 @@ def fail(session: Session, claimed: Claimed, failure: Failure) -> bool:
     return session.scalar(_FAIL, _failure_of(session, claimed, failure)) is not None
 
 
-# Faults that are not the job's own give the attempt back and are counted apart.
+# Faults that are not the job's own give the attempt back and are counted apart. The token stays with a job that ends.
 _RETRY = text("""
 UPDATE ledger.jobs
 SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
@@ -72,7 +72,7 @@ SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     run_at = CASE WHEN used_up THEN run_at ELSE clock_timestamp() + :delay * interval '1 second' END,
     attempt = CASE WHEN :uses_attempt OR used_up THEN attempt ELSE attempt - 1 END,
     faults = CASE WHEN :uses_attempt THEN faults ELSE faults + 1 END,
-    claim_token = NULL, lease_expires_at = NULL, run_until = NULL,
+    claim_token = CASE WHEN used_up THEN claim_token END, lease_expires_at = NULL, run_until = NULL,
     error_class = :error_class, error_message = :message, error_traceback = :traceback
 FROM (SELECT organization_id AS owner, id AS this,
              CASE WHEN :uses_attempt THEN attempt >= max_attempts ELSE faults + 1 >= :max_faults END AS used_up
@@ -139,12 +139,12 @@ def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *,
 
 
 _FINISHED_BY_ME = text("""
-SELECT id FROM ledger.jobs
+SELECT id, state FROM ledger.jobs
 WHERE organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)
   AND state || '' IN ('succeeded', 'failed')
 """)
 
 
-def was_finished(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
-    """The jobs that these very attempts have finished: what a COMMIT whose answer was lost has done."""
-    return set(session.scalars(_FINISHED_BY_ME, mine(session, claimed)))
+def finished_as(session: Session, claimed: Sequence[Claimed]) -> dict[UUID, str]:
+    """The jobs that these very attempts have finished, and as what: so a COMMIT whose answer was lost is looked up."""
+    return {row.id: row.state for row in session.execute(_FINISHED_BY_ME, mine(session, claimed))}

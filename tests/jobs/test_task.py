@@ -12,6 +12,7 @@ import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
 from db import ledger
 from db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
@@ -22,7 +23,7 @@ from jobs.enqueue import enqueue, enqueue_many
 from jobs.kinds import Arguments
 from jobs.processing import Unprocessed, process
 from jobs.running import clear_stop, leases, request_stop
-from jobs.settling import backoff_seconds
+from jobs.settling import backoff_seconds, settle_error
 from jobs.task import Attempt, Batch, batch_job, job
 from jobs.testing import advance_clock, dispatch_due, drain, run
 from tests.tenants import Tenant
@@ -266,6 +267,19 @@ def test_an_effect_of_a_job_that_was_taken_over_is_not_written(tenant: Tenant) -
     job_id = enter(tenant, task)
     deliver(task)
     assert (len(written), state(job_id).attempt, state(job_id).state) == (1, 2, "succeeded")
+
+
+@pytest.mark.parametrize("error", [BadInputError("cannot be read"), RuntimeError("unheard of")])
+def test_a_failure_is_told_as_one_although_the_answer_to_its_commit_was_lost(tenant: Tenant, error: Exception) -> None:
+    def do(attempt: Attempt) -> None:
+        settle_error(Attempt(attempt.kind, attempt.claimed, attempt.position), error)
+        raise error
+
+    task = single(do, max_attempts=1)
+    enter(tenant, task)
+    with capture_logs() as logs:
+        deliver(task)
+    assert [one["outcome"] for one in logs if one["event"] == "attempt.ended"] == ["failed", "failed"]
 
 
 def test_an_attempt_that_stops_at_a_safe_point_is_given_back(tenant: Tenant) -> None:

@@ -248,10 +248,18 @@ def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: Steps) -> None:
 
 
 def test_a_commit_whose_answer_was_lost_is_found_in_the_ledger(steps: Steps) -> None:
-    done, lost = steps.run(2)
+    done, failed, used_up, waiting, lost = steps.run(5, max_attempts=1)
     steps.finish([done])
+    failure = ledger.Failure("E", "m")
     with writing(steps.organization_id) as session:
-        assert ledger.was_finished(session, [done, lost]) == {done.id}
+        ledger.fail(session, failed, failure)
+        ledger.retry(session, used_up, failure, delay_seconds=0, uses_attempt=True, max_faults=5)
+        ledger.retry(session, waiting, failure, delay_seconds=0, uses_attempt=False, max_faults=5)
+        assert ledger.finished_as(session, [done, failed, used_up, waiting, lost]) == {
+            done.id: "succeeded",
+            failed.id: "failed",
+            used_up.id: "failed",
+        }
 
 
 def test_a_vanished_host_does_not_hold_its_locks(steps: Steps) -> None:
