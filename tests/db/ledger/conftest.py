@@ -1,6 +1,9 @@
-"""A ledger of one's own, an organization in it, and short words for the steps of a job's life."""
+"""A ledger of one's own, an organization in it, short words for the steps of a job's life, and a way to catch one of
+them waiting."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -8,11 +11,12 @@ import pytest
 from sqlalchemy import text
 
 from db import ledger
-from db.engines import Database
+from db.engines import Database, database
 from db.ledger import Claimed
 from db.models import Job
 from db.models.base import new_id
-from db.sessions import overseeing, writing
+from db.sessions import TenantSession, overseeing, writing
+from tests.waiting import eventually
 
 
 class Steps:
@@ -90,6 +94,24 @@ class Steps:
         with overseeing() as session:
             rows = ledger.count_by_state(session, ledger.Filter(organization_id=self.organization_id))
         return {row.state: row.jobs for row in rows}
+
+
+_WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+
+
+@contextmanager
+def held_back(work: Callable[[], Any]) -> Iterator[Future[Any]]:
+    """Run `work` in a thread; the block begins once it waits for a lock, and its end waits for `work`."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        eventually(lambda: future.done() or somebody_waits(), within_seconds=10, what="the other one to wait")
+        assert not future.done(), f"it did not wait: {future.result()}"
+        yield future
+
+
+def somebody_waits() -> bool:
+    with TenantSession(database().cluster().ledger, None, database().settings) as session:
+        return bool(session.scalar(_WAITING))
 
 
 @pytest.fixture

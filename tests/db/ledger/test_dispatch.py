@@ -64,6 +64,22 @@ def test_messages_take_the_jobs_due_longest(steps: Steps) -> None:
     assert set(first[0].job_ids) == set(ids[:3])
 
 
+def test_a_job_due_longer_goes_first_although_it_was_made_later(steps: Steps) -> None:
+    steps.enqueue()
+    (older,) = steps.enqueue(run_at=datetime.now(UTC) - timedelta(hours=1))
+    (message, _) = steps.dispatch(capacity=2, batch_size=1)
+    assert message.job_ids == (older,)
+
+
+def test_a_job_set_apart_does_not_slip_into_a_batch(steps: Steps) -> None:
+    (lost,) = steps.run()
+    steps.expire([lost.id])
+    steps.rescue()
+    others = steps.enqueue(3)
+    messages = steps.dispatch()
+    assert sorted([set(one.job_ids) for one in messages], key=len) == [{lost.id}, set(others)]
+
+
 def test_a_job_for_later_waits(steps: Steps) -> None:
     steps.enqueue(run_at=datetime.now(UTC) + timedelta(hours=1))
     assert steps.dispatch() == []

@@ -60,6 +60,21 @@ def test_another_organization_cannot_claim(steps: Steps) -> None:
     assert len(steps.claim(ids)) == 1
 
 
+def test_a_claim_takes_jobs_of_its_kind_only(steps: Steps) -> None:
+    ids = steps.enqueue(kind="another_kind")
+    steps.dispatch()
+    assert steps.claim(ids) == []
+    assert steps.states() == {"dispatched": 1}
+
+
+def test_each_job_of_a_batch_gets_its_own_result(steps: Steps) -> None:
+    claimed = steps.run(4)
+    results = [(one, None if number == 2 else f'{{"n": {number}}}') for number, one in enumerate(claimed)]
+    with writing(steps.organization_id) as session:
+        ledger.succeed(session, results)
+    assert [steps.job(one.id).result for one in claimed] == [{"n": 0}, {"n": 1}, None, {"n": 3}]
+
+
 def test_a_fenced_attempt_finishes_nothing(steps: Steps) -> None:
     (old,) = steps.run()
     steps.expire([old.id])
@@ -188,6 +203,22 @@ def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: 
         with overseeing() as session:
             assert ledger.requeue_overdue(session) == 1
     assert [round(one.total_seconds()) for one in waits] == [10, 20, 40]
+
+
+def test_after_a_claim_the_intervals_grow_anew(steps: Steps) -> None:
+    (job_id,) = steps.enqueue()
+    for _ in range(3):
+        steps.dispatch()
+        with overseeing() as session:
+            session.execute(_OVERDUE, {"id": job_id})
+            ledger.requeue_overdue(session)
+    steps.dispatch()
+    with writing(steps.organization_id) as session:
+        ledger.give_back(session, steps.claim([job_id]))
+    steps.dispatch()
+    with overseeing() as session:
+        (row,) = session.execute(_REMAINING, {"id": job_id}).all()
+    assert round(row.remaining.total_seconds()) == 10
 
 
 def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None:

@@ -15,27 +15,10 @@ from sqlalchemy import text
 from db import ledger
 from db.engines import database, owner_engine
 from db.replication import position_after
-from db.sessions import TenantSession, overseeing, writing
+from db.sessions import overseeing, writing
 from db.settings import settings
-from tests.db.ledger.conftest import Steps
+from tests.db.ledger.conftest import Steps, held_back, somebody_waits
 from tests.waiting import eventually
-
-_WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-
-
-@contextmanager
-def held_back(work: Callable[[], Any]) -> Iterator[Future[Any]]:
-    """Run `work` in a thread; the block begins once it waits for a lock, and its end waits for `work`."""
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        eventually(lambda: future.done() or _somebody_waits(), within_seconds=10, what="the other one to wait")
-        assert not future.done(), f"it did not wait: {future.result()}"
-        yield future
-
-
-def _somebody_waits() -> bool:
-    with TenantSession(database().cluster().ledger, None, database().settings) as session:
-        return bool(session.scalar(_WAITING))
 
 
 @pytest.fixture
@@ -56,7 +39,7 @@ def gate(steps: Steps) -> Iterator[Callable[[Callable[[], Any]], Any]]:
         with ThreadPoolExecutor(1) as pool, owner.connect() as gatekeeper:
             gatekeeper.execute(text("SELECT pg_advisory_lock(7)"))
             future = pool.submit(work)
-            eventually(_somebody_waits, within_seconds=10, what="the statement to reach the gate")
+            eventually(somebody_waits, within_seconds=10, what="the statement to reach the gate")
             yield future
             gatekeeper.execute(text("SELECT pg_advisory_unlock(7)"))
 

@@ -1,0 +1,172 @@
+"""Who waits for whom: those who wait lock jobs in one order, and so never wait in a circle; the dispatcher waits for
+nobody.
+
+The order is not left to chance: the table holds the jobs in the opposite order of their keys, and is read as it stands.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from db import ledger
+from db.ledger import Claimed
+from db.models.base import new_id
+from db.sessions import TenantSession, overseeing, writing
+from tests.db.ledger.conftest import Steps, held_back
+from tests.waiting import eventually
+
+_LOCK = text("SELECT id FROM ledger.jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
+_MOVE = text("UPDATE ledger.jobs SET faults = faults WHERE id = :id")
+_AS_THEY_STAND = text("SELECT id FROM ledger.jobs WHERE id = ANY(:ids) ORDER BY ctid")
+_READ_AS_IT_STANDS = text(
+    "SELECT set_config('enable_indexscan', 'off', true), set_config('enable_bitmapscan', 'off', true)"
+)
+
+
+@contextmanager
+def locked(job_id: UUID) -> Iterator[TenantSession]:
+    with overseeing() as session:
+        assert session.scalar(_LOCK, {"id": job_id}) == job_id
+        yield session
+
+
+def is_free(job_id: UUID) -> bool:
+    with overseeing() as session:
+        return session.scalar(_LOCK, {"id": job_id}) is not None
+
+
+def turn_round(first: UUID, second: UUID) -> None:
+    """Have the table hold the second before the first."""
+
+    def turned() -> bool:
+        with overseeing() as session:
+            session.execute(_MOVE, {"id": first})
+        with overseeing() as session:
+            return session.scalars(_AS_THEY_STAND, {"ids": [first, second]}).all() == [second, first]
+
+    eventually(turned, what="the first to stand behind the second")
+
+
+def claim(steps: Steps, session: TenantSession, ids: list[UUID]) -> object:
+    return ledger.claim(
+        session, steps.kind, ids, message_id=None, worker="tests", lease_seconds=10, max_run_seconds=60
+    ).jobs
+
+
+@pytest.fixture
+def pair(steps: Steps) -> tuple[UUID, UUID]:
+    """Two dispatched jobs in the order of their ids."""
+    first, second = sorted([new_id(), new_id()])
+    steps.enqueue(2, ids=[first, second])
+    steps.dispatch()
+    return first, second
+
+
+def test_a_claim_that_waits_for_a_job_has_locked_none_behind_it(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+    first, second = pair
+    turn_round(first, second)
+
+    def both() -> object:
+        with writing(steps.organization_id) as session:
+            session.execute(_READ_AS_IT_STANDS)
+            return claim(steps, session, [second, first])
+
+    with locked(first) as holder, held_back(both):
+        assert is_free(second)
+        holder.rollback()
+
+
+Step = Callable[[TenantSession, list[Claimed]], object]
+
+
+@pytest.mark.parametrize("step", [ledger.lock_owned, ledger.give_back])
+def test_a_step_that_waits_for_a_job_has_locked_none_behind_it(
+    steps: Steps, pair: tuple[UUID, UUID], step: Step
+) -> None:
+    first, second = pair
+    claimed = steps.claim([second, first])
+    turn_round(first, second)
+
+    def both() -> object:
+        with writing(steps.organization_id) as session:
+            session.execute(_READ_AS_IT_STANDS)
+            return step(session, claimed)
+
+    with locked(first) as holder, held_back(both):
+        assert is_free(second)
+        holder.rollback()
+
+
+def test_a_cancellation_that_waits_for_a_job_has_locked_none_behind_it(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+    first, second = pair
+    turn_round(first, second)
+
+    def both() -> object:
+        with overseeing() as session:
+            session.execute(_READ_AS_IT_STANDS)
+            return ledger.cancel(session, ledger.Filter(), [second, first])
+
+    with locked(first) as holder, held_back(both):
+        assert is_free(second)
+        holder.rollback()
+
+
+def test_a_producer_that_waits_for_a_key_has_locked_none_behind_it(steps: Steps) -> None:
+    first, second = steps.enqueue(2, unique_keys=["a", "b"])
+    with locked(first) as holder, held_back(lambda: steps.enqueue(2, unique_keys=["b", "a"])) as producer:
+        assert is_free(second)
+        holder.rollback()
+    assert producer.result() == [second, first]
+
+
+def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: Steps) -> None:
+    first, second = sorted([new_id(), new_id()])
+    entered = ledger.enqueue_statement(steps.organization_id, steps.kind, [{}], max_attempts=1, ids=[first])
+    with writing(steps.organization_id) as other:
+        other.execute(entered.statement, entered.parameters)
+        with held_back(lambda: steps.enqueue(2, ids=[second, first])):
+            with writing(steps.organization_id) as session:
+                session.execute(text("SET LOCAL lock_timeout = '1s'"))
+                session.execute(entered.statement, {**entered.parameters, "ids": [second]})
+            other.commit()
+    assert steps.states() == {"queued": 2}
+
+
+def dispatch(session: TenantSession, steps: Steps) -> object:
+    lane = ledger.lanes(session, most=10)[0]
+    message = ledger.Message(new_id(), lane, size=2)
+    return len(ledger.dispatch(session, message, redispatch_after_seconds=10).job_ids)
+
+
+def test_a_dispatch_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:
+    held, other = steps.enqueue(2)
+    with locked(held), overseeing() as dispatcher:
+        assert dispatch(dispatcher, steps) == 1
+    assert steps.job(other).state == "dispatched"
+
+
+def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+    held, other = pair
+    with overseeing() as session:
+        session.execute(text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp()"))
+    with locked(held), overseeing() as dispatcher:
+        assert ledger.requeue_overdue(dispatcher) == 1
+    assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
+
+
+def test_unsent_jobs_that_somebody_holds_are_left_for_the_sweep(steps: Steps) -> None:
+    held, other = steps.enqueue(2)
+    messages = steps.dispatch()
+    with locked(held), overseeing() as dispatcher:
+        ledger.undispatch(dispatcher, messages)
+    assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
+
+
+def test_a_rescue_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:
+    held, other = steps.run(2)
+    steps.expire([held.id, other.id])
+    with locked(held.id):
+        assert [one.id for one in steps.rescue()] == [other.id]
