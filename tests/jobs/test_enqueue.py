@@ -141,6 +141,9 @@ def test_equal_keys_fold_and_the_latest_arguments_and_most_urgent_options_stay(t
     (only,) = jobs_of(tenant)
     assert (only.arguments["text"], only.priority) == ("second", 3)
     assert only.run_at < later
+    enqueue_note(tenant, unique_key="k", text="third", priority=1, run_at=later)
+    (again,) = jobs_of(tenant)
+    assert (again.arguments["text"], again.priority, again.run_at) == ("third", 1, only.run_at)
 
 
 def test_keys_fold_within_one_kind_and_one_organization_only(tenant: Tenant) -> None:

@@ -95,6 +95,22 @@ def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: Steps, gate: Any
     assert steps.finish([claimed]) == {claimed.id}
 
 
+def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, gate: Any) -> None:
+    """The broker may have delivered what it did not confirm."""
+    ids = steps.enqueue()
+    messages = steps.dispatch()
+
+    def undispatch() -> None:
+        with overseeing() as session:
+            ledger.undispatch(session, messages)
+
+    with gate(undispatch) as unsent:
+        (claimed,) = steps.claim(ids)
+    unsent.result()
+    undispatch()
+    assert steps.finish([claimed]) == {claimed.id}
+
+
 def test_a_job_cancelled_while_a_claim_waits_is_not_claimed(steps: Steps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
