@@ -49,9 +49,9 @@ class Claim:
 
 
 # A job set apart is claimed only by the message that carries it alone: an older message may hold it in a batch.
-# A job knows how far the log was when it was dispatched; one that was folded into since then does not. For those it is
-# looked at when all locks are held: nothing more can be folded in, and what was has been flushed before its lock was
-# let go. What others write meanwhile, and the claim itself, no reader needs to wait for.
+# A job knows how far the log was when it was dispatched; one that was folded into since then does not. For that one the
+# log is looked at once all locks are held: nothing more can be folded in, and what was has been flushed before its lock
+# was let go. No reader needs to wait for what others write meanwhile, nor for the claim itself.
 _CLAIM = text("""
 WITH wanted AS MATERIALIZED (
     SELECT id FROM ledger.jobs

@@ -184,8 +184,21 @@ def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
     assert steps.states() == {"queued": 2}
 
 
-def test_a_lease_is_never_renewed_past_the_jobs_limit(steps: Steps) -> None:
-    (claimed,) = steps.run()
+def test_a_job_cancelled_before_anyone_claimed_it_is_retried_beside_its_equal(steps: Steps) -> None:
+    ids = steps.enqueue(unique_keys=["k"])
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(), ids)
+    steps.enqueue(unique_keys=["k"])
+    with overseeing() as session:
+        assert ledger.retry_failed(session, ledger.Filter(), ids) == ids
+    assert steps.states() == {"queued": 2}
+
+
+def test_a_lease_never_goes_past_the_jobs_limit(steps: Steps) -> None:
+    ids = steps.enqueue()
+    steps.dispatch()
+    (claimed,) = steps.claim(ids, lease=3600)
+    assert steps.job(claimed.id).lease_expires_at == claimed.run_until
     with writing(steps.organization_id) as session:
         assert ledger.renew(session, [claimed], lease_seconds=3600) == {claimed.id}
     assert steps.job(claimed.id).lease_expires_at == claimed.run_until
