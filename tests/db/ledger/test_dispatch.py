@@ -75,7 +75,7 @@ def test_a_job_set_apart_does_not_slip_into_a_batch(steps: Steps) -> None:
     (lost,) = steps.run()
     steps.expire([lost.id])
     steps.rescue()
-    others = steps.enqueue(3)
+    others = steps.enqueue(run_at=datetime.now(UTC) - timedelta(hours=1)) + steps.enqueue(2)
     messages = steps.dispatch()
     assert sorted([set(one.job_ids) for one in messages], key=len) == [{lost.id}, set(others)]
 
