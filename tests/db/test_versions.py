@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -26,7 +26,9 @@ from db.versions import (
     write_version,
     write_versions,
 )
+from tests.db.ledger.conftest import held_back
 from tests.tenants import Tenant
+from tests.waiting import eventually
 
 
 def text_for(document: Document, content: str, **options: object) -> NewText:
@@ -228,6 +230,77 @@ def test_of_several_results_for_one_document_in_a_batch_the_last_counts(tenant: 
     assert outcomes == {document.id: Outcome(Written.VERSION, 2)}
     assert [one.content for one in tenant.versions(document.id)] == ["first", "c"]
     assert tenant.get(document.id).version == document.version + 1
+
+
+def test_each_document_of_a_batch_gets_what_was_made_of_it(tenant: Tenant) -> None:
+    changed, settled, rejected = (tenant.add("raw", "raw", "raw") for _ in range(3))
+    write_all(tenant, *(text_for(tenant.get(one), "same") for one in settled))
+    with writing(tenant.id) as session:
+        session.execute(update(Document).where(Document.id.in_(settled)).values(status="pending"))
+
+    def named(document: Document, content: str) -> NewText:
+        name = str(document.id)
+        made = {"title": f"title {name}", "media_type": f"text/{name}", "pipeline": f"by {name}"}
+        return text_for(document, content, **made, facts={"of": name}, job_id=document.id)
+
+    write_all(
+        tenant,
+        *(named(tenant.get(one), f"text {one}") for one in changed),
+        *(named(tenant.get(one), "same") for one in settled),
+        *(Rejected(one, 1, f"reason {one}") for one in rejected),
+    )
+    for one in changed:
+        document, (version,) = tenant.get(one), tenant.versions(one)
+        assert (document.content, document.content_sha256) == (f"text {one}", f"sha of text {one}")
+        assert (document.title, document.media_type) == (f"title {one}", f"text/{one}")
+        assert (version.title, version.content, version.content_sha256) == (
+            f"title {one}",
+            f"text {one}",
+            f"sha of text {one}",
+        )
+        assert (version.facts, version.pipeline, version.job_id) == ({"of": str(one)}, f"by {one}", one)
+    for one in settled:
+        document = tenant.get(one)
+        assert (document.title, document.media_type, document.content) == (f"title {one}", f"text/{one}", "same")
+    assert [tenant.get(one).status_reason for one in rejected] == [f"reason {one}" for one in rejected]
+
+
+def test_a_document_changed_while_a_batch_waits_for_it_is_a_conflict(tenant: Tenant, document: Document) -> None:
+    with writing(tenant.id) as session:
+        session.get_one(Document, (tenant.id, document.id)).content = "somebody else's"
+        session.flush()
+        with held_back(lambda: write_all(tenant, text_for(document, "first"))) as batch:
+            session.commit()
+    assert batch.result() == {document.id: Outcome(Written.CONFLICT)}
+    assert tenant.get(document.id).content == "somebody else's"
+
+
+def test_a_batch_that_waits_for_a_document_has_locked_none_behind_it(tenant: Tenant) -> None:
+    """Else two batches would wait in a circle. The table holds the documents in the opposite order of their keys."""
+    first, second = sorted(tenant.add("one", "two"))
+    move = update(Document).values(title=Document.title)
+    as_they_stand = select(Document.id).where(Document.id.in_([first, second])).order_by(text("ctid"))
+
+    def turned() -> bool:
+        with writing(tenant.id) as session:
+            session.execute(move.where(Document.id == first), execution_options={"synchronize_session": False})
+            return session.scalars(as_they_stand).all() == [second, first]
+
+    eventually(turned, what="the first to stand behind the second")
+
+    def both() -> None:
+        with writing(tenant.id) as session:
+            for way in ("enable_indexscan", "enable_bitmapscan"):
+                session.execute(text(f"SET LOCAL {way} = off"))
+            write_versions(session, [text_for(tenant.get(one), "new") for one in (second, first)])
+
+    with writing(tenant.id) as holder:
+        lock_document(holder, first)
+        with held_back(both):
+            with writing(tenant.id) as session:
+                session.execute(text("SET LOCAL lock_timeout = '1s'"))
+                lock_document(session, second)
+            holder.rollback()
 
 
 def test_an_empty_batch_writes_nothing(tenant: Tenant) -> None:
