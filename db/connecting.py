@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.array import ListBinaryDumper
-from sqlalchemy import Dialect, Engine, event, exc
+from sqlalchemy import Connection, Dialect, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -170,7 +170,7 @@ def _judge(server: Server, context: ExceptionContext) -> None:
     error = context.original_exception
     if server.is_replica:
         mark_as_read_from_replica(error)
-    if context.connection is not None and context.connection.info.get("read_only"):
+    if _is_read_only(context.connection):
         mark_as_read_only(error)
     fault = classify(error)
     if fault is Fault.DEMOTED and sqlstate_of(error):
@@ -179,6 +179,17 @@ def _judge(server: Server, context: ExceptionContext) -> None:
         metrics.RECOVERY_CONFLICTS.labels(server.cluster, server.role).inc()
     if server.is_replica:
         context.invalidate_pool_on_disconnect = False
+
+
+def _is_read_only(connection: Connection | None) -> bool:
+    if connection is None:
+        return False
+    try:
+        return bool(connection.info.get("read_only"))
+    except NotImplementedError:
+        # An engine's first connection, while SQLAlchemy asks who the server is: it has no `info` yet. Raised from here,
+        # this would take the error's place, and be taken for a feature that the server lacks.
+        return False
 
 
 def _measure(engine: Engine, server: Server) -> None:

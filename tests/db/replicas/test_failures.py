@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from db.engines import Database, health
 from db.faults import Fault, classify
@@ -184,4 +185,20 @@ def test_pooled_connections_that_died_fail_no_session(stack: LocalStack, open_on
         "AND application_name = 'tests'"
     )
     assert len(killed) == 3
+    assert sees(*write_row())[0]
+
+
+def test_connection_lost_while_an_engine_looks_at_its_first_one_is_a_lost_connection(
+    stack: LocalStack, open_on: OpenDatabase
+) -> None:
+    master = open_on(stack).cluster().master
+
+    def cut(connection: Any, _: Any) -> None:
+        stack.master.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+
+    event.listen(master, "connect", cut, insert=True)
+    with pytest.raises(OperationalError) as caught:
+        master.connect()
+    assert classify(caught.value) is Fault.CONNECTION
+    event.remove(master, "connect", cut)
     assert sees(*write_row())[0]
