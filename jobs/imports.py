@@ -205,7 +205,7 @@ def _why_unread(error: Exception) -> str:
 def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """One transaction on the master, again after a deadlock, a lost connection and the like."""
     for attempt in Retrying(
-        retry=retry_if_exception(lambda error: classify(error).retryable and not isinstance(error, DocworkerError)),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         stop=stop_after_attempt(5),
         reraise=True,
@@ -213,6 +213,11 @@ def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
         with attempt, writing(organization_id) as session:
             written = write(session)
     return written
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Not an interruption, which tenacity would catch as well."""
+    return isinstance(error, Exception) and not isinstance(error, DocworkerError) and classify(error).retryable
 
 
 def _write(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_File]]:

@@ -1,6 +1,8 @@
 """Importing trees: every file arrives once, a bad one costs one, and importing again changes nothing."""
 
 import os
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ from db.settings import settings
 from db.store import source_store
 from jobs.imports import FileResult, Imported, import_tree
 from tests.libraries import Library, opened_database
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -261,6 +264,24 @@ def test_store_that_fails_ends_the_import_with_its_reason(
     settings.cache_clear()
     with pytest.raises(StoreError, match="cannot write the source"):
         run(tenant, tree)
+
+
+def test_ctrl_c_while_writing_ends_the_import(tenant: Library, tree: Path) -> None:
+    fill(tree, 3)
+    owner = owner_engine(settings())
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'app.documents'::regclass")
+
+    def interrupt() -> None:
+        with owner.connect() as connection:
+            eventually(lambda: connection.scalar(waiting), what="the import waits for the table")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with owner.begin() as connection:
+        connection.execute(text("LOCK TABLE app.documents IN SHARE MODE"))
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(tenant, tree)
+    assert everything(tenant)[0] == []
 
 
 def test_documents_of_another_organization_are_invisible(tenant: Library, tree: Path) -> None:
