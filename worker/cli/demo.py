@@ -137,7 +137,7 @@ def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) 
                     with signals.interrupting():
                         shutil.copytree(documents, directory / "documents")
                         exit_code = _show(ctx, _Demo(stack, processes), directory / "documents", expected)
-            # Whatever was running may have caught the interruption for itself.
+            # A signal may have come while everything was stopping.
             return 128 + signals.last if signals.count else exit_code
         except Interrupted:
             return 128 + signals.last

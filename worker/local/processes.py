@@ -40,10 +40,9 @@ def run_up(directory: Path, *, replicas: int = 1) -> int:
         try:
             with signals.interrupting():
                 stack.start()
+            return _run_processes(stack, signals)
         except Interrupted:
             return 0
-        try:
-            return _run_processes(stack, signals)
         finally:
             stack.stop()
 

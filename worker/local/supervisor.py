@@ -61,14 +61,26 @@ class StopSignals:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """A block that the first signal breaks off with Interrupted; its clean-up is left alone."""
+        """A block that the first signal breaks off with Interrupted; its clean-up is left alone.
+
+        Where what it ran has caught that, or made another error of it, Interrupted is raised at the block's end: Python
+        itself drops what a signal raises inside a weak reference's callback.
+        """
         self._interrupting = True
         try:
-            if self.count:
-                raise Interrupted(self.last.name)
+            self._raise_if_received()
             yield
+        except Exception as error:
+            self._raise_if_received(error)
+            raise
+        else:
+            self._raise_if_received()
         finally:
             self._interrupting = False
+
+    def _raise_if_received(self, error: Exception | None = None) -> None:
+        if self.count:
+            raise Interrupted(self.last.name) from error
 
 
 @dataclass(kw_only=True)

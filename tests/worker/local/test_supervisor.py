@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.waiting import eventually
 from worker.local.launching import is_alive
-from worker.local.supervisor import StopSignals, Supervisor
+from worker.local.supervisor import Interrupted, StopSignals, Supervisor
 
 PATIENT = "sh -c 'echo up; exec sleep 600'"
 STUBBORN = "sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'"
@@ -105,6 +106,29 @@ def test_what_a_command_started_ends_with_it(signals: StopSignals, tmp_path: Pat
     run.supervisor.run({"parent": WITH_CHILD})
     [child] = run.pids(r"child (\d+)")
     eventually(lambda: not is_alive(child), what="the child ends")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_signal_whose_exception_was_dropped_on_its_way_interrupts_all_the_same(signals: StopSignals) -> None:
+    def collected(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thing = {1}
+    reference = weakref.ref(thing, collected)
+    with pytest.raises(Interrupted), signals.interrupting():
+        del thing
+    assert reference() is None
+
+
+def test_signal_that_became_another_error_interrupts_all_the_same(signals: StopSignals) -> None:
+    def be_killed() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Interrupted:
+            raise ValueError("the connection is closed") from None
+
+    with pytest.raises(Interrupted), signals.interrupting():
+        be_killed()
 
 
 def test_last_words_are_printed(signals: StopSignals, tmp_path: Path) -> None:
