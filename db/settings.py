@@ -155,11 +155,14 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.shutdown_timeout >= self.visibility_timeout:
             raise ValueError(
-                f"visibility_timeout ({self.visibility_timeout:g} s) must be longer than "
-                f"shutdown_timeout ({self.shutdown_timeout:g} s)"
+                f"DOCWORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout:g} s) must be longer than "
+                f"DOCWORKER_SHUTDOWN_TIMEOUT ({self.shutdown_timeout:g} s)"
             )
         if self.backoff_base > self.backoff_max:
-            raise ValueError(f"backoff_base ({self.backoff_base:g} s) is above backoff_max ({self.backoff_max:g} s)")
+            raise ValueError(
+                f"DOCWORKER_BACKOFF_BASE ({self.backoff_base:g} s) is above "
+                f"DOCWORKER_BACKOFF_MAX ({self.backoff_max:g} s)"
+            )
         return self
 
     def dispatcher_database_url(self) -> str:

@@ -30,7 +30,10 @@ class Progress:
             return None
         if self.dispatched:
             return "no worker takes jobs from the broker: is `docworker worker` running, and at the same broker?"
-        return "no dispatcher moves jobs to the broker: is `docworker dispatcher` running, or the kind paused?"
+        return (
+            "no dispatcher moves jobs to the broker: is `docworker dispatcher` running? "
+            "Are they paused, which `docworker jobs paused` shows?"
+        )
 
 
 class JobWatch:

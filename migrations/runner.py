@@ -4,6 +4,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
+
+from db.errors import DocworkerError
 
 
 def configuration() -> Config:
@@ -14,7 +17,14 @@ def configuration() -> Config:
 
 
 def upgrade(revision: str = "head") -> None:
-    command.upgrade(configuration(), revision)
+    """Raises DocworkerError where there is no way to this revision."""
+    try:
+        command.upgrade(configuration(), revision)
+    except CommandError as error:
+        raise DocworkerError(
+            f"cannot migrate to {revision!r}: {error}; give a revision of migrations/versions/, "
+            "and the release that the database was migrated to last, or a newer one"
+        ) from error
 
 
 def downgrade(revision: str) -> None:

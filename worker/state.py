@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from db.errors import ConfigurationError
+
 PORT = "port"
 METRICS = "metrics"
 _LOCK = "lock"
@@ -38,7 +40,20 @@ class StateDirectory:
 
 
 def claim(state_directory: Path, role: str) -> StateDirectory:
-    """A new directory for a process of this role; those of processes that were killed are removed."""
+    """A new directory for a process of this role; those of processes that were killed are removed.
+
+    Raises ConfigurationError when there can be none.
+    """
+    try:
+        return _claim(state_directory, role)
+    except OSError as error:
+        raise ConfigurationError(
+            f"DOCWORKER_STATE_DIRECTORY: cannot write to {state_directory.absolute()}: {error.strerror}; "
+            "set it to a directory of this machine that may be written"
+        ) from error
+
+
+def _claim(state_directory: Path, role: str) -> StateDirectory:
     state_directory.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(state_directory):
         for path in state_directory.glob("*-*/"):

@@ -57,6 +57,8 @@ def _database_reason(error: DBAPIError) -> str | None:
     cause = error.orig
     if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
         return "the database lacks tables of this version: run `docworker migrate`"
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return f"{cause.diag.message_primary}: does each DOCWORKER_…_URL name the role that is meant for it?"
     if not isinstance(cause, psycopg.OperationalError):
         return None
     message = " ".join(_LIBPQ_QUESTION.sub("", str(cause)).removeprefix("connection failed: ").split())

@@ -33,7 +33,9 @@ jobs.add_command(watch)
 
 @jobs.command("list")
 @filters
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, latest first.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many, latest first."
+)
 @json_option
 def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     """List jobs, the latest first. The organization `system` owns the scheduled ones."""

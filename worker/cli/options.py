@@ -12,6 +12,7 @@ organization_option = click.option(
     "-o", "--organization", "slug", metavar="SLUG", required=True, help="The organization whose documents these are."
 )
 
+VERSION_NUMBER = click.IntRange(1, 2**31 - 1)
 DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pdf."
 
 

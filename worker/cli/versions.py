@@ -9,7 +9,7 @@ from uuid import UUID
 import click
 
 from db.errors import NotFoundError
-from worker.cli.options import DOCUMENT_HELP, organization_open, organization_option
+from worker.cli.options import DOCUMENT_HELP, VERSION_NUMBER, organization_open, organization_option
 from worker.cli.output import console, json_option, print_json, print_table, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ Examples:
 """
 )
 @click.argument("doc")
-@click.option("--version", "number", type=click.IntRange(min=1), help="This version instead of the latest.")
+@click.option("--version", "number", type=VERSION_NUMBER, help="This version instead of the latest.")
 @organization_option
 @json_option
 def show(doc: str, number: int | None, slug: str, as_json: bool) -> None:
@@ -80,8 +80,8 @@ Prints a unified diff, and nothing when the texts are equal; the exit code is 0 
 """
 )
 @click.argument("doc")
-@click.argument("a", type=click.IntRange(min=1))
-@click.argument("b", type=click.IntRange(min=1), required=False)
+@click.argument("a", type=VERSION_NUMBER)
+@click.argument("b", type=VERSION_NUMBER, required=False)
 @organization_option
 @json_option
 def diff(doc: str, a: int, b: int | None, slug: str, as_json: bool) -> None:
@@ -111,7 +111,7 @@ processing makes a version of it again.
 """
 )
 @click.argument("doc")
-@click.argument("number", metavar="VERSION", type=click.IntRange(min=1))
+@click.argument("number", metavar="VERSION", type=VERSION_NUMBER)
 @organization_option
 @json_option
 def restore(doc: str, number: int, slug: str, as_json: bool) -> None:

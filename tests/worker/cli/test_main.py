@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -84,6 +85,52 @@ def test_unreachable_database_is_told_with_its_setting_and_without_its_password(
     assert f"check {setting}" in answer.err
     assert answer.err.count("\n") == 1
     assert "sesame" not in answer.err
+
+
+def test_settings_that_do_not_fit_are_named_as_they_are_set() -> None:
+    answer = docworker("documents", "-o", "acme", environment={"DOCWORKER_VISIBILITY_TIMEOUT": "5"})
+    assert (answer.exit_code, answer.out) == (1, "")
+    too_short = "DOCWORKER_VISIBILITY_TIMEOUT (5 s) must be longer than DOCWORKER_SHUTDOWN_TIMEOUT (20 s)"
+    assert answer.err == f"docworker: settings: {too_short}\n"
+
+
+def test_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = docworker("worker", environment={"DOCWORKER_STATE_DIRECTORY": str(tmp_path / "file" / "state")})
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err.startswith(f"docworker: DOCWORKER_STATE_DIRECTORY: cannot write to {tmp_path}/file/state: ")
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("revision", ["nope", "-1"])
+def test_unknown_revision_is_told_without_a_traceback(environment: dict[str, str], revision: str) -> None:
+    answer = docworker("migrate", "--revision", revision)
+    assert answer.exit_code == 1
+    assert f"docworker: cannot migrate to '{revision}': " in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_role_that_may_not_is_told_with_the_remedy(environment: dict[str, str]) -> None:
+    answer = docworker("migrate", environment={"DOCWORKER_OWNER_URL": environment["DOCWORKER_MASTER_URL"]})
+    assert answer.exit_code == 1
+    assert "permission denied" in answer.err
+    assert "does each DOCWORKER_…_URL name the role" in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("diff", "/a", 10**20, "-o", "acme"),
+        ("restore", "/a", 2**31, "-o", "acme"),
+        ("show", "/a", "--version", 2**31, "-o", "acme"),
+        ("jobs", "list", "--limit", 10**20),
+    ],
+)
+def test_number_that_no_column_holds_is_wrong_usage(command: tuple[object, ...]) -> None:
+    answer = docworker(*command)
+    assert answer.exit_code == 2
+    assert "is not in the range" in answer.err
 
 
 def test_refused_password_is_told_without_it(environment: dict[str, str]) -> None:
