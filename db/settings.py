@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     redispatch_after: Seconds = 10
     """A dispatched job that nobody has claimed is dispatched again after this, then after twice this, …"""
     dispatch_interval: Seconds = 0.5
-    """How often the dispatcher looks when nothing rings."""
+    """The longest pause of a dispatcher for which nothing rings; it looks sooner where it has just found work."""
     dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
     batch_size: Count = 200
