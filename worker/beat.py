@@ -27,6 +27,7 @@ from db.sessions import TenantSession, overseeing
 from db.settings import Settings
 from jobs.kinds import Kind
 from worker.health import LoopHealth
+from worker.logs import first_line
 from worker.metrics import serving
 from worker.schedule import SCHEDULES, Schedule
 
@@ -79,7 +80,7 @@ class Beat:
             except (SQLAlchemyError, DocworkerError) as error:
                 failures += 1
                 wait_seconds = random.uniform(0.5, 1) * min(LONGEST_WAIT_SECONDS, 2.0**failures)  # noqa: S311
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 log.warning("beat.waiting", error=reason, seconds=round(wait_seconds, 1))
                 self.health.failed(reason)
             else:

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from db.engines import connect_arguments
 from db.settings import Settings
+from worker.logs import first_line
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ class Bell:
             self._connection = psycopg.connect(**self._arguments, autocommit=True)
             self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
         except psycopg.Error as error:
-            log.warning("bell.silent", error=str(error).splitlines()[0])
+            log.warning("bell.silent", error=first_line(error))
             self._hang_up()
             now = time.monotonic()
             self._retry_at = now + max(_SHORTEST_RETRY_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_RETRIES)
@@ -79,7 +80,7 @@ class Bell:
         try:
             return bool(list(connection.notifies(timeout=0)))
         except psycopg.Error as error:
-            log.warning("bell.lost", error=str(error).splitlines()[0])
+            log.warning("bell.lost", error=first_line(error))
             self._hang_up()
             return True
 

@@ -25,6 +25,7 @@ from jobs.kinds import Kind
 from worker.bell import Bell
 from worker.broker import Broker
 from worker.health import LoopHealth
+from worker.logs import first_line
 from worker.metrics import serving
 from worker.pace import Pace
 
@@ -35,7 +36,8 @@ _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
 _STUCK_AFTER_SECONDS = 120.0
 _UNKNOWN_FAILURES = 10
-"""Failures of unknown meaning in a row after which the process ends, for its supervisor to see."""
+"""Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
+see."""
 
 RESCUED = Counter(
     "docworker_rescued_jobs_total", "Jobs whose lease had ended, by what became of them.", ("kind", "state")
@@ -95,7 +97,7 @@ class Dispatcher:
         self._stopping = False
         self._swept_at = self._count_at = self._rescue_from = float("-inf")
         self._broker_takes = True
-        self._failures = 0
+        self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
 
     def run(self) -> None:
@@ -124,17 +126,17 @@ class Dispatcher:
             tick = self.tick()
         except Exception as error:
             fault = classify(error)
-            self._failures += 1
-            if not fault.retryable or (fault is Fault.UNKNOWN and self._failures >= _UNKNOWN_FAILURES):
+            self._unknown_failures += fault is Fault.UNKNOWN
+            if not fault.retryable or self._unknown_failures >= _UNKNOWN_FAILURES:
                 raise
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             log.warning("dispatcher.waiting", error=reason, fault=fault.value)
             self.health.failed(reason)
             self.pace.failed()
             # Nobody could renew a lease during the outage: let the living do it before any is taken from them.
             self._rescue_from = time.monotonic() + self._settings.lease
             return
-        self._failures = 0
+        self._unknown_failures = 0
         if tick.failure is None:
             self.health.turned()
             self.pace.looked(
@@ -251,16 +253,23 @@ class Dispatcher:
         return self._settings.batch_size if self._kinds[kind].takes_batches else 1
 
     def _count(self) -> None:
-        """With a large backlog counting takes long: it then happens less often, and never while we plan."""
+        """With a large backlog counting takes long: it then happens less often, never while we plan, and what has been
+        sent counts for more than a count that takes longer than a statement may."""
         started = time.monotonic()
         if started < self._count_at:
             return
-        with overseeing() as session:
-            counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
-        BACKLOG.clear()
-        for kind, state, jobs in counts:
-            BACKLOG.labels(kind, state).set(jobs)
-        OLDEST.set(oldest)
+        try:
+            with overseeing() as session:
+                counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
+        except Exception as error:
+            if not classify(error).retryable:
+                raise
+            log.warning("ledger.not_counted", error=first_line(error))
+        else:
+            BACKLOG.clear()
+            for kind, state, jobs in counts:
+                BACKLOG.labels(kind, state).set(jobs)
+            OLDEST.set(oldest)
         now = time.monotonic()
         self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
 

@@ -55,6 +55,11 @@ def configure(settings: Settings) -> None:
     logging.captureWarnings(True)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its name when it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def _renderers(settings: Settings) -> list[Processor]:
     if settings.log_format == "json":
         return [_DICT_TRACEBACKS, structlog.processors.JSONRenderer(default=str)]

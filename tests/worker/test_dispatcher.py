@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 from prometheus_client import REGISTRY
+from psycopg import OperationalError
 from sqlalchemy import text
 
 import worker.broker
@@ -166,10 +167,10 @@ def held_planning() -> Iterator[None]:
         yield
 
 
-def somebody_waits() -> bool:
+def somebody_waits(table: str = "pauses") -> bool:
     with writing(Steps().organization_id) as session:
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'ledger.pauses'::regclass")
-        return bool(session.scalar(waiting))
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST(:table AS regclass)")
+        return bool(session.scalar(waiting, {"table": f"ledger.{table}"}))
 
 
 # What the broker holds
@@ -445,6 +446,53 @@ def test_after_an_outage_the_living_may_renew_their_leases_first(own_desk: tuple
 
     eventually(rescued, what="the job to be rescued")
     assert 1 < time.monotonic() - back_at < 5
+
+
+class FailingKinds(dict[str, Kind]):
+    """Raises these when it is asked for a kind, one at each look."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self._errors = iter(errors)
+
+    def __contains__(self, _: object) -> bool:
+        raise next(self._errors)
+
+
+def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(desk: Desk) -> None:
+    dispatcher = desk.dispatcher()
+    Steps().enqueue()
+    outage, unknown = [OperationalError("gone")] * 20, [RuntimeError()] * 10
+    dispatcher._kinds = FailingKinds(*outage, *unknown)
+    for _ in [*outage, *unknown[1:]]:
+        dispatcher._turn()
+    with pytest.raises(RuntimeError):
+        dispatcher._turn()
+
+
+def test_a_count_that_fails_costs_neither_a_tick_nor_the_rescue(desk: Desk) -> None:
+    """With a backlog so large that counting it takes longer than a statement may."""
+    close_database()
+    open_database(settings().model_copy(update={"lock_timeout": 2}), application_name="tests")
+    dispatcher = desk.dispatcher()
+    Steps().enqueue()
+    with ThreadPoolExecutor(2) as pool:
+        with held_planning():
+            turn = pool.submit(dispatcher._turn)
+            eventually(somebody_waits, what="the dispatcher to stand still")
+            locking = pool.submit(lock_jobs_until, turn)
+            eventually(lambda: somebody_waits("jobs"), what="the lock to be next")
+        turn.result(timeout=10)
+        locking.result(timeout=10)
+    assert desk.depth() == 1
+    assert dispatcher.health.ready().well
+    assert dispatcher._rescue_from < time.monotonic()
+
+
+def lock_jobs_until(done: Future[Any]) -> None:
+    with owner_engine(settings()).begin() as connection:
+        connection.execute(text("LOCK TABLE ledger.jobs IN ACCESS EXCLUSIVE MODE"))
+        done.exception(timeout=10)
 
 
 # Kinds that not everybody knows

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.worker.trials import Trial
+from worker.logs import first_line
 
 SCRIPT = """
 import logging
@@ -56,6 +57,13 @@ def test_console_lines_carry_event_and_values() -> None:
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_tracebacks_do_not_show_the_values_of_variables(log_format: str) -> None:
     assert "hunter2" not in "".join(line for line in said(log_format) if "password =" not in line)
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(ValueError("no\nwhy"), "no"), (ValueError("\nno"), "no"), (TimeoutError(), "TimeoutError")]
+)
+def test_an_error_is_one_line_also_when_it_says_nothing(error: Exception, shown: str) -> None:
+    assert first_line(error) == shown
 
 
 def test_every_line_of_a_worker_is_json_when_asked_for(trial: Trial) -> None:
