@@ -150,12 +150,10 @@ class Dispatcher:
             self.pace.failed()
 
     def _wait(self) -> None:
-        ended = time.monotonic()
-        while not self._stopping and (left := ended + self.pace.seconds - time.monotonic()) > 0:
+        looked_at = time.monotonic()
+        while not self._stopping and (left := looked_at + self.pace.seconds - time.monotonic()) > 0:
             if self._bell.wait(left) and self.pace.hears:
                 self.pace.rung()
-                time.sleep(max(0.0, ended + self.pace.rest_seconds - time.monotonic()))
-                return
 
     def tick(self) -> Tick:
         """Rescue, plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the

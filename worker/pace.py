@@ -15,8 +15,9 @@ class Pace:
 
     def __init__(self, longest_seconds: float) -> None:
         self._longest = longest_seconds
+        self._longest_while_full = min(LONGEST_WHILE_FULL_SECONDS, longest_seconds)
+        self._rest_seconds = 0.0
         self.seconds = SHORTEST_SECONDS
-        self.rest_seconds = 0.0
         self.hears = True
 
     def looked(self, *, sent: int, room: int, window: int, look_seconds: float) -> None:
@@ -26,23 +27,25 @@ class Pace:
         nothing then, and the right time to look again is when half of the window is free, sooner when it was more and
         later when it was less. Without one, there may be jobs whose ring nobody heard: look soon, then less and less.
         """
-        self.rest_seconds = _REST * look_seconds
+        self._rest_seconds = _REST * look_seconds
         self.hears = sent < room
         if self.hears:
             self.seconds = SHORTEST_SECONDS if sent else self._longer(self._longest)
         elif 2 * room > window:
-            self.seconds = max(self.seconds / 2, SHORTEST_SECONDS)
+            self.seconds = min(max(self.seconds / 2, SHORTEST_SECONDS), self._longest_while_full)
         elif 2 * room < window:
-            self.seconds = self._longer(LONGEST_WHILE_FULL_SECONDS)
+            self.seconds = self._longer(self._longest_while_full)
+        else:
+            self.seconds = min(self.seconds, self._longest_while_full)
 
     def failed(self) -> None:
-        """After a look that came to nothing."""
-        self.hears = True
+        """After a look that came to nothing: what failed just now does not work because somebody rings."""
+        self.hears = False
         self.seconds = self._longer(self._longest)
 
     def rung(self) -> None:
         """Somebody has committed jobs."""
-        self.seconds = SHORTEST_SECONDS
+        self.seconds = min(self.seconds, max(self._rest_seconds, SHORTEST_SECONDS))
 
     def _longer(self, longest: float) -> float:
         return min(max(self.seconds, SHORTEST_SECONDS) * _GROWTH, longest)

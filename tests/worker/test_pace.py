@@ -56,18 +56,40 @@ def test_with_a_backlog_it_comes_when_half_of_the_window_is_free(room: int, dire
     assert (pace.seconds > before) - (pace.seconds < before) == direction
 
 
+@pytest.mark.parametrize("room", range(WINDOW + 1))
+def test_a_backlog_that_nobody_rang_for_is_not_dispatched_at_the_pace_of_an_idle_system(room: int) -> None:
+    pace = Pace(30)
+    pace.seconds = 30
+    assert look(pace, sent=room, room=room).seconds <= LONGEST_WHILE_FULL_SECONDS
+
+
 def test_its_waits_have_bounds() -> None:
     assert settled(Pace(LONGEST), sent=WINDOW, room=WINDOW) == SHORTEST_SECONDS
     assert settled(Pace(LONGEST), sent=0, room=0) == LONGEST_WHILE_FULL_SECONDS
+    assert settled(Pace(0.1), sent=0, room=0) == 0.1
 
 
-def test_it_rests_for_a_share_of_the_time_a_look_takes() -> None:
-    assert 0 < look(Pace(LONGEST), sent=1, room=2).rest_seconds < 0.004
+def test_a_ring_right_after_a_look_waits_for_a_share_of_the_time_a_look_takes() -> None:
+    pace = Pace(LONGEST)
+    for _ in range(50):
+        pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=0.1)
+    pace.rung()
+    assert pace.seconds == 0.05
+    pace.rung()
+    assert pace.seconds == 0.05
 
 
-def test_a_failure_is_not_repeated_at_once() -> None:
+def test_a_ring_never_makes_it_look_later() -> None:
+    pace = Pace(LONGEST)
+    pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=20)
+    before = pace.seconds
+    pace.rung()
+    assert pace.seconds == before
+
+
+def test_a_failure_is_not_repeated_at_once_whoever_rings() -> None:
     pace = Pace(LONGEST)
     for _ in range(50):
         pace.failed()
     assert pace.seconds == LONGEST
-    assert pace.hears
+    assert not pace.hears
