@@ -1,12 +1,11 @@
 """What this process is running right now: it keeps the leases alive, and knows when to stop.
 
-The stop flag is a piece of memory made before the fork and shared with the children, which open no channel of their
+The time to stop is a piece of memory made before the fork and shared with the children, which open no channel of their
 own to the parent. Leases are renewed by a thread on a connection of its own.
 """
 
 import mmap
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,10 @@ from db.sessions import TenantSession
 
 log = structlog.get_logger(__name__)
 
-_STOP = mmap.mmap(-1, 16)
+# One number, written and read in one piece: a child never sees half of a stop.
+_STOP = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+"""In its first place the deadline of the stop, on the clock that all processes share; 0 while none was asked for."""
+
 _TICK_SECONDS = 0.25
 _GIVE_BACK_MARGIN_SECONDS = 1.0
 """Time to give jobs back before the deadline, when the process may be killed."""
@@ -32,22 +34,22 @@ _GIVE_BACK_MARGIN_SECONDS = 1.0
 def request_stop(seconds: float) -> None:
     """Ask this process and all its children to stop: nothing new is begun, and what still runs after `seconds` is
     given back."""
-    struct.pack_into("=?d", _STOP, 0, True, time.monotonic() + seconds)
+    _STOP[0] = time.monotonic() + seconds
 
 
 def clear_stop() -> None:
     """Forget a stop that was asked for; for a process that goes on, such as a test."""
-    struct.pack_into("=?d", _STOP, 0, False, 0.0)
+    _STOP[0] = 0.0
 
 
 def stopping() -> bool:
     """True once a stop was asked for: begin nothing new."""
-    return bool(_STOP[0])
+    return _STOP[0] != 0
 
 
 def _seconds_to_deadline() -> float:
-    asked, deadline = struct.unpack_from("=?d", _STOP, 0)
-    return deadline - time.monotonic() if asked else float("inf")
+    deadline = _STOP[0]
+    return deadline - time.monotonic() if deadline else float("inf")
 
 
 _Step = Callable[[TenantSession, Sequence[Claimed]], set[UUID]]
@@ -58,7 +60,6 @@ class Leases:
     """The claims of this process. `holding` keeps them alive; a claim that is lost is no longer `held`."""
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._guard = threading.Lock()
         self._held: dict[UUID, Claimed] = {}
         self._thread: threading.Thread | None = None
@@ -96,11 +97,10 @@ class Leases:
                 self._tick()
 
     def _tick(self) -> None:
-        lease_seconds = database().settings.lease
         try:
             if _seconds_to_deadline() < _GIVE_BACK_MARGIN_SECONDS:
                 self._for_each_organization(_give_back)
-            elif time.monotonic() - self._renewed_at >= lease_seconds / 3:
+            elif time.monotonic() - self._renewed_at >= database().settings.lease / 3:
                 self._for_each_organization(_renew)
                 self._renewed_at = time.monotonic()
         except Exception as error:  # noqa: BLE001 - the thread must outlive every outage; leases end by themselves
@@ -136,12 +136,18 @@ def _give_back(session: TenantSession, claimed: Sequence[Claimed]) -> set[UUID]:
     return set()
 
 
-_leases: Leases | None = None
+_leases = Leases()
+
+
+def _begin_anew() -> None:
+    global _leases
+    _leases = Leases()
+
+
+# Not when they are first asked for: two threads would ask at the same time, and each keep leases of its own.
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def leases() -> Leases:
     """The leases of this process; a child does not inherit its parent's."""
-    global _leases
-    if _leases is None or _leases._pid != os.getpid():
-        _leases = Leases()
     return _leases
