@@ -3,7 +3,6 @@
 Connects when used and anew after each error. Nothing here waits for a broker for longer than a few seconds.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,10 +19,6 @@ log = structlog.get_logger(__name__)
 TIMEOUT_SECONDS = 3.0
 """For each answer. The dispatcher rescues jobs while the broker is away, so it must not be held up for long."""
 
-_EMPTY_FOR_SECONDS = 1.0
-"""So long a queue that was empty counts as that, unless we send to it. Only messages that another dispatcher has sent
-since then can be in it, and those the ledger knows: see `db.ledger.load`."""
-
 MESSAGES = Counter("docworker_dispatched_messages_total", "Messages given to the broker.", ("kind",))
 DISPATCHED = Counter("docworker_dispatched_jobs_total", "Jobs given to the broker.", ("kind",))
 DEPTH = Gauge("docworker_broker_depth", "Messages that wait at the broker.")
@@ -38,13 +33,9 @@ class Broker:
         self._connection: Connection | None = None
         self._channel: Any = None
         self._producer: Any = None
-        self._empty_until = float("-inf")
 
     def depth(self) -> int | None:
-        """Messages waiting, those of others from within the last second perhaps not counted; None when the broker does
-        not answer."""
-        if time.monotonic() < self._empty_until:
-            return 0
+        """Messages waiting now; None when the broker does not answer."""
         try:
             with self._open_channel() as channel:
                 depth = int(self._queue(channel).queue_declare().message_count)
@@ -52,8 +43,6 @@ class Broker:
             log.warning("broker.unreachable", error=str(error))
             return None
         DEPTH.set(depth)
-        if depth == 0:
-            self._empty_until = time.monotonic() + _EMPTY_FOR_SECONDS
         return depth
 
     def publish(self, messages: Sequence[Message]) -> list[Message]:
@@ -67,7 +56,6 @@ class Broker:
         return []
 
     def _send(self, message: Message) -> None:
-        self._empty_until = float("-inf")
         with self._open_channel():
             self._app.send_task(
                 message.lane.kind,
@@ -108,7 +96,6 @@ class Broker:
 
     def close(self) -> None:
         connection, self._connection, self._channel, self._producer = self._connection, None, None, None
-        self._empty_until = float("-inf")
         if connection is not None:
             with suppress(Exception):  # it may be what has just failed
                 connection.release()

@@ -309,6 +309,19 @@ def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
     assert desk.depth() == 1
 
 
+def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_cancelled(desk: Desk) -> None:
+    first, second = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
+    first.tick()
+    cancelled = Steps()
+    cancelled.enqueue(2)
+    second.tick()
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(organization_id=cancelled.organization_id))
+    Steps().enqueue(2)
+    first.tick()
+    assert desk.depth() == 2
+
+
 def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
     ids = set(Steps().enqueue(150)) | set(Steps().enqueue(150))
     claimed: list[UUID] = []
