@@ -208,7 +208,9 @@ class Dispatcher:
         room: int | None = None
         while True:
             under_way = ledger.load(session)
-            left = self._room(max(under_way.messages, depth + len(messages)))
+            left = self._settings.dispatch_window - max(under_way.messages, depth + len(messages))
+            if not self._broker_takes:  # it has refused the last message: it is tried with one, not with all
+                left = min(left, 1 - len(messages))
             room = left if room is None else room
             if left <= 0:
                 return room, messages
@@ -232,11 +234,6 @@ class Dispatcher:
             if not short:
                 return room, messages
             left_out |= short
-
-    def _room(self, messages_under_way: int) -> int:
-        """A broker that refused the last message is tried with one, not with all."""
-        window = self._settings.dispatch_window if self._broker_takes else 1
-        return window - messages_under_way
 
     def _known(self, lanes: Sequence[Lane]) -> list[Lane]:
         known = [lane for lane in lanes if lane.kind in self._kinds]

@@ -389,6 +389,22 @@ def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk:
     assert {one.id for one in desk.claim_all()} == set(ids)
 
 
+def test_a_broker_that_has_refused_is_tried_again_while_messages_wait_there(
+    own_desk: tuple[Desk, LocalStack],
+) -> None:
+    desk, stack = own_desk
+    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=4)
+    Steps().enqueue(2)
+    assert len(dispatcher.tick().messages) == 2
+    Steps().enqueue(2)
+    with held_in_planning(dispatcher.tick) as tick:
+        stack.broker.kill()
+    assert not tick.result().messages
+    stack.broker.start()
+    assert len(dispatcher.tick().messages) == 1
+    assert len(dispatcher.tick().messages) == 1
+
+
 def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(
     own_desk: tuple[Desk, LocalStack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
