@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from db import ledger
 from db.engines import database
-from db.faults import classify
+from db.faults import Fault, classify
 from db.ledger import Failure
 from db.sessions import writing
 from jobs import metrics
@@ -100,7 +100,7 @@ def give_back(batch: Batch) -> None:
 def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
     for attempt in Retrying(
-        retry=retry_if_exception(lambda error: classify(error).is_infrastructure),
+        retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         stop=stop_after_delay(database().settings.lease),
         reraise=True,
@@ -108,6 +108,11 @@ def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
         with attempt, writing(organization_id) as session:
             written = write(session)
     return written
+
+
+def _may_pass(error: BaseException) -> bool:
+    fault = classify(error)
+    return fault.is_infrastructure or fault is Fault.SERIALIZATION
 
 
 def backoff_seconds(rounds: int, *, base: float, most: float) -> float:

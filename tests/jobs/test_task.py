@@ -3,21 +3,27 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from db import ledger
+from db.engines import close_database, open_database
 from db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
 from db.models import Job
 from db.sessions import overseeing, writing
+from db.settings import settings
 from jobs.documents import ProcessDocument, process_documents
 from jobs.enqueue import enqueue, enqueue_many
 from jobs.kinds import Arguments
@@ -27,6 +33,7 @@ from jobs.settling import backoff_seconds, settle_error
 from jobs.task import Attempt, Batch, batch_job, job
 from jobs.testing import advance_clock, dispatch_due, drain, run
 from tests.tenants import Tenant
+from tests.waiting import eventually
 
 numbers = itertools.count()
 Do = Callable[[Attempt], None]
@@ -301,6 +308,46 @@ def test_a_process_that_is_told_to_exit_gives_its_jobs_back(tenant: Tenant, erro
     with pytest.raises(type(error)):
         deliver(task)
     assert (state(job_id).state, state(job_id).attempt) == ("queued", 0)
+
+
+def test_the_end_of_an_attempt_is_written_when_somebody_held_its_job_locked_for_too_long(tenant: Tenant) -> None:
+    with opened_with(lock_timeout=0.5), ThreadPoolExecutor(1) as pool:
+        locked = Event()
+
+        def fail(attempt: Attempt) -> None:
+            pool.submit(hold_until_somebody_gave_up, attempt, locked)
+            assert locked.wait(10)
+            raise BadInputError("cannot be read")
+
+        task = single(fail)
+        job_id = enter(tenant, task)
+        deliver(task)
+        assert state(job_id).state == "failed"
+
+
+def hold_until_somebody_gave_up(attempt: Attempt, locked: Event) -> None:
+    with writing(attempt.organization_id) as session:
+        ledger.lock_owned(session, [attempt.claimed])
+        locked.set()
+        eventually(waiting_for_rows, what="the end to be written")
+        eventually(lambda: not waiting_for_rows(), what="the lock timeout")
+
+
+def waiting_for_rows() -> bool:
+    with overseeing() as session:
+        waiting = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return session.scalars(text(waiting)).first() is not None
+
+
+@contextmanager
+def opened_with(**changed: Any) -> Iterator[None]:
+    close_database()
+    open_database(settings().model_copy(update=changed), application_name="tests")
+    try:
+        yield
+    finally:
+        close_database()
+        open_database(settings(), application_name="tests")
 
 
 def test_no_lease_is_kept_after_a_message(tenant: Tenant) -> None:
