@@ -13,7 +13,6 @@ from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 import structlog
-from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, shared_task
 from pydantic import BaseModel
 
@@ -145,7 +144,7 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
 def _run(batch: Batch) -> None:
     try:
         batch.kind.run(batch)
-    except (Exception, SoftTimeLimitExceeded) as error:
+    except Exception as error:  # also the soft time limit
         to_blame = blamed(batch, error)
         for attempt in to_blame:
             settle_error(attempt, error)
@@ -164,8 +163,8 @@ def _worker_name() -> str:
     return f"{_host()}:{os.getpid()}"
 
 
-def kinds_of(app: Any) -> dict[str, Kind]:
-    """The kinds among the tasks of a Celery app, by name; imports the app's task modules."""
+def known_kinds(app: Any) -> dict[str, Kind]:
+    """The kinds of job among the tasks of a Celery app, by name; imports the app's task modules."""
     app.loader.import_default_modules()
     app.finalize()
     return {task.kind.name: task.kind for task in app.tasks.values() if isinstance(task, LedgerTask)}

@@ -18,7 +18,7 @@ from db.models import Job
 from db.sessions import overseeing
 from jobs.enqueue import kind_of
 from jobs.kinds import Kind
-from jobs.task import kinds_of, run_message
+from jobs.task import known_kinds, run_message
 
 
 def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **arguments: Any) -> list[Job]:
@@ -57,7 +57,7 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
 
     Without `kinds`: all that are imported. Raises AssertionError when a due job is of none of them.
     """
-    known = kinds_of(current_app) if kinds is None else kinds
+    known = known_kinds(current_app) if kinds is None else kinds
     settings = database().settings
     with overseeing() as session:
         ledger.rescue_expired(session)
@@ -82,7 +82,7 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
 
 def run(messages: Sequence[Message], kinds: Mapping[str, Kind] | None = None) -> int:
     """Deliver messages to this process; returns how many jobs were claimed."""
-    known = kinds_of(current_app) if kinds is None else kinds
+    known = known_kinds(current_app) if kinds is None else kinds
     return sum(run_message(known[one.lane.kind], one.lane.organization_id, one.job_ids, one.id) for one in messages)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from celery import Celery
 
 from db.settings import Settings, settings
-from jobs.kinds import Kind
 from worker import lifecycle
 
 TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
@@ -56,13 +55,6 @@ def build_app(configured: Settings) -> Celery:
         imports=(*TASK_MODULES, *users_task_modules()),
     )
     return celery
-
-
-def known_kinds(celery: Celery) -> dict[str, Kind]:
-    """The kinds of job there are, by name; imports every task module."""
-    celery.loader.import_default_modules()
-    celery.finalize()
-    return {name: task.kind for name, task in celery.tasks.items() if hasattr(task, "kind")}
 
 
 def users_task_modules() -> tuple[str, ...]:

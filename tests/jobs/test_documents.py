@@ -21,7 +21,7 @@ from jobs import documents
 from jobs.documents import index_documents, process_document, process_documents, restore
 from jobs.enqueue import enqueue, enqueue_many
 from jobs.processing import Unprocessed, process
-from jobs.task import kinds_of
+from jobs.task import known_kinds
 from jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
 from tests.tenants import Tenant
 
@@ -41,7 +41,7 @@ def job(job_id: UUID) -> Job:
 @pytest.fixture
 def working_as() -> Iterator[Callable[[Work], None]]:
     """Let something happen beside the work of `process_document`, as another process would come between."""
-    kind = kinds_of(current_app)["process_document"]
+    kind = known_kinds(current_app)["process_document"]
     before = kind.run
 
     def use(work: Work) -> None:

@@ -5,9 +5,10 @@ from celery import Celery
 
 from db.errors import ConfigurationError
 from db.settings import Settings
+from jobs.task import known_kinds
 from tests.waiting import eventually
 from tests.worker.trials import Trial
-from worker.app import app, build_app, known_kinds
+from worker.app import app, build_app
 from worker.program import check_time_limits
 
 

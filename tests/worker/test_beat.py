@@ -18,11 +18,12 @@ from db.models.job import Job, ScheduleFire
 from db.sessions import overseeing
 from db.settings import settings
 from jobs.kinds import Kind
+from jobs.task import known_kinds
 from tests.conftest import OwnStack
 from tests.processes import Processes
 from tests.waiting import eventually
 from tests.worker.trials import InForce, get, metric
-from worker.app import app, known_kinds
+from worker.app import app
 from worker.beat import Beat, states
 from worker.schedule import Cron, Every, Schedule
 

@@ -68,7 +68,8 @@ def organization_id(slug: str | None) -> UUID | None:
 
 def known_kind(name: str) -> Kind:
     """The kind of this name; raises InvalidArgumentError with those that there are."""
-    from worker.app import app, known_kinds
+    from jobs.task import known_kinds
+    from worker.app import app
 
     kinds = known_kinds(app)
     if name not in kinds:

@@ -56,8 +56,9 @@ def dispatcher() -> None:
 
     Connects as DOCWORKER_DISPATCHER_URL. Several may run: one plans, the others stand by.
     """
+    from jobs.task import known_kinds
     from worker import logs
-    from worker.app import app, known_kinds
+    from worker.app import app
     from worker.dispatcher import main
 
     configured = settings()
@@ -72,8 +73,9 @@ def beat() -> None:
     Connects as DOCWORKER_DISPATCHER_URL. Several may run: each tick takes effect once. `docworker schedule` shows what
     is due when.
     """
+    from jobs.task import known_kinds
     from worker import logs
-    from worker.app import app, known_kinds
+    from worker.app import app
     from worker.beat import main
 
     configured = settings()
