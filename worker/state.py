@@ -80,11 +80,13 @@ def ports(state_directory: Path, role: str) -> list[int]:
 
 def _is_alive(path: Path) -> bool:
     """Whether the process that claimed the directory, or a child of it, still holds its lock."""
-    with (path / _LOCK).open() as lock:
-        try:
+    try:
+        with (path / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # removed by its process, just now
+        return False
     return False
 
 
