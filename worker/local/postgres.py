@@ -7,7 +7,6 @@ import ctypes
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,42 +17,14 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from db.errors import DocworkerError
-from worker.local.launching import finish_tool, is_alive, run_tool, start_tool, wait_until
+from worker.local.configuration import ACCESS, SETTINGS, configuration
+from worker.local.copying import Copy
+from worker.local.files import write_private
+from worker.local.launching import is_alive, run_tool, start_tool, wait_until
 from worker.local.server import HOST, Server
 from worker.local.users import ServerUser
 
 SUPERUSER = "postgres"
-
-SETTINGS: Mapping[str, str] = {
-    "listen_addresses": HOST,
-    "unix_socket_directories": "",  # no sockets: no path too long for one, nothing left of one
-    "password_encryption": "scram-sha-256",
-    "max_connections": "100",
-    "shared_buffers": "128MB",
-    # Not in /dev/shm, which is small in containers and keeps what a killed server had there.
-    "dynamic_shared_memory_type": "mmap",
-    "shared_preload_libraries": "pg_stat_statements",
-    "wal_level": "replica",
-    "wal_log_hints": "on",  # for pg_rewind
-    "max_wal_senders": "10",
-    "max_replication_slots": "10",
-    "max_slot_wal_keep_size": "1GB",  # a replica that is gone for long must not fill the disk
-    "hot_standby": "on",
-    "hot_standby_feedback": "off",
-    "wal_receiver_status_interval": "1s",
-    "wal_retrieve_retry_interval": "200ms",
-    "log_statement": "none",
-    "log_min_duration_statement": "-1",
-    "log_checkpoints": "off",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-}
-# Full pages are written all the same: pg_rewind insists on them.
-NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "max_wal_size": "256MB"}
-ACCESS = f"""\
-host all         all {HOST}/32 scram-sha-256
-host replication all {HOST}/32 scram-sha-256
-"""
 
 
 class PostgresServer(Server):
@@ -117,7 +88,7 @@ class PostgresServer(Server):
             password_path.unlink()
         unfinished.rename(self.data)
 
-    def begin_copy(self, primary: "PostgresServer") -> "Copy":
+    def begin_copy(self, primary: "PostgresServer") -> Copy:
         """Start copying a running `primary`; `Copy.finish` makes this server its replica."""
         primary.ensure_slot(self.name)
         unfinished = self._unfinished_data()
@@ -183,8 +154,6 @@ class PostgresServer(Server):
     def _write_config(self) -> None:
         access_path = self._write_private("access", ACCESS)
         settings = {
-            **SETTINGS,
-            **({} if self._durable else NOT_DURABLE),
             "port": str(self.port),
             "hba_file": str(access_path),
             "cluster_name": self.name,
@@ -192,8 +161,7 @@ class PostgresServer(Server):
             "primary_conninfo": self._primary_conninfo(),
             **self._settings,
         }
-        lines = (f"{name} = '{_escaped(value)}'\n" for name, value in settings.items())
-        self._write_private("conf", "".join(lines))
+        self._write_private("conf", configuration(settings, durable=self._durable))
 
     def _primary_conninfo(self) -> str:
         if self._primary is None:
@@ -201,14 +169,10 @@ class PostgresServer(Server):
         return make_conninfo(self._primary.tool_conninfo(), password=self._password, application_name=self.name)
 
     def _write_private(self, suffix: str, text: str) -> Path:
-        """A file in the home, readable by the server's user only, replaced in one step."""
+        """A file in the home, readable by the server's user only."""
         path = self.home / f"{self.name}.{suffix}"
-        new = path.with_name(f"{path.name}.new")
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        self.user.own(new)
-        return new.rename(path)
+        write_private(path, text, owner=self.user)
+        return path
 
     def _answers(self) -> bool:
         try:
@@ -368,26 +332,3 @@ class PostgresServer(Server):
         self.follow(primary)
         self.start()
         self.drop_slots()
-
-
-class Copy:
-    """A replica in the making: pg_basebackup at work."""
-
-    def __init__(
-        self, *, server: PostgresServer, primary: PostgresServer, unfinished: Path, process: subprocess.Popen[bytes]
-    ) -> None:
-        self._server = server
-        self._primary = primary
-        self._unfinished = unfinished
-        self._process = process
-
-    def finish(self) -> None:
-        """Wait for the copy's end and put it in the place of the data directory."""
-        finish_tool(self._process, tool="pg_basebackup")
-        shutil.rmtree(self._server.data, ignore_errors=True)
-        self._unfinished.rename(self._server.data)
-        self._server.follow(self._primary)
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("'", "''")

@@ -1,13 +1,13 @@
 """What a local stack remembers between two starts: its ports, its passwords, and which server is the master."""
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from db.errors import DocworkerError
+from worker.local.files import write_private
 
 FILE = "stack.json"
 
@@ -37,12 +37,3 @@ class StackState:
 
     def save(self, home: Path) -> None:
         write_private(home / FILE, json.dumps(asdict(self), indent=2) + "\n")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read, in one step: it is there as a whole or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new.rename(path)

@@ -1,6 +1,5 @@
 """The Valkey server of the local stack, which carries the messages."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker.local.files import write_private
 from worker.local.server import HOST, Server
 from worker.local.users import ServerUser
 
@@ -76,10 +76,8 @@ class ValkeyServer(Server):
             "pidfile": f'"{self._pid_path}"',
             "requirepass": self._password,
         }
-        self._config_path.unlink(missing_ok=True)
-        with os.fdopen(os.open(self._config_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.writelines(f"{name} {value}\n" for name, value in settings.items())
-        self.user.own(self._config_path)
+        text = "".join(f"{name} {value}\n" for name, value in settings.items())
+        write_private(self._config_path, text, owner=self.user)
 
     def _answers(self) -> bool:
         try:
