@@ -35,7 +35,8 @@ def _is_address(name: str) -> bool:
 def _settings_of(directory: Path) -> Mapping[str, str]:
     if not is_in_use(directory):
         return {}
-    from worker.local.stack import METRICS, environment_of
+    from worker.local.environment import environment_of
+    from worker.local.stack import METRICS
 
     # The stack's own processes have its metrics ports; those started beside them take any.
     ports = {f"DOCWORKER_{name.upper()}_METRICS_PORT": "0" for name in METRICS}

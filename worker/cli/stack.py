@@ -111,7 +111,7 @@ def status(directory: Path, as_json: bool) -> None:
 
     Processes started beside it, in other shells, are shown as well.
     """
-    from worker.local.stack import environment_of
+    from worker.local.environment import environment_of
 
     environment = environment_of(directory)
     put_in_force(environment)

@@ -113,6 +113,14 @@ def _home_elsewhere(directory: Path) -> Path:
     return elsewhere
 
 
+def cannot_use(directory: Path, error: OSError) -> DocworkerError:
+    """The error for a directory whose permissions, file system or disk do not let us work."""
+    return DocworkerError(
+        f"the local stack cannot use {directory} as user {os.geteuid()}: {error.strerror} ({error.filename}); "
+        "change its owner or permissions, or use another directory"
+    )
+
+
 def remove_home(directory: Path) -> None:
     """Delete `directory` and the home of its servers, wherever that is; they must be stopped."""
     home = directory / "servers"

@@ -14,8 +14,9 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 
 from db.errors import DocworkerError
+from worker.local.environment import environment_file, environment_of
 from worker.local.home import DEFAULT_DIRECTORY, is_in_use, remove_home
-from worker.local.stack import ENVIRONMENT, METRICS, LocalStack, environment_of
+from worker.local.stack import METRICS, LocalStack
 from worker.local.supervisor import Interrupted, StopSignals, Supervisor
 
 RELEASE = "release"
@@ -71,7 +72,7 @@ def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]
         yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
     if stack.directory == DEFAULT_DIRECTORY.absolute():
         yield f"try, in another shell in this directory: {_program()} organizations add acme"
-    yield f"settings for other directories and programs: . {stack.directory / ENVIRONMENT}"
+    yield f"settings for other directories and programs: . {environment_file(stack.directory)}"
 
 
 def _program() -> str:

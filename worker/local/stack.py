@@ -1,9 +1,6 @@
 """The local stack of one directory: a PostgreSQL master, its replicas by streaming replication, and a broker."""
 
-import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -12,12 +9,13 @@ import structlog
 
 from db.errors import DocworkerError
 from worker.local.binaries import postgres_programs, valkey_programs
-from worker.local.home import Lock, is_in_use, open_home, remove_home
+from worker.local.environment import environment_file, write_environment
+from worker.local.home import Lock, cannot_use, open_home, remove_home
 from worker.local.launching import NotInTimeError, wait_until
 from worker.local.postgres import PostgresServer
 from worker.local.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
 from worker.local.server import PortTakenError, Server, ServerFailedError, free_port, port_is_free
-from worker.local.state import StackState, write_private
+from worker.local.state import StackState
 from worker.local.users import server_user
 from worker.local.valkey import ValkeyServer
 
@@ -26,7 +24,6 @@ log = structlog.get_logger(__name__)
 BROKER = "broker"
 METRICS = ("worker", "dispatcher", "beat")
 STREAMING_SECONDS = 20.0
-ENVIRONMENT = "environment"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +111,7 @@ class LocalStack:
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
-                raise _cannot_use(self.directory, error) from error
+                raise cannot_use(self.directory, error) from error
             raise
         log.info(
             "stack.started",
@@ -267,7 +264,7 @@ class LocalStack:
             for server in servers:
                 server.finish_stop()
         finally:
-            (self.directory / ENVIRONMENT).unlink(missing_ok=True)
+            environment_file(self.directory).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
         log.info("stack.stopped", directory=str(self.directory))
@@ -343,30 +340,4 @@ class LocalStack:
         self._await_streaming(former)
 
     def _write_environment(self) -> None:
-        """For other processes on this machine, and for `source` in a shell."""
-        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items())
-        write_private(self.directory / ENVIRONMENT, "".join(lines))
-
-
-def _cannot_use(directory: Path, error: OSError) -> DocworkerError:
-    """The error for a directory whose permissions, file system or disk do not let us work."""
-    return DocworkerError(
-        f"the local stack cannot use {directory} as user {os.geteuid()}: {error.strerror} ({error.filename}); "
-        "change its owner or permissions, or use another directory"
-    )
-
-
-def environment_of(directory: Path) -> dict[str, str]:
-    """The DOCWORKER_* settings of the stack that another process runs in `directory`.
-
-    Raises:
-        DocworkerError: none runs there.
-    """
-    text = ""
-    if is_in_use(directory):
-        with suppress(FileNotFoundError):
-            text = (directory / ENVIRONMENT).read_text()
-    if not text:
-        raise DocworkerError(f"no local stack runs in {directory.absolute()}: start one with `docworker up`")
-    words = shlex.split(text)
-    return dict(word.split("=", 1) for word in words if "=" in word)
+        write_environment(self.directory, self.environment())

@@ -13,8 +13,8 @@ import pytest
 from tests.processes import PROJECT, Process, Processes
 from tests.stack import applied, temporary_directory
 from tests.worker.cli.commands import Answer, docworker
+from worker.local.environment import environment_of
 from worker.local.launching import children, is_alive
-from worker.local.stack import environment_of
 
 SERVERS = ["master", "replica", "broker"]
 PROCESSES = ["worker", "dispatcher", "beat"]

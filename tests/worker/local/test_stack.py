@@ -18,9 +18,10 @@ from tests.conftest import OwnStack
 from tests.processes import PROJECT
 from tests.stack import temporary_directory
 from tests.waiting import eventually
+from worker.local.environment import environment_of
 from worker.local.home import StackInUseError
 from worker.local.launching import is_alive
-from worker.local.stack import LocalStack, environment_of
+from worker.local.stack import LocalStack
 from worker.local.users import server_user
 
 OWNER_PROGRAM = """
