@@ -15,6 +15,7 @@ from db import ledger
 from db.engines import database
 from db.ledger import Message
 from db.models import Job
+from db.models.job import LIVE_STATES
 from db.sessions import overseeing
 from jobs.enqueue import kind_of
 from jobs.kinds import Kind
@@ -25,9 +26,7 @@ def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **
     """The session's live jobs of `task` whose arguments include these; raises AssertionError when there are none, or
     not `count` of them."""
     kind = kind_of(task)
-    jobs = session.scalars(
-        select(Job).where(Job.kind == kind.name, Job.state.in_(("queued", "dispatched", "running"))).order_by(Job.id)
-    ).all()
+    jobs = session.scalars(select(Job).where(Job.kind == kind.name, Job.state.in_(LIVE_STATES)).order_by(Job.id)).all()
     wanted = {name: _as_kept(kind, name, value) for name, value in arguments.items()}
     matching = [job for job in jobs if wanted.items() <= job.arguments.items()]
     expected = "at least one" if count is None else str(count)
