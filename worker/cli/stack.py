@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,9 +18,22 @@ from worker.local.home import DEFAULT_DIRECTORY
 if TYPE_CHECKING:
     from types import ModuleType
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 replicas_option = click.option(
     "--replicas", type=click.IntRange(0, 8), default=1, show_default=True, help="How many replicas follow the master."
 )
+
+
+def directory_option(help: str) -> Callable[[F], F]:
+    """`--directory` of a stack that stays."""
+    return click.option(
+        "--directory",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_DIRECTORY,
+        show_default=True,
+        help=help,
+    )
 
 
 def local_processes() -> ModuleType:
@@ -51,13 +64,7 @@ as DOCWORKER_WORKER_PROCESSES=4, reach them.
 Exit codes: 0 ended by a signal; 1 a server or process ended by itself, which is logged.
 """
 )
-@click.option(
-    "--directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_DIRECTORY,
-    show_default=True,
-    help="Where the servers keep their data.",
-)
+@directory_option("Where the servers keep their data.")
 @replicas_option
 def up(directory: Path, replicas: int) -> None:
     """Start PostgreSQL, a replica and a broker, migrate, and run every process in the foreground, until Ctrl-C."""
@@ -98,13 +105,7 @@ def exec_(directory: Path | None, replicas: int, command: tuple[str, ...]) -> No
 
 
 @stack.command()
-@click.option(
-    "--directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=DEFAULT_DIRECTORY,
-    show_default=True,
-    help="The directory it was started with.",
-)
+@directory_option("The directory it was started with.")
 @json_option
 def status(directory: Path, as_json: bool) -> None:
     """Show where the servers and processes of `docworker up` are, and whether they answer; exit code 1 if one does not.
