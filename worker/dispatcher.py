@@ -158,6 +158,7 @@ class Dispatcher:
     def tick(self) -> Tick:
         """Rescue, plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the
         queue; when we are killed before that, the jobs are dispatched again when they are overdue."""
+        asked_at = time.monotonic()
         depth = self._broker.depth()
         planned: Sequence[Message] = ()
         room = self._settings.dispatch_window
@@ -167,7 +168,7 @@ class Dispatcher:
             if planner:
                 self._sweep(session)
                 if depth is not None:
-                    room, planned = self._plan(session, depth)
+                    room, planned = self._plan(session, depth, asked_at)
         messages = self._publish(planned)
         if planner:
             self._count()
@@ -197,7 +198,7 @@ class Dispatcher:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
 
-    def _plan(self, session: Session, depth: int) -> tuple[int, list[Message]]:
+    def _plan(self, session: Session, depth: int, asked_at: float) -> tuple[int, list[Message]]:
         """Fill what room there is; returns how much that was, and the messages.
 
         A lane that gave less than planned (its jobs are locked by somebody just now) is left out, and the room it did
@@ -209,7 +210,9 @@ class Dispatcher:
         while True:
             under_way = ledger.load(session)
             left = self._settings.dispatch_window - max(under_way.messages, depth + len(messages))
-            if not self._broker_takes:  # it has refused the last message: it is tried with one, not with all
+            # What others have sent since a look at the broker that is too old is in neither count.
+            is_old = time.monotonic() - asked_at > ledger.JUST_SENT_SECONDS
+            if is_old or not self._broker_takes:  # then one is tried, not all that there seems to be room for
                 left = min(left, 1 - len(messages))
             room = left if room is None else room
             if left <= 0:

@@ -8,6 +8,7 @@ Each module is one step of a job's life. The broker appears nowhere in here: a m
 from db.ledger.claim import Claim, Claimed, claim, give_back, renew
 from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
 from db.ledger.dispatch import (
+    JUST_SENT_SECONDS,
     Lane,
     Load,
     Message,
@@ -26,6 +27,7 @@ from db.ledger.finish import Failure, fail, finished_as, lock_owned, record_curs
 from db.ledger.rescue import Rescued, rescue_expired
 
 __all__ = [
+    "JUST_SENT_SECONDS",
     "Claim",
     "Claimed",
     "Enqueued",

@@ -95,7 +95,7 @@ class Load:
     paused: Collection[tuple[UUID, str]] = ()
 
 
-_JUST_SENT_SECONDS = 2
+JUST_SENT_SECONDS = 2
 """So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and
 must not take up room until its jobs are dispatched again."""
 
@@ -119,7 +119,7 @@ def load(session: Session) -> Load:
     of_organization: Counter[UUID] = Counter()
     of_kind: Counter[str] = Counter()
     paused: set[tuple[UUID, str]] = set()
-    for organization_id, kind, sent, jobs in session.execute(_LOAD, {"just_sent": _JUST_SENT_SECONDS}):
+    for organization_id, kind, sent, jobs in session.execute(_LOAD, {"just_sent": JUST_SENT_SECONDS}):
         if jobs is None:
             paused.add((organization_id, kind))
             continue

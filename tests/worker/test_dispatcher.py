@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -320,6 +320,42 @@ def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_can
     Steps().enqueue(2)
     first.tick()
     assert desk.depth() == 2
+
+
+def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(desk: Desk) -> None:
+    late, other = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
+    tenant = Steps()
+    tenant.enqueue(4)
+    worker.broker.DEPTH.set(-1)
+    with ThreadPoolExecutor(1) as pool:
+        with every_connection_of_dispatchers_taken():
+            tick = pool.submit(late.tick)
+            eventually(lambda: REGISTRY.get_sample_value("docworker_broker_depth") == 0, what="its look at the broker")
+            assert not other._broker.publish(planned_by_another(tenant, messages=2))
+            eventually(lambda: not just_sent(tenant), what="the messages to be no news")
+        assert len(tick.result(timeout=10).messages) == 1
+
+
+def planned_by_another(tenant: Steps, *, messages: int) -> list[ledger.Message]:
+    with writing(tenant.organization_id) as session:
+        lanes = ledger.lanes(session, most=messages)
+        planned = ledger.plan(lanes, ledger.Load(), capacity=messages, batch_size=lambda _: 1)
+        return [ledger.dispatch(session, one, redispatch_after_seconds=60) for one in planned]
+
+
+def just_sent(tenant: Steps) -> bool:
+    with writing(tenant.organization_id) as session:
+        age = session.scalar(text("SELECT extract(epoch FROM clock_timestamp() - max(dispatched_at)) FROM ledger.jobs"))
+        return float(age) <= ledger.JUST_SENT_SECONDS
+
+
+@contextmanager
+def every_connection_of_dispatchers_taken() -> Iterator[None]:
+    """Whoever needs one waits until the block ends."""
+    with ExitStack() as taken:
+        for _ in range(settings().pool_size + settings().max_overflow):
+            taken.enter_context(overseeing())
+        yield
 
 
 def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
