@@ -32,19 +32,13 @@ class Attempt:
     """One run of one job, as the task sees it."""
 
     def __init__(self, kind: "Kind", claimed: Claimed, position: WalPosition) -> None:
+        self.id: UUID = claimed.id
+        self.organization_id: UUID = claimed.organization_id
         self.kind = kind
         self.claimed = claimed
         self.position = position
         self.settled = False
         self.started = time.monotonic()
-
-    @property
-    def id(self) -> UUID:
-        return self.claimed.id
-
-    @property
-    def organization_id(self) -> UUID:
-        return self.claimed.organization_id
 
     @functools.cached_property
     def arguments(self) -> BaseModel:

@@ -60,10 +60,11 @@ def process_document(batch: Batch) -> None:
 
 def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result]) -> None:
     """Read all documents of the batch at once, then work and write, a few seconds' or megabytes' worth at a time."""
-    documents = _load(batch)
+    document_ids = {attempt.id: _document_of(attempt) for attempt in batch.attempts}
+    documents = _load(batch, set(document_ids.values()))
     part = _Part()
     for attempt in batch:
-        document_id = _document_of(attempt)
+        document_id = document_ids[attempt.id]
         if document_id not in documents:
             settle_error(attempt, NotFoundError(f"document {document_id} does not exist, or has been deleted"))
             continue
@@ -101,8 +102,7 @@ def _document_of(attempt: Attempt) -> UUID:
     return UUID(attempt.claimed.arguments["document_id"])
 
 
-def _load(batch: Batch) -> dict[UUID, Unprocessed]:
-    wanted = {_document_of(attempt) for attempt in batch.attempts}
+def _load(batch: Batch, wanted: set[UUID]) -> dict[UUID, Unprocessed]:
     found = batch.read(lambda session: load_unprocessed(session, wanted))
     missing = wanted - found.keys()
     if missing:
