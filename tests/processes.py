@@ -42,10 +42,15 @@ class Process:
         return self.log_path.read_text(errors="replace")
 
     def wait_for_log(self, text: str, *, within_seconds: float = 20, times: int = 1) -> str:
-        """Wait until `text` stands in the log, `times` times; returns the first line with it."""
+        """Wait until `text` stands in the log, `times` times, in lines that have been written to their end; returns the
+        first line with it."""
+
+        def whole_lines() -> str:
+            running, log = self.running, self.log
+            return log[: log.rfind("\n") + 1] if running else log
 
         def said() -> bool:
-            count = self.log.count(text)
+            count = whole_lines().count(text)
             assert count >= times or self.running, f"{self.name} ended with {self._popen.returncode}:\n{self.log}"
             return count >= times
 
@@ -53,7 +58,7 @@ class Process:
             eventually(said, within_seconds=within_seconds, what=f"{self.name} logs {text!r} {times} times")
         except AssertionError as error:
             raise AssertionError(f"{error}; its log ends with:\n{self.log[-4000:]}") from None
-        return next(line for line in self.log.splitlines() if text in line)
+        return next(line for line in whole_lines().splitlines() if text in line)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process itself."""
