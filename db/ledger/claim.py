@@ -127,7 +127,7 @@ def renew(session: Session, claimed: Sequence[Claimed], *, lease_seconds: float)
     """Prolong the leases, never past `run_until`; returns the ids still held.
 
     A row that is locked just now is being finished, rescued or cancelled: it is skipped, not waited for. A lease that
-    is lost with the server costs a second run and no more, so this alone may commit without waiting for the disk.
+    is lost with the server costs a second run and no more, so this may commit without waiting for the disk.
     """
     parameters = {**mine(session, claimed), "lease": lease_seconds}
     session.execute(text("SET LOCAL synchronous_commit = off"))

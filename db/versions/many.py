@@ -72,8 +72,8 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
     return outcomes
 
 
-# The statements are made once: to put them together costs more than to send them. Their tables are named by the mapped
-# classes' own, since the ORM would look at each row of a bulk change.
+# The statements are made once, and of tables: to put them together costs more than to send them, and given mapped
+# classes a Session would prepare to follow each row's change.
 _documents = Document.metadata.tables["app.documents"]
 _versions = DocumentVersion.metadata.tables["app.document_versions"]
 _old = _documents.c
