@@ -7,9 +7,10 @@ import sys
 
 from db.settings import settings
 from tests.conftest import OwnStack
+from tests.network import stopped
 from tests.processes import Processes
 from tests.waiting import eventually
-from tests.worker.trials import InForce, Trial, frozen, get, metric, port
+from tests.worker.trials import InForce, Trial, get, metric, port
 from worker.health import LoopHealth, ask
 
 
@@ -60,7 +61,7 @@ def test_a_frozen_process_gives_no_answer(trial: Trial) -> None:
     worker = trial.start_worker()
     found = port()
 
-    with frozen([worker.pid]):
+    with stopped(worker.pid):
         report = ask("127.0.0.1", found, "/healthz", timeout_seconds=1)
 
     assert not report.well

@@ -1,9 +1,6 @@
 """A worker under trial: started with the tasks of `trial_tasks`, sent messages, asked for metrics and health."""
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -106,15 +103,3 @@ def metric(name: str, *, process: str = "worker", **labels: str) -> float:
     """The sum of the metric's samples that have these labels; 0 when there is none."""
     wanted = set(labels.items())
     return sum(value for (found, given), value in samples(process).items() if found == name and wanted <= given)
-
-
-@contextmanager
-def frozen(process_ids: list[int]) -> Iterator[None]:
-    """Processes stopped in their tracks for as long as the block lasts."""
-    for pid in process_ids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in process_ids:
-            os.kill(pid, signal.SIGCONT)
