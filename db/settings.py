@@ -124,8 +124,9 @@ class Settings(BaseSettings):
     """How long a running attempt owns its job without a sign of life; renewed three times as often."""
     redispatch_after: Seconds = 10
     """A dispatched job that nobody has claimed is dispatched again after this, then after twice this, …"""
-    dispatch_interval: Seconds = 0.5
-    """The longest pause of a dispatcher for which nothing rings; it looks sooner where it has just found work."""
+    dispatch_interval: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The longest pause of a dispatcher for which nothing rings; it looks sooner where it has just found work. At most
+    a second, because whoever stands by must notice soon that nobody plans."""
     dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
     batch_size: Count = 200

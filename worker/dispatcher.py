@@ -1,7 +1,7 @@
-"""The dispatcher: moves due jobs from the ledger to the broker, and rescues those whose worker fell silent.
+"""The dispatcher: moves due jobs from the ledger to the broker.
 
 Several may run; at each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
-stays in PostgreSQL.
+stays in PostgreSQL. Beside it runs a judge (`worker.judge`), which rescues jobs whose worker fell silent.
 """
 
 import signal
@@ -25,6 +25,7 @@ from jobs.kinds import Kind
 from worker.bell import Bell
 from worker.broker import Broker
 from worker.health import LoopHealth
+from worker.judge import Judge
 from worker.logs import first_line
 from worker.metrics import serving
 from worker.pace import Pace
@@ -32,6 +33,9 @@ from worker.pace import Pace
 log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 0.5
+_READY_SECONDS = 5.0
+_HELD_UP_SECONDS = 5.0
+"""Between planning and publishing. By then another one plans, and may have found these messages overdue."""
 _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
 _STUCK_AFTER_SECONDS = 120.0
@@ -39,9 +43,6 @@ _UNKNOWN_FAILURES = 10
 """Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
 see."""
 
-RESCUED = Counter(
-    "docworker_rescued_jobs_total", "Jobs whose lease had ended, by what became of them.", ("kind", "state")
-)
 OVERDUE = Counter("docworker_overdue_jobs_total", "Dispatched jobs that nobody claimed in time.")
 UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.")
 PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
@@ -87,15 +88,19 @@ class Dispatcher:
     """`run()` until `stop()`; `tick()` is one look, for tests."""
 
     def __init__(self, settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
-        self.health = LoopHealth(stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval)
+        self.health = LoopHealth(
+            stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval,
+            ready_within_seconds=_READY_SECONDS + settings.dispatch_interval,
+        )
         self._settings = settings
         self._kinds = kinds
         self._broker = Broker(app, settings.queue)
         self._bell = Bell(settings)
+        self.judge = Judge(settings.lease)
         self._turns = Turns()
         self._unknown: set[str] = set()
         self._stopping = False
-        self._swept_at = self._count_at = self._rescue_from = float("-inf")
+        self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
         self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
@@ -104,6 +109,7 @@ class Dispatcher:
         """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
         keeps happening for no known reason, is raised."""
         self._bell.open()
+        self.judge.start()
         try:
             while not self._stopping:
                 self._turn()
@@ -117,11 +123,13 @@ class Dispatcher:
         self._bell.wake()
 
     def close(self) -> None:
+        self.judge.stop()
         self._bell.close()
         self._broker.close()
 
     def _turn(self) -> None:
         started = time.monotonic()
+        self.judge.raise_failure()
         try:
             tick = self.tick()
         except Exception as error:
@@ -133,8 +141,6 @@ class Dispatcher:
             log.warning("dispatcher.waiting", error=reason, fault=fault.value)
             self.health.failed(reason)
             self.pace.failed()
-            # Nobody could renew a lease during the outage: let the living do it before any is taken from them.
-            self._rescue_from = time.monotonic() + self._settings.lease
             return
         self._unknown_failures = 0
         if tick.failure is None:
@@ -156,8 +162,8 @@ class Dispatcher:
                 self.pace.rung()
 
     def tick(self) -> Tick:
-        """Rescue, plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the
-        queue; when we are killed before that, the jobs are dispatched again when they are overdue."""
+        """Plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the queue; when
+        we are killed before that, the jobs are dispatched again when they are overdue."""
         asked_at = time.monotonic()
         depth = self._broker.depth()
         planned: Sequence[Message] = ()
@@ -165,19 +171,24 @@ class Dispatcher:
         with overseeing() as session:
             planner = ledger.may_plan(session)
             PLANNING.set(planner)
-            if planner:
-                self._sweep(session)
-                if depth is not None:
-                    room, planned = self._plan(session, depth, asked_at)
-        messages = self._publish(planned)
+            if planner and depth is not None:
+                self._sweep(session, depth, asked_at)
+                room, planned = self._plan(session, depth, asked_at)
+            planned_at = time.monotonic()
+        messages = self._publish(planned, planned_at)
         if planner:
             self._count()
         broker_is_well = depth is not None and len(messages) == len(planned)
         return Tick(planner, room, messages, failure=None if broker_is_well else "the broker does not answer")
 
-    def _publish(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def _publish(self, messages: Sequence[Message], planned_at: float) -> Sequence[Message]:
         """Returns what was sent."""
-        unsent = self._broker.publish(messages)
+        held_up_seconds = time.monotonic() - planned_at
+        if messages and held_up_seconds > _HELD_UP_SECONDS:
+            log.warning("dispatcher.held_up", seconds=round(held_up_seconds, 1), messages=len(messages))
+            unsent: Sequence[Message] = messages
+        else:
+            unsent = self._broker.publish(messages)
         if messages:
             self._broker_takes = not unsent
         if unsent:
@@ -185,15 +196,14 @@ class Dispatcher:
                 ledger.undispatch(session, unsent)
         return messages[: len(messages) - len(unsent)]
 
-    def _sweep(self, session: Session) -> None:
+    def _sweep(self, session: Session, depth: int, asked_at: float) -> None:
+        """Dispatch again what was lost on its way. Not by a look at the broker that has grown old: what has been sent
+        since would be taken for what waits there."""
         now = time.monotonic()
-        if now - self._swept_at < _SWEEP_SECONDS:
+        if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
             return
         self._swept_at = now
-        for rescued in ledger.rescue_expired(session) if now >= self._rescue_from else ():
-            RESCUED.labels(rescued.kind, rescued.state).inc()
-            log.warning("job.rescued", job=str(rescued.id), kind=rescued.kind, state=rescued.state)
-        overdue = ledger.requeue_overdue(session)
+        overdue = ledger.requeue_overdue(session, waiting=depth)
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)

@@ -43,11 +43,13 @@ class Pulse:
 class LoopHealth:
     """Health of a process that is one loop: `turned()` after each turn, `failed(reason)` after one that failed.
 
-    It is alive while it turns, whether turns fail or not, and ready when the last one did not.
+    It is alive while it turns, whether turns fail or not, and ready when the last one did not and the next one is not
+    late: a turn that waits for a server that does not answer neither ends nor fails.
     """
 
-    def __init__(self, *, stuck_after_seconds: float) -> None:
+    def __init__(self, *, stuck_after_seconds: float, ready_within_seconds: float) -> None:
         self._stuck_after_seconds = stuck_after_seconds
+        self._ready_within_seconds = ready_within_seconds
         self._pulse = Pulse()
         self._failure: str | None = "not started yet"
 
@@ -64,7 +66,9 @@ class LoopHealth:
         return Report(age < self._stuck_after_seconds, {"loop_age_seconds": round(age, 1)})
 
     def ready(self) -> Report:
-        failure = self._failure
+        failure, age = self._failure, self._pulse.age_seconds
+        if failure is None and age > self._ready_within_seconds:
+            failure = f"no turn has ended for {age:.1f} s"
         return Report(failure is None, {} if failure is None else {"failure": failure})
 
 

@@ -24,7 +24,7 @@ from db.ledger.dispatch import (
 )
 from db.ledger.enqueue import Enqueued, enqueue_statement
 from db.ledger.finish import Failure, fail, finished_as, lock_owned, record_cursor, retry, succeed
-from db.ledger.rescue import Rescued, rescue_expired
+from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 
 __all__ = [
     "JUST_SENT_SECONDS",
@@ -37,6 +37,7 @@ __all__ = [
     "Load",
     "Message",
     "Rescued",
+    "begin_judging",
     "cancel",
     "claim",
     "count_by_state",
@@ -51,6 +52,7 @@ __all__ = [
     "lanes",
     "load",
     "lock_owned",
+    "master_seconds",
     "may_plan",
     "oldest_due_seconds",
     "pause",

@@ -27,7 +27,8 @@ from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 _MAY_PLAN = text("""
 SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
        set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
-       set_config('synchronous_commit', 'off', true)
+       set_config('synchronous_commit', 'off', true),
+       set_config('idle_in_transaction_session_timeout', '3000', true)
 """)
 
 
@@ -242,10 +243,21 @@ def dispatch(session: Session, message: Message, *, redispatch_after_seconds: fl
     return Message(message.id, lane, message.size, tuple(ids))
 
 
+WAITS_AT_MOST_SECONDS = 3600
+"""So long a message is believed to wait at the broker. What waits there is counted, not read: messages whose jobs are
+over by now could hide for ever that another one was lost."""
+
+# The broker's queue is first in, first out: of the messages that nobody has claimed, the newest are those that still
+# wait there, as many as it holds.
 _REQUEUE_OVERDUE = text("""
-WITH overdue AS MATERIALIZED (
+WITH waiting AS MATERIALIZED (
+    SELECT message_id FROM ledger.jobs
+    WHERE state = 'dispatched' AND dispatched_at > clock_timestamp() - :waits_at_most * interval '1 second'
+    GROUP BY message_id ORDER BY max(dispatched_at) DESC LIMIT :waiting
+), overdue AS MATERIALIZED (
     SELECT ctid FROM ledger.jobs
     WHERE state = 'dispatched' AND redispatch_at <= (SELECT clock_timestamp())
+      AND NOT coalesce(message_id = ANY(ARRAY(SELECT message_id FROM waiting)), false)
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job SET state = 'queued', redispatch_at = NULL, message_id = NULL
@@ -255,9 +267,13 @@ RETURNING job.id
 """)
 
 
-def requeue_overdue(session: Session, *, most: int = 10_000) -> int:
-    """`dispatched -> queued` for jobs whose message nobody has claimed in time; returns how many."""
-    return len(session.execute(_REQUEUE_OVERDUE, {"most": most}).all())
+def requeue_overdue(session: Session, *, waiting: int = 0, most: int = 10_000) -> int:
+    """`dispatched -> queued` for jobs whose message nobody has claimed in time; returns how many.
+
+    `waiting` messages are still at the broker. Those wait for their turn behind slow work, and are not overdue.
+    """
+    parameters = {"waiting": waiting, "waits_at_most": WAITS_AT_MOST_SECONDS, "most": most}
+    return len(session.execute(_REQUEUE_OVERDUE, parameters).all())
 
 
 _UNDISPATCH = text("""

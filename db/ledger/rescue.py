@@ -1,5 +1,10 @@
-"""Jobs whose worker fell silent: back to the queue, or failed when their attempts are used up."""
+"""Jobs whose worker fell silent: back to the queue, or failed when their attempts are used up.
 
+Who may say so, and of which leases, is the judge's to know (`db.continuity`): a lease that ended while nobody could
+renew it is no sign of anything.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -23,7 +28,7 @@ class Rescued:
 _RESCUE = text("""
 WITH expired AS MATERIALIZED (
     SELECT ctid FROM ledger.jobs
-    WHERE state = 'running' AND lease_expires_at <= (SELECT clock_timestamp())
+    WHERE state = 'running' AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job
@@ -40,6 +45,30 @@ RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
 """)
 
 
-def rescue_expired(session: Session, *, most: int = 1000) -> Sequence[Rescued]:
-    """`running -> queued | failed` for leases that have ended. For the dispatcher's session."""
-    return [Rescued(*row) for row in session.execute(_RESCUE, {"most": most})]
+def rescue_expired(session: Session, *, until: float = math.inf, most: int = 1000) -> Sequence[Rescued]:
+    """`running -> queued | failed` for leases that have ended, also by the caller's idea of the master's time `until`
+    (seconds since 1970). For the dispatcher's session.
+
+    With `-math.inf` it takes none, and waits for what any renewal would have to wait for.
+    """
+    return [Rescued(*row) for row in session.execute(_RESCUE, {"until": until, "most": most})]
+
+
+# Statistics are older than any burst of deaths, and no COMMIT here waits for the disk: see `db.ledger.dispatch`.
+_BEGIN_JUDGING = text("""
+SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
+       set_config('synchronous_commit', 'off', true)
+""")
+
+
+def begin_judging(session: Session) -> None:
+    """Have this transaction read the leases in the order of their index, and commit without a wait for the disk."""
+    session.execute(_BEGIN_JUDGING)
+
+
+_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+
+
+def master_seconds(session: Session) -> float:
+    """The master's clock now, in seconds since 1970."""
+    return float(session.scalar(_CLOCK) or 0.0)

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from db.settings import settings
 from tests.conftest import OwnStack
 from tests.network import stopped
@@ -69,8 +71,8 @@ def test_a_frozen_process_gives_no_answer(trial: Trial) -> None:
 
 
 def test_a_loop_that_no_longer_turns_is_not_alive() -> None:
-    stuck = LoopHealth(stuck_after_seconds=0)
-    turning = LoopHealth(stuck_after_seconds=60)
+    stuck = LoopHealth(stuck_after_seconds=0, ready_within_seconds=60)
+    turning = LoopHealth(stuck_after_seconds=60, ready_within_seconds=60)
     turning.turned()
 
     assert not stuck.alive().well
@@ -78,7 +80,7 @@ def test_a_loop_that_no_longer_turns_is_not_alive() -> None:
 
 
 def test_a_loop_is_ready_when_its_last_turn_went_well() -> None:
-    health = LoopHealth(stuck_after_seconds=60)
+    health = LoopHealth(stuck_after_seconds=60, ready_within_seconds=60)
     assert not health.ready().well
 
     health.turned()
@@ -86,6 +88,31 @@ def test_a_loop_is_ready_when_its_last_turn_went_well() -> None:
     health.failed("the master is away")
     assert health.ready().details == {"failure": "the master is away"}
     assert health.alive().well
+
+
+def test_a_loop_whose_turn_does_not_end_is_not_ready() -> None:
+    hanging = LoopHealth(stuck_after_seconds=60, ready_within_seconds=0)
+    hanging.turned()
+
+    assert not hanging.ready().well
+    assert "no turn has ended" in hanging.ready().details["failure"]
+    assert hanging.alive().well
+
+
+@pytest.mark.parametrize("name", ["dispatcher", "beat"])
+def test_while_the_master_is_frozen_a_dispatcher_and_a_beat_are_alive_and_not_ready(
+    own_stack: OwnStack, in_force: InForce, processes: Processes, name: str
+) -> None:
+    stack = own_stack(replicas=0, migrated=True)
+    in_force(stack)
+    processes.start(name).wait_for_log(f"{name}.started")
+    eventually(lambda: get("/readyz", process=name)[0] == 200, within_seconds=20)
+
+    stack.master.freeze()
+    eventually(lambda: get("/readyz", process=name)[0] == 503, within_seconds=15)
+    assert get("/healthz", process=name)[0] == 200
+    stack.master.thaw()
+    eventually(lambda: get("/readyz", process=name)[0] == 200, within_seconds=15)
 
 
 def test_without_its_broker_a_worker_is_alive_but_not_ready_and_ends_when_told(
