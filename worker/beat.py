@@ -35,7 +35,9 @@ log = structlog.get_logger(__name__)
 
 FIRES = Counter("docworker_schedule_fires_total", "Ticks that this beat fired.", ("schedule",))
 
-LONGEST_WAIT_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 5.0
+STUCK_AFTER_SECONDS = 120.0
+READY_SECONDS = 5.0
 SHORTEST_WAIT_SECONDS = 0.05
 KEEP_FIRES = timedelta(days=30)
 _SLICE_SECONDS = 0.25
@@ -66,7 +68,9 @@ class Beat:
 
     def __init__(self, kinds: Mapping[str, Kind], schedules: Sequence[Schedule] = SCHEDULES) -> None:
         check(kinds, schedules)
-        self.health = LoopHealth(stuck_after_seconds=4 * LONGEST_WAIT_SECONDS)
+        self.health = LoopHealth(
+            stuck_after_seconds=STUCK_AFTER_SECONDS, ready_within_seconds=LONGEST_WAIT_SECONDS + READY_SECONDS
+        )
         self._kinds = kinds
         self._schedules = schedules
         self._stopping = False
