@@ -4,8 +4,9 @@ from db.errors import ConfigurationError
 from db.settings import Settings
 
 LIMITS = (
-    "SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,"
-    " coalesce(current_setting('reserved_connections', true), '0')::int"
+    "SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4,"
+    " pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4,"
+    " coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::pg_catalog.int4"
 )
 """Asked of a master; the second and third are kept for others than us."""
 

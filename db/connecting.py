@@ -9,20 +9,21 @@ from typing import Any
 
 import psycopg
 import structlog
+from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Connection, Dialect, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from db import metrics
+from db import asking, metrics
 from db.capacity import LIMITS, check_connections
 from db.errors import ConfigurationError, DemotedMasterError
 from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
 from db.pool import MeasuredPool
 from db.replication import Server
 from db.settings import Settings
-from db.transactions import IDENTIFY, examine_master
+from db.transactions import IDENTIFY, ask, examine_master, send
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,11 @@ PING_AFTER_SECONDS = 1.0
 
 
 def connect_arguments(url: str, settings: Settings, application_name: str) -> dict[str, Any]:
-    """psycopg's arguments for a libpq address; what the address says itself wins."""
+    """psycopg's arguments for a libpq address; what the address says itself wins, but for the encoding, and for
+    `target_session_attrs=read-write`: that believes a session's default, which we do not take."""
+    address = conninfo_to_dict(url)
+    if address.get("target_session_attrs") == "read-write":
+        address["target_session_attrs"] = "primary"
     return {
         "application_name": application_name,
         "connect_timeout": settings.connect_timeout,
@@ -45,8 +50,20 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
         "keepalives_count": 3,
         "prepare_threshold": 5 if settings.prepared_statements else None,
         "context": _ADAPTERS,
-        **conninfo_to_dict(url),
+        **address,
+        "client_encoding": asking.ENCODING,
     }
+
+
+def ask_for_session(connection: Any) -> None:
+    """Have a psycopg connection that is nobody else's mean what we mean, until it ends (`db.asking`).
+
+    Raises ConfigurationError when the database's encoding cannot keep every text.
+    """
+    asking.check_encoding(connection)
+    autocommit, connection.autocommit = connection.autocommit, True
+    connection.execute(asking.for_session(connection))
+    connection.autocommit = autocommit
 
 
 def watch(engine: Engine, server: Server, settings: Settings) -> None:
@@ -61,12 +78,12 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
         nonlocal capacity
         connection = _connect(dialect, record, server, arguments, keywords)
         if capacity is not None:
-            _check_capacity(connection, capacity)
+            _check_capacity(dialect, connection, capacity)
             capacity = None
         return connection
 
-    def checkout(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-        _look(engine, server, connection, record)
+    def checkout(_connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        _look(server, record)
 
     def checkin(_: Any, record: ConnectionPoolEntry) -> None:
         record.info["returned_at"] = time.monotonic()
@@ -107,8 +124,12 @@ def _connect_to(
     dialect: Dialect, record: ConnectionPoolEntry | None, server: Server, arguments: Any, keywords: dict[str, Any]
 ) -> Any:
     connection = dialect.connect(*arguments, **keywords)
+    driver = dialect.get_driver_connection(connection)
     try:
-        system_identifier, timeline = _identify(connection, server)
+        asking.check_encoding(driver)
+        # For who begins without us: SQLAlchemy, when it looks at an engine's first connection.
+        connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
+        system_identifier, timeline = _identify(driver, server)
     except BaseException:
         connection.close()
         raise
@@ -118,15 +139,17 @@ def _connect_to(
     return connection
 
 
-def _identify(connection: Any, server: Server) -> tuple[int, int | None]:
+def _identify(driver: Any, server: Server) -> tuple[int, int | None]:
     """The system identifier, and the timeline of a master."""
-    system_identifier, in_recovery, walfile_name, _ = _ask(connection, IDENTIFY)
-    timeline = None if server.is_replica else examine_master(server, in_recovery, walfile_name)
-    return int(system_identifier), timeline
+    system_identifier, in_recovery, walfile_name, _ = ask(driver, IDENTIFY)
+    timeline = None if server.is_replica else examine_master(server, in_recovery == "t", walfile_name)
+    return int(system_identifier or 0), timeline
 
 
-def _check_capacity(connection: Any, settings: Settings) -> None:
-    max_connections, superuser_reserved, reserved = _ask(connection, LIMITS)
+def _check_capacity(dialect: Dialect, connection: Any, settings: Settings) -> None:
+    max_connections, superuser_reserved, reserved = (
+        int(limit or 0) for limit in ask(dialect.get_driver_connection(connection), LIMITS)
+    )
     try:
         check_connections(
             settings, max_connections=max_connections, superuser_reserved=superuser_reserved, reserved=reserved
@@ -136,30 +159,19 @@ def _check_capacity(connection: Any, settings: Settings) -> None:
         raise
 
 
-def _ask(connection: Any, statement: str) -> Any:
-    """One row, in autocommit: no BEGIN, so one round trip."""
-    connection.autocommit = True
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    row = cursor.fetchone()
-    cursor.close()
-    connection.autocommit = False
-    return row
-
-
-def _look(engine: Engine, server: Server, connection: Any, record: ConnectionPoolEntry) -> None:
+def _look(server: Server, record: ConnectionPoolEntry) -> None:
     """Before a connection is lent: what can be known without asking, and a ping if it was idle for long."""
+    driver: Any = record.driver_connection
     idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
     if idle_seconds > PING_AFTER_SECONDS:
         try:
-            engine.dialect.do_ping(connection)
+            send(driver, "")
         except psycopg.Error as error:
             raise exc.InvalidatePoolError from error
     if server.is_replica:
         return
     if (record.info.get("timeline") or 0) < server.timelines.highest:
         raise exc.InvalidatePoolError(f"the server is on an older timeline than {server.timelines.highest}")
-    driver: Any = record.driver_connection
     if driver.info.parameter_status("in_hot_standby") == "on":
         raise exc.InvalidatePoolError("the server is a replica now")
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from db.choosing import obstacle_to_reading
+from db.connecting import ask_for_session as ask_for_session
 from db.connecting import connect_arguments as connect_arguments
 from db.connecting import watch
 from db.errors import ConfigurationError, DocworkerError, ForkedEngineError
@@ -162,6 +163,8 @@ def watched(engine: Engine, server: Server, settings: Settings) -> Engine:
     pool = engine.pool
     assert isinstance(pool, MeasuredPool)
     pool.label(server.cluster, server.role, Holders())
+    dialect: Any = engine.dialect
+    dialect._set_backslash_escapes = lambda _: None  # whatever it finds now: our sessions ask for standard strings
     watch(engine, server, settings)
     return engine
 
@@ -218,4 +221,6 @@ def owner_engine(settings: Settings) -> Engine:
             "DOCWORKER_OWNER_URL is not set: give the master's address as the role that owns the database"
         )
     arguments = connect_arguments(settings.owner_url, settings, "docworker migrate")
-    return create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
+    engine = create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
+    event.listen(engine, "connect", lambda connection, _: ask_for_session(connection))
+    return engine

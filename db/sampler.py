@@ -18,6 +18,7 @@ from psycopg import AsyncConnection, generators
 from psycopg.pq import ExecStatus
 
 from db import metrics
+from db.asking import question
 from db.connecting import connect_arguments
 from db.replication import MasterHistory, Sample, Standing, Timelines, parse_lsn, timeline_of
 from db.settings import Settings
@@ -28,17 +29,21 @@ ANSWER_SECONDS = 1.0
 """A server that does not answer a sample within this is not healthy."""
 _JOIN_SECONDS = 2.0
 
-_ASK_MASTER = b"""
-SELECT pg_is_in_recovery(),
-       CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,
-       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END
+_ASK_MASTER = """
+SELECT pg_catalog.pg_is_in_recovery(),
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END
 """
-_ASK_REPLICA = b"""
-SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), receiver.received_tli, receiver.latest_end_lsn,
-       extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()),
-       (SELECT system_identifier FROM pg_control_system()), receiver.pid IS NOT NULL,
-       CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END
-FROM (SELECT) AS one LEFT JOIN pg_stat_get_wal_receiver() AS receiver ON receiver.pid IS NOT NULL
+_ASK_REPLICA = """
+SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn(), receiver.received_tli,
+       receiver.latest_end_lsn,
+       extract(epoch FROM pg_catalog.clock_timestamp()
+                          OPERATOR(pg_catalog.-) pg_catalog.pg_last_xact_replay_timestamp()),
+       (SELECT system_identifier FROM pg_catalog.pg_control_system()), receiver.pid IS NOT NULL,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+            THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END
+FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_get_wal_receiver() AS receiver ON receiver.pid IS NOT NULL
 """
 
 Row = list[str | None]
@@ -235,11 +240,11 @@ class Sampler:
             )
 
 
-async def _ask(connection: AsyncConnection, statement: bytes) -> Row:
+async def _ask(connection: AsyncConnection, statement: str) -> Row:
     """One row. Unlike a cancelled `execute`, giving up here does not wait for the server once more."""
-    connection.pgconn.send_query(statement)
+    connection.pgconn.send_query(question(statement).encode())
     results = await connection.wait(generators.execute(connection.pgconn), timeout=ANSWER_SECONDS)
-    result = results[-1]
+    result = results[1] if len(results) > 1 else results[0]
     if result.status != ExecStatus.TUPLES_OK:
         raise psycopg.errors.error_from_result(result)
     values = (result.get_value(0, column) for column in range(result.nfields))

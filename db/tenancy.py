@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from db import transactions
+from db import asking, transactions
 from db.choosing import Choice
 from db.errors import ConfigurationError, InvalidArgumentError
 from db.pool import Holder, Holders, MeasuredPool
@@ -124,13 +124,14 @@ def organization_of(session: Any) -> UUID:
 
 def _context_of(organization_id: UUID | None, settings: Settings) -> str:
     """The settings of a transaction as SQL; nothing in it needs quoting."""
-    values = {
-        "docworker.organization_id": "" if organization_id is None else str(UUID(str(organization_id))),
-        "statement_timeout": _milliseconds(settings.statement_timeout),
-        "lock_timeout": _milliseconds(settings.lock_timeout),
-        "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
-    }
-    return ",".join(f"set_config('{name}','{value}',true)" for name, value in values.items())
+    return asking.for_transaction(
+        {
+            "docworker.organization_id": "" if organization_id is None else str(UUID(str(organization_id))),
+            "statement_timeout": _milliseconds(settings.statement_timeout),
+            "lock_timeout": _milliseconds(settings.lock_timeout),
+            "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+        }
+    )
 
 
 def _milliseconds(seconds: float) -> str:

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
+from db import asking
 from db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError, StaleMasterError
-from db.faults import Fault, classify, mark_as_read_from_replica
+from db.faults import Fault, classify, mark_as_read_from_replica, sqlstate_of
 from db.replication import Server, Standing, Timelines, WalPosition, parse_lsn, timeline_of
 
 SERVER = "docworker_server"
@@ -27,13 +28,16 @@ _UNKNOWN_SERVER = Server("unknown", "master", Timelines())
 
 # What is replayed is read before the timeline: a replica that changes timelines between the two is then taken for one
 # that has replayed less than it has, never more.
-_STANDING = "pg_is_in_recovery(),pg_last_wal_replay_lsn(),(SELECT received_tli FROM pg_stat_get_wal_receiver())"
-_MASTER = (
-    "pg_is_in_recovery(),"
-    "CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,"
-    "CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END"
+_STANDING = (
+    "pg_catalog.pg_is_in_recovery(),pg_catalog.pg_last_wal_replay_lsn(),"
+    "(SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())"
 )
-IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_control_system()"  # noqa: S608
+_MASTER = (
+    "pg_catalog.pg_is_in_recovery(),CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN"
+    " pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
+    "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
+)
+IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
 
 
 def server_of(connection: Connection) -> Server:
@@ -46,7 +50,8 @@ def begin(
 ) -> Standing | None:
     """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
 
-    Returns a replica's standing; None for a master.
+    `context` begins with what every transaction asks for (`db.asking`). Returns a replica's standing; None for a
+    master.
 
     Raises:
         DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
@@ -55,11 +60,18 @@ def begin(
     """
     server = server_of(connection)
     connection.info["read_only"] = read_only
-    opening = "BEGIN READ ONLY" if read_only else "BEGIN"
+    opening = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
+    question = _STANDING if server.is_replica else _MASTER
+    newer = asking.for_newer_servers(connection.connection.driver_connection)
+    try:
+        *_, last = exchange(connection, f"{opening};SELECT {question},{context}{newer}", timeout_seconds)
+    except exc.DBAPIError as error:
+        if server.is_replica or read_only or sqlstate_of(error) != "0A000":
+            raise
+        # A replica refuses READ WRITE before it is asked who it is.
+        raise _dismissed(connection, demoted(server)) from error
     if server.is_replica:
-        *_, last = exchange(connection, f"{opening};SELECT {_STANDING},{context}", timeout_seconds)
         return _standing(connection, last)
-    *_, last = exchange(connection, f"{opening};SELECT {_MASTER},{context}", timeout_seconds)
     connection.info["timeline"] = check_master(connection, server, last, 0)
     return None
 
@@ -77,7 +89,7 @@ def ask_standing(connection: Connection, *, timeout_seconds: float | None = None
 
 def commit(connection: Connection) -> WalPosition:
     """Commit, and say how much a reader must see to see it: COMMIT and the question travel together."""
-    committed, last = exchange(connection, f"COMMIT;SELECT {_MASTER}")
+    committed, _, last, _ = exchange(connection, "COMMIT;" + asking.question(f"SELECT {_MASTER}"))
     if committed.command_status != b"COMMIT":
         raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")
     return _position(connection, last)
@@ -88,7 +100,7 @@ def ask_position(engine: Engine) -> WalPosition:
     for retries_left in (1, 0):
         with engine.connect() as connection:
             try:
-                (last,) = exchange(connection, f"SELECT {_MASTER}")
+                _, last, _ = exchange(connection, asking.question(f"SELECT {_MASTER}"))
             except exc.DBAPIError as error:
                 if not (retries_left and error.connection_invalidated):
                     raise
@@ -118,9 +130,7 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
     """
     driver: Any = connection.connection.driver_connection
     try:
-        driver.pgconn.send_query(statements.encode())
-        waiting = driver.wait(generators.execute(driver.pgconn), timeout=timeout_seconds)
-        results: list[PGresult] = await_only(_awaited(waiting)) if isawaitable(waiting) else waiting
+        results = send(driver, statements, timeout_seconds)
     except psycopg.Error as error:
         raise _lost(connection, statements, error) from error
     except BaseException as error:
@@ -130,6 +140,21 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
         if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             raise _refused(connection, statements, result, driver)
     return results
+
+
+def send(driver: Any, statements: str, timeout_seconds: float | None = None) -> list[PGresult]:
+    """As `exchange`, on a psycopg connection, and without a look at the results. Raises psycopg's errors."""
+    driver.pgconn.send_query(statements.encode())
+    waiting = driver.wait(generators.execute(driver.pgconn), timeout=timeout_seconds)
+    return await_only(_awaited(waiting)) if isawaitable(waiting) else waiting
+
+
+def ask(driver: Any, statement: str) -> list[str | None]:
+    """The one row that a SELECT gives, on a psycopg connection that is in no transaction."""
+    _, result, _ = send(driver, asking.question(statement))
+    if result.status != ExecStatus.TUPLES_OK:
+        raise psycopg.errors.error_from_result(result, driver.info.encoding)
+    return [_text(result, column) for column in range(result.nfields)]
 
 
 async def _awaited(waiting: Awaitable[list[PGresult]]) -> list[PGresult]:
@@ -166,18 +191,27 @@ def check_master(connection: Connection, server: Server, result: PGresult, first
     try:
         return examine_master(server, _bool(result, first), _text(result, first + 1))
     except DemotedMasterError as error:
-        connection.invalidate(error)
-        connection.engine.dispose()
-        raise
+        raise _dismissed(connection, error) from None
+
+
+def _dismissed(connection: Connection, error: DemotedMasterError) -> DemotedMasterError:
+    """Throw away what is connected to a server that is no master."""
+    connection.invalidate(error)
+    connection.engine.dispose()
+    return error
+
+
+def demoted(server: Server) -> DemotedMasterError:
+    return DemotedMasterError(
+        f"the server given as {server.cluster} {server.role} is a replica: name every server that may become the "
+        "master in its address, with target_session_attrs=read-write"
+    )
 
 
 def examine_master(server: Server, in_recovery: bool, walfile_name: str | None) -> int:
     """The timeline of a server that is used as a master; raises DemotedMasterError or StaleMasterError."""
     if in_recovery or walfile_name is None:
-        raise DemotedMasterError(
-            f"the server given as {server.cluster} {server.role} is a replica: name every server that may become the "
-            "master in its address, with target_session_attrs=read-write"
-        )
+        raise demoted(server)
     timeline = timeline_of(walfile_name)
     if timeline < server.timelines.highest:
         raise StaleMasterError(
@@ -207,7 +241,7 @@ def _system_identifier(connection: Connection) -> int:
     """As the server said when this connection was made; see `db.engines`."""
     known = connection.info.get("system_identifier")
     if known is None:
-        (result,) = exchange(connection, "SELECT system_identifier FROM pg_control_system()")
+        (result,) = exchange(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
         known = connection.info["system_identifier"] = int(_text(result, 0) or 0)
     return int(known)
 

@@ -20,7 +20,7 @@ def _ours(name: str | None, kind: str, _parents: Any) -> bool:
 def run() -> None:
     engine = owner_engine(settings())
     with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)").bindparams(key=ONE_MIGRATOR))
+        connection.execute(text("SELECT pg_catalog.pg_advisory_lock(:key)").bindparams(key=ONE_MIGRATOR))
         connection.execute(text("SET lock_timeout = '5s'"))
         connection.commit()
         context.configure(

@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from db.engines import connect_arguments
+from db.engines import ask_for_session, connect_arguments
 from db.settings import Settings
 from worker.logs import first_line
 
@@ -45,6 +45,7 @@ class Bell:
         started = time.monotonic()
         try:
             self._connection = psycopg.connect(**self._arguments, autocommit=True)
+            ask_for_session(self._connection)
             self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
         except psycopg.Error as error:
             log.warning("bell.silent", error=first_line(error))

@@ -127,8 +127,9 @@ def test_address_of_a_replica_is_refused_as_a_master(stack: LocalStack, open_on:
     assert classify(caught.value) is Fault.DEMOTED
 
 
-def write_noting_backend(backends: list[int]) -> None:
+def write_noting_backend(backends: list[int], before: str = "SELECT") -> None:
     with writing(new_id()) as session:
+        session.execute(text(before))
         backends.append(session.scalars(text("SELECT pg_backend_pid()")).one())
         session.add(Organization(id=session.organization_id, slug=str(session.organization_id), name="x"))
 
@@ -137,12 +138,8 @@ def test_master_that_turns_read_only_is_a_lost_connection(stack: LocalStack, ope
     """25006 from a session that may write: the connection is not used again."""
     open_on(stack, max_overflow=0, pool_size=1)
     backends: list[int] = []
-    stack.master.execute("ALTER DATABASE docworker SET default_transaction_read_only = on")
-    try:
-        with pytest.raises(InternalError, match="read-only transaction") as caught:
-            write_noting_backend(backends)
-    finally:
-        stack.master.execute("ALTER DATABASE docworker RESET default_transaction_read_only")
+    with pytest.raises(InternalError, match="read-only transaction") as caught:
+        write_noting_backend(backends, before="SET TRANSACTION READ ONLY")
     assert classify(caught.value) is Fault.DEMOTED
     write_noting_backend(backends)
     assert backends[0] != backends[1]
