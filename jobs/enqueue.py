@@ -13,10 +13,9 @@ from sqlalchemy.orm import Session
 
 from db.errors import InvalidArgumentError
 from db.ledger import Enqueued, enqueue_statement
+from db.ledger.values import shortened
 from db.sessions import organization_of
-from jobs.kinds import MAX_ATTEMPTS, Kind
-
-MAX_KEY_LENGTH = 500
+from jobs.kinds import Kind
 
 
 @overload
@@ -69,7 +68,8 @@ def enqueue(
     `run_at` delays it (aware datetime); `priority` is 0 (first) to 9; `id` makes the call idempotent; while a job with
     an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one.
 
-    Raises InvalidArgumentError when the arguments do not fit the task's signature.
+    Raises InvalidArgumentError when the arguments do not fit the task's signature, or an option or argument is nothing
+    that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
     """
     entered = _statement(
         session,
@@ -136,9 +136,9 @@ def enqueue_many(
         arguments,
         run_at=run_at,
         priority=priority,
-        unique_keys=None if unique_keys is None else list(unique_keys),
+        unique_keys=None if unique_keys is None else _listed("unique_keys", unique_keys),
         max_attempts=max_attempts,
-        ids=None if ids is None else list(ids),
+        ids=None if ids is None else _listed("ids", ids),
         parent_id=parent_id,
     )
     if isinstance(session, AsyncSession):
@@ -159,40 +159,28 @@ def _statement(
     parent_id: UUID | None,
 ) -> Enqueued:
     kind = kind_of(task)
-    _check_options(run_at, priority, max_attempts)
     if ids is not None and unique_keys is not None:
         raise InvalidArgumentError("give an id or a unique_key, not both: an id names one job, a key folds several")
-    for key in unique_keys or ():
-        if not 0 < len(key) <= MAX_KEY_LENGTH:
-            raise InvalidArgumentError(
-                f"a unique_key has 1 to {MAX_KEY_LENGTH} characters, got {len(key)}: hash long ones"
-            )
-    rows = [kind.serialize(dict(one)) for one in arguments]
-    for name, given in (("unique_keys", unique_keys), ("ids", ids)):
-        if given is not None and len(given) != len(rows):
-            raise InvalidArgumentError(f"{len(given)} {name} for {len(rows)} jobs: give one for each")
     return enqueue_statement(
         organization_of(session),
         kind.name,
-        rows,
+        [kind.serialize(one) for one in _listed("arguments", arguments)],
         run_at=run_at,
         priority=kind.priority if priority is None else priority,
         unique_keys=unique_keys,
-        max_attempts=max_attempts or kind.max_attempts,
+        max_attempts=kind.max_attempts if max_attempts is None else max_attempts,
         ids=ids,
         parent_id=parent_id,
     )
 
 
-def _check_options(run_at: datetime | None, priority: int | None, max_attempts: int | None) -> None:
-    if run_at is not None and not isinstance(run_at, datetime):
-        raise InvalidArgumentError(f"run_at is a datetime with a time zone, got {run_at!r}")
-    if run_at is not None and run_at.utcoffset() is None:
-        raise InvalidArgumentError(f"run_at needs a time zone, got {run_at.isoformat()}")
-    if priority is not None and not 0 <= priority <= 9:
-        raise InvalidArgumentError(f"priority goes from 0 (first) to 9, got {priority}")
-    if max_attempts is not None and not 1 <= max_attempts <= MAX_ATTEMPTS:
-        raise InvalidArgumentError(f"max_attempts goes from 1 to {MAX_ATTEMPTS}, got {max_attempts}")
+def _listed(name: str, given: Any) -> list[Any]:
+    """What an iterable gives, all before the server sees anything; what it raises itself is the caller's to see."""
+    try:
+        items = iter(given)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} come one for each job, in a sequence; got {shortened(given)}") from None
+    return list(items)
 
 
 def kind_of(task: Any) -> Kind:

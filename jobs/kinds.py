@@ -4,19 +4,20 @@ A kind is a Celery task as well; how its jobs run is in `jobs.task`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import PydanticSerializationError
 
 from db.errors import ConfigurationError, InvalidArgumentError
+from db.ledger.values import MAX_ATTEMPTS, check_integer, check_kind, check_nesting, shortened
 
 if TYPE_CHECKING:
     from jobs.attempts import Batch
 
-MAX_ATTEMPTS = 1000
-_PRIORITIES = range(10)
+MAX_SHOWN = 2000
 _TAKEN = {"run_at", "priority", "unique_key", "max_attempts", "id", "parent_id", "organization_id", "job_ids"}
 """Names that `enqueue` and plain Celery calls use for themselves."""
 
@@ -47,13 +48,13 @@ class Kind:
                 f"{self.name}: the soft limit ({self.soft_limit_seconds} s) must be positive and below the hard limit "
                 f"({self.hard_limit_seconds} s)"
             )
-        if not 1 <= self.max_attempts <= MAX_ATTEMPTS:
-            raise ConfigurationError(
-                f"{self.name}: max_attempts goes from 1 to {MAX_ATTEMPTS}, got {self.max_attempts}"
-            )
-        if self.priority not in _PRIORITIES:
-            raise ConfigurationError(f"{self.name}: priority goes from 0 (first) to 9, got {self.priority}")
-        if self.max_running is not None and self.max_running < 1:
+        try:
+            check_kind(self.name)
+            check_integer("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
+            check_integer("priority", self.priority, 0, 9, " (first)")
+        except InvalidArgumentError as error:
+            raise ConfigurationError(f"{shortened(self.name)}: {error}") from None
+        if self.max_running is not None and (type(self.max_running) is not int or self.max_running < 1):
             raise ConfigurationError(
                 f"{self.name}: max_running must be at least 1, got {self.max_running}; leave it out for no cap"
             )
@@ -63,13 +64,38 @@ class Kind:
                 f"{self.name}: an argument cannot be called {', '.join(taken)}: enqueue() uses that name itself"
             )
 
-    def serialize(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Arguments as the ledger keeps them; raises InvalidArgumentError naming each wrong one."""
+    def serialize(self, arguments: Any) -> dict[str, Any]:
+        """Arguments as the ledger keeps them; raises InvalidArgumentError naming each wrong one, also for those that an
+        attempt could not read back."""
+        if not isinstance(arguments, Mapping):
+            raise InvalidArgumentError(f"{self.name} takes a mapping of names to arguments, got {shortened(arguments)}")
+        check_nesting(arguments, f"the arguments of {self.name}")
         try:
-            return self.arguments.model_validate(arguments).model_dump(mode="json")
+            given = self.arguments.model_validate(dict(arguments))
+            kept = given.model_dump(mode="json")
+            read_back = self.arguments.model_validate(kept)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise InvalidArgumentError(f"{self.name} cannot take these arguments: {problems}") from None
+            raise self._refusal(problems) from None
+        except (PydanticSerializationError, ValueError, TypeError, RecursionError, OverflowError) as error:
+            raise self._refusal(f"{shortened(arguments)} cannot be kept as JSON: {error}") from error
+        for name in type(given).model_fields:
+            if not _same_keys(getattr(given, name), getattr(read_back, name)):
+                raise self._refusal(f"{name}: its keys would be kept as other ones: use texts as keys")
+        return kept
+
+    def _refusal(self, problems: str) -> InvalidArgumentError:
+        shown = problems.encode("utf-8", "backslashreplace").decode()
+        return InvalidArgumentError(f"{self.name} cannot take these arguments: {shown[:MAX_SHOWN]}")
+
+
+def _same_keys(given: Any, kept: Any) -> bool:
+    """Whether each mapping in `given` has the same keys in `kept`, which is not nested deeper than its writer goes."""
+    if isinstance(given, Mapping) and isinstance(kept, Mapping):
+        return given.keys() == kept.keys() and all(_same_keys(given[key], kept[key]) for key in given)
+    if isinstance(given, list | tuple) and isinstance(kept, list | tuple):
+        return all(map(_same_keys, given, kept))
+    return True
 
 
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:

@@ -25,6 +25,7 @@ from db.ledger.dispatch import (
 from db.ledger.enqueue import Enqueued, enqueue_statement
 from db.ledger.finish import Failure, fail, finished_as, lock_owned, record_cursor, retry, succeed
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
+from db.ledger.values import as_json
 
 __all__ = [
     "JUST_SENT_SECONDS",
@@ -37,6 +38,7 @@ __all__ = [
     "Load",
     "Message",
     "Rescued",
+    "as_json",
     "begin_judging",
     "cancel",
     "claim",

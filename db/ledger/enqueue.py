@@ -3,7 +3,6 @@
 Jobs with a `unique_key` fold: while an equal one waits unclaimed, it takes the new arguments instead of a second job.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +12,19 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 
 from db.errors import InvalidArgumentError
+from db.ledger.values import (
+    MAX_ATTEMPTS,
+    MAX_KEY_LENGTH,
+    as_json,
+    check_id,
+    check_integer,
+    check_kind,
+    check_text,
+    check_time,
+)
 from db.models.base import new_id
+
+MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 
 _INSERT = """
 INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, unique_key,
@@ -69,37 +80,58 @@ def enqueue_statement(
     ids: Sequence[UUID] | None = None,
     parent_id: UUID | None = None,
 ) -> Enqueued:
-    """Rows are sorted by key, so that two producers that fold the same keys never wait for each other in a circle."""
-    ids_in_order = list(ids) if ids is not None else [new_id() for _ in arguments]
-    keys: Sequence[str | None] = [None] * len(arguments) if unique_keys is None else unique_keys
-    rows = zip(ids_in_order, map(_as_json, arguments), keys, strict=True)
-    if unique_keys is None:
-        chosen = sorted(rows, key=lambda row: row[0])
+    """Rows are sorted by key, so that two producers that fold the same keys never wait for each other in a circle.
+
+    Raises InvalidArgumentError for whatever the ledger could not read back, before the server sees anything.
+    """
+    rows_of = [as_json(one, f"arguments{_at(number, len(arguments))}") for number, one in enumerate(arguments)]
+    _check_size(rows_of)
+    keys = (
+        None if unique_keys is None else [check_text("a unique_key", key, most=MAX_KEY_LENGTH) for key in unique_keys]
+    )
+    known_ids = [new_id() for _ in rows_of] if ids is None else [check_id("id", one) for one in ids]
+    for name, given in (("unique_keys", keys), ("ids", known_ids)):
+        if given is not None and len(given) != len(rows_of):
+            raise InvalidArgumentError(f"{len(given)} {name} for {len(rows_of)} jobs: give one for each")
+    chosen: list[tuple[UUID, str, str | None]]
+    if keys is None:
+        chosen = sorted((one, row, None) for one, row in _distinct(known_ids, rows_of).items())
     else:
-        last_of_each_key = {row[2]: row for row in rows}
+        last_of_each_key = {key: (one, row, key) for one, row, key in zip(known_ids, rows_of, keys, strict=True)}
         chosen = sorted(last_of_each_key.values(), key=lambda row: str(row[2]))
     parameters = {
-        "organization_id": organization_id,
-        "kind": kind,
-        "priority": priority,
-        "run_at": run_at,
-        "max_attempts": max_attempts,
-        "parent_id": parent_id,
+        "organization_id": check_id("organization_id", organization_id),
+        "kind": check_kind(kind),
+        "priority": check_integer("priority", priority, 0, 9, " (first)"),
+        "run_at": None if run_at is None else check_time("run_at", run_at),
+        "max_attempts": check_integer("max_attempts", max_attempts, 1, MAX_ATTEMPTS),
+        "parent_id": None if parent_id is None else check_id("parent_id", parent_id),
         "ids": [row[0] for row in chosen],
         "arguments": [row[1] for row in chosen],
         "unique_keys": [row[2] for row in chosen],
-        "ids_in_order": ids_in_order,
+        "ids_in_order": known_ids,
     }
-    return Enqueued(_INSERT_BY_ID if unique_keys is None else _INSERT_BY_KEY, parameters, unique_keys)
+    return Enqueued(_INSERT_BY_ID if keys is None else _INSERT_BY_KEY, parameters, keys)
 
 
-def _as_json(arguments: Mapping[str, Any]) -> str:
-    """What jsonb would refuse is refused here, before it costs the producer its transaction."""
-    try:
-        made = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
-        made.encode()
-    except ValueError as error:
-        raise InvalidArgumentError(f"arguments cannot be kept as JSON: {error}") from None
-    if "\\u0000" in made.replace("\\\\", ""):
-        raise InvalidArgumentError("arguments cannot be kept as JSON: a text in them holds a NUL character")
-    return made
+def _at(number: int, of: int) -> str:
+    return f" of job {number}" if of > 1 else ""
+
+
+def _check_size(rows: Sequence[str]) -> None:
+    """One statement carries them all; the limit of a single job holds for each."""
+    total = sum(map(len, rows))
+    if total > MAX_STATEMENT_BYTES:
+        raise InvalidArgumentError(
+            f"the arguments of {len(rows)} jobs have {total} characters together, the most is {MAX_STATEMENT_BYTES}: "
+            "enqueue them in several calls"
+        )
+
+
+def _distinct(ids: Sequence[UUID], rows: Sequence[str]) -> dict[UUID, str]:
+    """An id given twice with the same arguments is one job; with others, one of them would be lost unsaid."""
+    chosen: dict[UUID, str] = {}
+    for one, row in zip(ids, rows, strict=True):
+        if chosen.setdefault(one, row) != row:
+            raise InvalidArgumentError(f"id {one} is given twice with different arguments: an id names one job")
+    return chosen

@@ -7,13 +7,16 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from pydantic import Strict
 
 from db import aio
 from db.engines import Database
@@ -29,6 +32,43 @@ from jobs.task import Attempt, job
 from tests.tenants import Tenant
 
 PROJECT = Path(__file__).parents[2]
+
+
+NOWHERE = UUID(int=1)
+INDIA = timezone(timedelta(hours=5, minutes=30))
+
+
+class BadZone(tzinfo):
+    """One that raises."""
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        raise ValueError("no such place")
+
+    dst = utcoffset
+
+    def tzname(self, _: datetime | None) -> str:
+        return "nowhere"
+
+
+def nested(levels: int) -> Any:
+    made: Any = []
+    for _ in range(levels - 1):
+        made = [made]
+    return made
+
+
+def doubled(levels: int) -> Any:
+    """Few lists, each twice in the next one: as JSON too many to count."""
+    made: Any = []
+    for _ in range(levels):
+        made = [made, made]
+    return made
+
+
+def holding_itself() -> Any:
+    made: list[Any] = []
+    made.append(made)
+    return made
 
 
 @job(name="tests.note", max_attempts=4, priority=6)
@@ -86,6 +126,44 @@ def test_arguments_may_be_called_like_the_functions_own(tenant: Tenant) -> None:
         ({"text": "a\x00b"}, "a text in them holds a NUL character"),
         ({"text": "\ud800"}, "cannot be kept as JSON|valid string"),
         ({"session": float("nan")}, "cannot be kept as JSON"),
+        ({"run_at": datetime.min.replace(tzinfo=INDIA)}, "run_at lies between 1900-01-01 and 9900-01-01"),
+        ({"run_at": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))}, "run_at lies between"),
+        ({"run_at": datetime.max.replace(tzinfo=UTC)}, "run_at lies between"),
+        ({"run_at": datetime(1899, 12, 31, tzinfo=UTC)}, "got datetime.datetime.1899"),
+        ({"run_at": datetime(2030, 1, 1, tzinfo=BadZone())}, "run_at lies between"),
+        ({"run_at": float("inf")}, "run_at is a datetime with a time zone, got inf"),
+        ({"run_at": datetime(2030, 1, 1, tzinfo=UTC).date()}, "run_at is a datetime"),
+        ({"priority": "1"}, "priority is a whole number from 0 .first. to 9, got '1'"),
+        ({"priority": 1.5}, "priority is a whole number"),
+        ({"priority": True}, "priority is a whole number from 0 .first. to 9, got True"),
+        ({"priority": 10**5000}, "priority goes from 0"),
+        ({"max_attempts": 2.5}, "max_attempts is a whole number from 1 to 1000, got 2.5"),
+        ({"max_attempts": "3"}, "max_attempts is a whole number"),
+        ({"max_attempts": False}, "max_attempts is a whole number"),
+        ({"unique_key": "a\x00b"}, "a unique_key 'a.x00b' holds a NUL character"),
+        ({"unique_key": "\udfff"}, "a unique_key .* holds half of a character"),
+        ({"unique_key": b"k"}, "a unique_key is a text, got b'k'"),
+        ({"unique_key": 7}, "a unique_key is a text, got 7"),
+        ({"id": "x"}, "id is a UUID, got 'x'"),
+        ({"id": str(NOWHERE)}, "id is a UUID"),
+        ({"parent_id": "x"}, "parent_id is a UUID, got 'x'"),
+        ({"parent_id": NOWHERE.int}, "parent_id is a UUID"),
+        ({"text": b"\xff"}, "text: Input should be a valid string"),
+        ({"session": b"\xff"}, "cannot be kept as JSON"),
+        ({"session": object()}, "cannot be kept as JSON"),
+        ({"session": {"a": {1, object()}}}, "cannot be kept as JSON"),
+        ({"session": nested(5000)}, "nested more than 100 levels deep"),
+        ({"session": nested(101)}, "nested more than 100 levels deep"),
+        ({"session": {"a": [float("-inf")]}}, "cannot be kept as JSON"),
+        ({"session": 10**300}, "a number has more than 300 digits"),
+        ({"session": [-(10**5000)]}, "cannot be kept as JSON|more than 300 digits"),
+        ({"session": {1: "a", "1": "b"}}, "its keys would be kept as other ones"),
+        ({"session": [{"a": {None: 1}}]}, "keys"),
+        ({"session": {"a\x00": 1}}, "a text in them holds a NUL character"),
+        ({"session": {"\ud800": 1}}, "cannot be kept as JSON|half of a character"),
+        ({"session": "x" * (8 * 1024 * 1024)}, "have 8388.* bytes as JSON, the most is 8388608"),
+        ({"session": holding_itself()}, "nested more than 100 levels deep, or hold themselves"),
+        ({"session": doubled(90)}, "have more than 4194304 parts"),
     ],
 )
 def test_what_cannot_be_is_told_and_costs_the_producer_nothing(
@@ -96,6 +174,93 @@ def test_what_cannot_be_is_told_and_costs_the_producer_nothing(
             enqueue(session, note, **options)
         enqueue(session, note, text="the transaction is still good")
     assert len(jobs_of(tenant)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"arguments": [{}, 7]}, "tests.note takes a mapping of names to arguments, got 7"),
+        ({"arguments": [{}, None]}, "got None"),
+        ({"arguments": {"text": "x"}}, "takes a mapping of names to arguments, got 'text'"),
+        ({"arguments": 7}, "arguments come one for each job, in a sequence; got 7"),
+        ({"unique_keys": 7}, "unique_keys come one for each job"),
+        ({"unique_keys": ["a", None]}, "a unique_key is a text, got None"),
+        ({"unique_keys": ["a", "b\x00"]}, "holds a NUL"),
+        ({"ids": [NOWHERE, "x"]}, "id is a UUID, got 'x'"),
+        ({"ids": NOWHERE}, "ids come one for each job"),
+        ({"ids": [NOWHERE, NOWHERE], "arguments": [{"text": "a"}, {"text": "b"}]}, "given twice with different"),
+        ({"arguments": [{}, {"session": nested(5000)}]}, "nested more than 100"),
+        ({"priority": "1"}, "priority is a whole number"),
+        ({"run_at": datetime.min.replace(tzinfo=INDIA)}, "run_at lies between"),
+        ({"parent_id": "x"}, "parent_id is a UUID"),
+    ],
+)
+def test_what_many_cannot_be_is_told_and_costs_the_producer_nothing(
+    tenant: Tenant, given: dict[str, Any], complaint: str
+) -> None:
+    with writing(tenant.id) as session:
+        with pytest.raises(InvalidArgumentError, match=complaint):
+            enqueue_many(session, note, **({"arguments": [{}, {}]} | given))
+        enqueue(session, note, text="the transaction is still good")
+    assert len(jobs_of(tenant)) == 1
+
+
+def test_what_a_generator_of_arguments_raises_costs_the_producer_nothing(tenant: Tenant) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"text": "first"}
+        raise ZeroDivisionError
+
+    with writing(tenant.id) as session:
+        with pytest.raises(ZeroDivisionError):
+            enqueue_many(session, note, rows())
+        enqueue(session, note, text="the transaction is still good")
+    assert len(jobs_of(tenant)) == 1
+
+
+class Level(IntEnum):
+    URGENT = 1
+
+
+class OwnTime(datetime):
+    """As libraries have them."""
+
+
+@pytest.mark.parametrize(
+    "run_at",
+    [
+        datetime(1900, 1, 1, tzinfo=UTC),
+        datetime(9899, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2030, 1, 1, tzinfo=timezone(timedelta(hours=-23, minutes=-59))),
+        OwnTime(2030, 1, 1, tzinfo=UTC),
+    ],
+)
+def test_what_is_accepted_is_read_back(tenant: Tenant, run_at: datetime) -> None:
+    arguments = {"session": {"deep": nested(97), "large": 10**300 - 1, "small": 5e-324, "text": "\U0001f600\\u0000"}}
+    made = job_of(
+        enqueue_note(tenant, run_at=run_at, priority=Level.URGENT, unique_key="\U0001f600" * 500, **arguments)
+    )
+    assert (made.run_at, made.priority) == (run_at, 1)
+    assert made.arguments["session"] == arguments["session"]
+
+
+@job(name="tests.strict")
+def strict(attempt: Attempt, document_id: Annotated[UUID, Strict()]) -> None:
+    """Accepts what an attempt, which gets it from JSON, will not."""
+
+
+def test_arguments_that_an_attempt_could_not_read_back_are_refused(tenant: Tenant) -> None:
+    with writing(tenant.id) as session, pytest.raises(InvalidArgumentError, match="document_id: Input should be an"):
+        enqueue(session, strict, document_id=new_id())
+
+
+def test_a_plain_call_that_is_wrong_ends_and_the_next_one_enters(tenant: Tenant) -> None:
+    def call(job_id: object, **arguments: Any) -> Any:
+        return note.apply(kwargs={"organization_id": str(tenant.id), **arguments}, task_id=str(job_id))
+
+    for wrong in ({"text": 7}, {"session": nested(300)}, {"text": "a\x00"}, {"unheard_of": 1}):
+        assert isinstance(call(new_id(), **wrong).result, InvalidArgumentError)
+    assert call(new_id(), text="right").successful()
+    assert [made.arguments["text"] for made in jobs_of(tenant)] == ["right"]
 
 
 def test_a_backslash_before_u0000_is_no_nul(tenant: Tenant) -> None:
@@ -167,8 +332,8 @@ def test_many_take_given_ids_and_leave_those_that_are_there(tenant: Tenant) -> N
     ids = [new_id() for _ in range(3)]
     enqueue_note(tenant, id=ids[1], text="before")
     with writing(tenant.id) as session:
-        rows = [{"text": name} for name in "abca"]
-        assert enqueue_many(session, note, rows, ids=[*reversed(ids), ids[2]]) == [*reversed(ids), ids[2]]
+        rows = [{"text": name} for name in "abcc"]
+        assert enqueue_many(session, note, rows, ids=[*reversed(ids), ids[0]]) == [*reversed(ids), ids[0]]
     assert [job_of(one).arguments["text"] for one in ids] == ["c", "before", "a"]
 
 
