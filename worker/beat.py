@@ -1,7 +1,11 @@
 """Beat: enqueues scheduled jobs when they are due, through the ledger and never through the broker.
 
 Several may run. A tick is one row of `ledger.schedule_fires`, made in the transaction that enqueues its job: whoever
-inserts it fires, the others find it done. Missed ticks are made up once, for the latest one.
+inserts it fires, the others find it done. Missed ticks are made up once, for the latest one. A tick that lies ahead of
+the master's clock (which was wrong for a moment) holds up none before it, and is not fired again when its time comes.
+
+A schedule that cannot be fired (its kind is unknown here, or refuses its arguments; its rule raises) is set aside with
+a log line and a metric, and tried again at each look; the others go on.
 """
 
 import random
@@ -13,13 +17,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import SQLAlchemyError
 
 from db.engines import close_database, open_database
 from db.errors import ConfigurationError, DocworkerError
+from db.faults import Fault, classify
 from db.ledger import enqueue_statement
 from db.models.base import SYSTEM_ORGANIZATION_ID
 from db.models.job import ScheduleFire
@@ -29,50 +33,75 @@ from jobs.kinds import Kind
 from worker.health import LoopHealth
 from worker.logs import first_line
 from worker.metrics import serving
-from worker.schedule import SCHEDULES, Schedule
+from worker.schedule import SCHEDULES, Schedule, distinct
 
 log = structlog.get_logger(__name__)
 
 FIRES = Counter("docworker_schedule_fires_total", "Ticks that this beat fired.", ("schedule",))
+
+SET_ASIDE = Gauge(
+    "docworker_schedules_set_aside", "1: this beat cannot fire the schedule; its log says why.", ("schedule",)
+)
+AHEAD = Gauge(
+    "docworker_schedule_ticks_ahead",
+    "Ticks beyond the next one that have fired already: the master's clock was wrong.",
+    ("schedule",),
+)
 
 LONGEST_WAIT_SECONDS = 5.0
 STUCK_AFTER_SECONDS = 120.0
 READY_SECONDS = 5.0
 SHORTEST_WAIT_SECONDS = 0.05
 KEEP_FIRES = timedelta(days=30)
+KEEP_TICKS = 1000
+"""Ticks that are kept however old they are: those that a wrong clock adds must not push out the true ones."""
+MOST_AHEAD = 1000
 _SLICE_SECONDS = 0.25
 
 _FIRE = text(
     "INSERT INTO ledger.schedule_fires (schedule, due_at, job_id) VALUES (:schedule, :due_at, :job_id)"
     " ON CONFLICT DO NOTHING RETURNING true"
 )
-_FORGET = text("DELETE FROM ledger.schedule_fires WHERE schedule = :schedule AND due_at < :before")
+_FORGET = text("""
+DELETE FROM ledger.schedule_fires
+WHERE schedule = :schedule AND due_at < :before
+  AND due_at < (SELECT due_at FROM ledger.schedule_fires WHERE schedule = :schedule
+                ORDER BY due_at DESC OFFSET :ticks LIMIT 1)
+""")
+
+
+class NoDueTimeError(DocworkerError):
+    """A rule gave something else than a time, or one on the wrong side of the time it was asked for."""
 
 
 @dataclass(frozen=True)
 class ScheduleState:
-    """A schedule with its last and next tick, by the master's clock."""
+    """A schedule with its last and next tick, by the master's clock. `ahead_due_at` is the last of the ticks beyond the
+    next one that have fired already; `problem` says why the schedule cannot be fired."""
 
     schedule: Schedule
     last_due_at: datetime | None
     last_fired_at: datetime | None
     last_job_id: UUID | None
-    next_due_at: datetime
+    next_due_at: datetime | None
+    ahead_due_at: datetime | None = None
+    problem: str | None = None
 
 
 class Beat:
     """`run()` until `stop()`; `tick()` is one look, for tests.
 
-    Raises ConfigurationError for a schedule whose kind or arguments are unknown.
+    Raises ConfigurationError for two schedules of one name.
     """
 
     def __init__(self, kinds: Mapping[str, Kind], schedules: Sequence[Schedule] = SCHEDULES) -> None:
-        check(kinds, schedules)
         self.health = LoopHealth(
             stuck_after_seconds=STUCK_AFTER_SECONDS, ready_within_seconds=LONGEST_WAIT_SECONDS + READY_SECONDS
         )
         self._kinds = kinds
-        self._schedules = schedules
+        self._schedules = distinct(*schedules)
+        self._set_aside: dict[str, type[Exception]] = {}
+        self._ahead: set[str] = set()
         self._stopping = False
 
     def run(self) -> None:
@@ -106,17 +135,62 @@ class Beat:
         """Fire what is due now; returns the seconds to wait until the next look."""
         with overseeing() as session:
             now = master_time(session)
-            last_fires = latest_fires(session)
+            fired = fired_ticks(session, now)
+        waits: list[float] = []
+        held_up: Exception | None = None
         for schedule in self._schedules:
-            due_at = schedule.when.latest_until(now)
-            last = last_fires.get(schedule.name)
-            if due_at is not None and (last is None or last.due_at < due_at):
-                self._fire(schedule, due_at)
-        until_next = min((one.when.next_after(now) - now).total_seconds() for one in self._schedules)
-        return min(LONGEST_WAIT_SECONDS, max(SHORTEST_WAIT_SECONDS, until_next))
+            try:
+                waits.append(self._look(schedule, now, fired.get(schedule.name, Fired())))
+            except Exception as error:
+                fault = classify(error)
+                if fault.is_infrastructure:
+                    raise
+                if fault is Fault.SERIALIZATION:  # somebody holds its job: the others need not wait
+                    held_up = error
+                else:
+                    self._put_aside(schedule, error)
+        if held_up is not None:
+            raise held_up
+        return min(LONGEST_WAIT_SECONDS, max(SHORTEST_WAIT_SECONDS, min(waits, default=LONGEST_WAIT_SECONDS)))
+
+    def _look(self, schedule: Schedule, now: datetime, fired: "Fired") -> float:
+        """Fire one schedule if it is due; returns the seconds until its next tick."""
+        next_due_at = next_tick(schedule, now)
+        due_at = last_tick(schedule, now)
+        if due_at is not None and (fired.last is None or fired.last.due_at < due_at):
+            self._fire(schedule, due_at)
+        self._take_back(schedule)
+        self._tell_what_is_ahead(schedule, [one for one in fired.ahead if one > next_due_at])
+        return (next_due_at - now).total_seconds()
+
+    def _put_aside(self, schedule: Schedule, error: Exception) -> None:
+        SET_ASIDE.labels(schedule.name).set(1)
+        if self._set_aside.get(schedule.name) is not type(error):  # what it says may differ at each look
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            log.error("schedule.set_aside", schedule=schedule.name, place=schedule.place, error=reason)
+        self._set_aside[schedule.name] = type(error)
+
+    def _take_back(self, schedule: Schedule) -> None:
+        if self._set_aside.pop(schedule.name, None) is not None:
+            log.info("schedule.goes_on", schedule=schedule.name)
+        SET_ASIDE.labels(schedule.name).set(0)
+
+    def _tell_what_is_ahead(self, schedule: Schedule, ahead: Sequence[datetime]) -> None:
+        AHEAD.labels(schedule.name).set(len(ahead))
+        if ahead and schedule.name not in self._ahead:
+            self._ahead.add(schedule.name)
+            log.warning(
+                "schedule.ticks_ahead",
+                schedule=schedule.name,
+                ticks=len(ahead),
+                last=ahead[-1].isoformat(),
+                reason="the master's clock was ahead when they fired; they hold up nothing",
+            )
+        if not ahead:
+            self._ahead.discard(schedule.name)
 
     def _fire(self, schedule: Schedule, due_at: datetime) -> None:
-        kind = self._kinds[schedule.kind]
+        kind = kind_of(schedule, self._kinds)
         entered = enqueue_statement(
             SYSTEM_ORGANIZATION_ID,
             kind.name,
@@ -131,20 +205,38 @@ class Beat:
             if session.scalar(_FIRE, tick) is None:
                 session.rollback()  # another beat was faster, and the job is its
                 return
-            session.execute(_FORGET, {"schedule": schedule.name, "before": due_at - KEEP_FIRES})
+            session.execute(_FORGET, {"schedule": schedule.name, "before": due_at - KEEP_FIRES, "ticks": KEEP_TICKS})
         FIRES.labels(schedule.name).inc()
         log.info("schedule.fired", schedule=schedule.name, due_at=due_at.isoformat(), job=str(job_id))
 
 
-def check(kinds: Mapping[str, Kind], schedules: Sequence[Schedule]) -> None:
-    """Raises ConfigurationError for a kind that is not there, InvalidArgumentError for arguments it does not take."""
-    for schedule in schedules:
-        if schedule.kind not in kinds:
-            raise ConfigurationError(
-                f"schedule {schedule.name!r} is of the unknown kind {schedule.kind!r}; "
-                f"known: {', '.join(sorted(kinds))}"
-            )
-        kinds[schedule.kind].serialize(dict(schedule.arguments))
+def kind_of(schedule: Schedule, kinds: Mapping[str, Kind]) -> Kind:
+    """Raises ConfigurationError for a kind that is not there."""
+    if schedule.kind not in kinds:
+        raise ConfigurationError(
+            f"schedule {schedule.name!r} is of the unknown kind {schedule.kind!r}; known: {', '.join(sorted(kinds))}"
+        )
+    return kinds[schedule.kind]
+
+
+def next_tick(schedule: Schedule, now: datetime) -> datetime:
+    """The first tick after now; raises NoDueTimeError when its rule gives none."""
+    due_at = schedule.when.next_after(now)
+    if not _is_time(due_at) or due_at <= now:
+        raise NoDueTimeError(f"the rule gives {due_at!r} as the time after {now}")
+    return due_at
+
+
+def last_tick(schedule: Schedule, now: datetime) -> datetime | None:
+    """The last tick that is not after now, if there is one; raises NoDueTimeError as `next_tick`."""
+    due_at = schedule.when.latest_until(now)
+    if due_at is not None and (not _is_time(due_at) or due_at > now):
+        raise NoDueTimeError(f"the rule gives {due_at!r} as the last time until {now}")
+    return due_at
+
+
+def _is_time(due_at: object) -> bool:
+    return isinstance(due_at, datetime) and due_at.utcoffset() is not None
 
 
 def master_time(session: TenantSession) -> datetime:
@@ -152,33 +244,64 @@ def master_time(session: TenantSession) -> datetime:
     return now
 
 
-def latest_fires(session: TenantSession) -> dict[str, ScheduleFire]:
-    """The newest tick of each schedule that ever fired."""
-    newest = (
-        select(ScheduleFire)
-        .ext(distinct_on(ScheduleFire.schedule))
-        .order_by(ScheduleFire.schedule, ScheduleFire.due_at.desc())
-    )
-    return {fire.schedule: fire for fire in session.scalars(newest)}
+@dataclass(frozen=True)
+class Fired:
+    """The ticks of one schedule: the last that was due, and those ahead of the master's clock, in order."""
+
+    last: ScheduleFire | None = None
+    ahead: Sequence[datetime] = ()
 
 
-def states(session: TenantSession, schedules: Sequence[Schedule] = SCHEDULES) -> list[ScheduleState]:
-    """Each schedule with its last and next tick."""
+_LAST_DUE = text("""
+SELECT DISTINCT ON (schedule) schedule, due_at, fired_at, job_id FROM ledger.schedule_fires
+WHERE due_at <= :now ORDER BY schedule, due_at DESC
+""").columns(ScheduleFire.schedule, ScheduleFire.due_at, ScheduleFire.fired_at, ScheduleFire.job_id)
+_AHEAD = text("""
+SELECT schedule, due_at FROM ledger.schedule_fires WHERE due_at > :now
+ORDER BY schedule, due_at LIMIT :most
+""")
+
+
+def fired_ticks(session: TenantSession, now: datetime) -> dict[str, Fired]:
+    """What has fired of each schedule that ever did."""
+    ahead: dict[str, list[datetime]] = {}
+    for schedule, due_at in session.execute(_AHEAD, {"now": now, "most": MOST_AHEAD}):
+        ahead.setdefault(schedule, []).append(due_at)
+    last = {
+        fire.schedule: fire for fire in session.scalars(select(ScheduleFire).from_statement(_LAST_DUE), {"now": now})
+    }
+    return {name: Fired(last.get(name), ahead.get(name, ())) for name in last.keys() | ahead.keys()}
+
+
+def states(
+    session: TenantSession, kinds: Mapping[str, Kind], schedules: Sequence[Schedule] = SCHEDULES
+) -> list[ScheduleState]:
+    """Each schedule with its last and next tick, and what is wrong with it."""
     now = master_time(session)
-    last_fires = latest_fires(session)
-    found = []
-    for schedule in schedules:
-        last = last_fires.get(schedule.name)
-        found.append(
-            ScheduleState(
-                schedule,
-                last_due_at=None if last is None else last.due_at,
-                last_fired_at=None if last is None else last.fired_at,
-                last_job_id=None if last is None else last.job_id,
-                next_due_at=schedule.when.next_after(now),
-            )
-        )
-    return found
+    fired = fired_ticks(session, now)
+    return [_state_of(schedule, now, fired.get(schedule.name, Fired()), kinds) for schedule in schedules]
+
+
+def _state_of(schedule: Schedule, now: datetime, fired: Fired, kinds: Mapping[str, Kind]) -> ScheduleState:
+    next_due_at = problem = None
+    ahead: Sequence[datetime] = ()
+    try:
+        kind_of(schedule, kinds).serialize(dict(schedule.arguments))
+        first_after = next_due_at = next_tick(schedule, now)
+        ahead = [one for one in fired.ahead if one > first_after]
+        while next_due_at in fired.ahead:
+            next_due_at = next_tick(schedule, next_due_at)
+    except Exception as error:  # noqa: BLE001 - whatever a rule raises, the others are shown
+        problem = f"{type(error).__name__}: {first_line(error)}"
+    return ScheduleState(
+        schedule,
+        last_due_at=None if fired.last is None else fired.last.due_at,
+        last_fired_at=None if fired.last is None else fired.last.fired_at,
+        last_job_id=None if fired.last is None else fired.last.job_id,
+        next_due_at=next_due_at,
+        ahead_due_at=ahead[-1] if ahead else None,
+        problem=problem,
+    )
 
 
 def main(settings: Settings, kinds: Mapping[str, Kind]) -> None:

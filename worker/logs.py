@@ -56,8 +56,12 @@ def configure(settings: Settings) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its name when it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first line of what an error says; its name when it says nothing, or cannot."""
+    try:
+        said = str(error).strip().partition("\n")[0]
+    except Exception:  # noqa: BLE001 - it is the error that is told, not what is wrong with it
+        said = ""
+    return said or type(error).__name__
 
 
 def _renderers(settings: Settings) -> list[Processor]:

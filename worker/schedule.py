@@ -1,18 +1,22 @@
 """What is done regularly, and when it is due. Pure arithmetic and one table; firing is in `worker.beat`.
 
 A due time belongs to the schedule, not to a process: every beat computes the same ones. All times are UTC.
+What is wrong with a schedule by itself is refused where it is written; what depends on the kinds that a release knows
+shows only in a beat, which sets that schedule aside.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from celery.schedules import crontab
+from db.errors import ConfigurationError, InvalidArgumentError
+from db.ledger.values import as_json, check_kind, check_text, shortened
+from worker.cron import Cron as Cron
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Looking back for the latest due time goes in steps, so that it is as cheap for every minute as for every leap day.
-_LOOK_BACK = tuple(timedelta(days=days) for days in (1 / 24, 1, 32, 366, 8 * 366))
+MAX_NAME_LENGTH = 200
 
 
 class When(Protocol):
@@ -27,9 +31,17 @@ class When(Protocol):
 
 @dataclass(frozen=True)
 class Every:
-    """Each full multiple of some seconds since 1970."""
+    """Each full multiple of some seconds since 1970; raises ConfigurationError for what is no number of seconds."""
+
+    MOST = 10 * 366 * 86_400
 
     seconds: int
+
+    def __post_init__(self) -> None:
+        if type(self.seconds) is not int or not 1 <= self.seconds <= self.MOST:
+            raise ConfigurationError(
+                f"a schedule's period is a whole number of seconds from 1 to {self.MOST}, got {shortened(self.seconds)}"
+            )
 
     def latest_until(self, moment: datetime) -> datetime:
         period = timedelta(seconds=self.seconds)
@@ -42,55 +54,58 @@ class Every:
         return f"every {timedelta(seconds=self.seconds)}"
 
 
-@dataclass(frozen=True)
-class Cron:
-    """As the five fields of crontab(5): minute, hour, day of month, month, day of week."""
-
-    expression: str
-
-    def __post_init__(self) -> None:
-        self._crontab(_EPOCH)
-
-    def next_after(self, moment: datetime) -> datetime:
-        start, ahead, _ = self._crontab(moment).remaining_delta(moment, tz=UTC)
-        due: datetime = start + ahead
-        return due.astimezone(UTC)
-
-    def latest_until(self, moment: datetime) -> datetime | None:
-        for look_back in _LOOK_BACK:
-            due = self.next_after(moment - look_back)
-            if due <= moment:
-                while (later := self.next_after(due)) <= moment:
-                    due = later
-                return due
-        return None
-
-    def _crontab(self, now: datetime) -> crontab:
-        minute, hour, day_of_month, month, day_of_week = self.expression.split()
-        return crontab(
-            minute=minute,
-            hour=hour,
-            day_of_month=day_of_month,
-            month_of_year=month,
-            day_of_week=day_of_week,
-            nowfun=lambda: now,
-        )
-
-    def __str__(self) -> str:
-        return self.expression
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Schedule:
-    """One regular job of the whole installation. While an earlier one waits unclaimed, a tick adds no second one."""
+    """One regular job of the whole installation. While an earlier one waits unclaimed, a tick adds no second one.
+
+    `when` may be a cron expression. Raises ConfigurationError naming the schedule, what is wrong, and the place.
+    """
 
     name: str
     when: When
     kind: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False, repr=False)
+    """Where it is defined: file:line."""
+
+    def __init__(self, name: str, when: When | str, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
+        caller = sys._getframe(1)
+        place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        try:
+            check_text("its name", name, most=MAX_NAME_LENGTH)
+            check_kind(kind)
+            as_json({} if arguments is None else arguments, "its arguments")
+            rule = _rule_of(when)
+        except (ConfigurationError, InvalidArgumentError) as error:
+            raise ConfigurationError(f"schedule {shortened(name)}, defined at {place}: {error}") from None
+        known = {"name": name, "when": rule, "kind": kind, "arguments": dict(arguments or {}), "place": place}
+        for attribute, value in known.items():
+            object.__setattr__(self, attribute, value)
 
 
-SCHEDULES: tuple[Schedule, ...] = (
+def _rule_of(when: When | str) -> When:
+    if isinstance(when, str):
+        return Cron(when)
+    if not (callable(getattr(when, "next_after", None)) and callable(getattr(when, "latest_until", None))):
+        raise ConfigurationError(f"due times come from Every, Cron or a cron expression, got {shortened(when)}")
+    return when
+
+
+def distinct(*schedules: Schedule) -> tuple[Schedule, ...]:
+    """These schedules; raises ConfigurationError naming both places where two have one name, for they would share
+    their ticks."""
+    first: dict[str, Schedule] = {}
+    for one in schedules:
+        other = first.setdefault(one.name, one)
+        if other is not one:
+            raise ConfigurationError(
+                f"two schedules are called {one.name!r}: one is defined at {other.place}, the other at {one.place}; "
+                "give one of them another name"
+            )
+    return schedules
+
+
+SCHEDULES: Sequence[Schedule] = distinct(
     Schedule("reconcile_documents", Every(600), "reconcile_documents"),
     Schedule("prune_jobs", Cron("7 * * * *"), "prune_finished_jobs"),
     Schedule("purge_deleted_documents", Cron("23 2 * * *"), "purge_deleted_documents"),

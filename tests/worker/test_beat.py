@@ -6,10 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 from db.engines import close_database, open_database
 from db.errors import ConfigurationError
@@ -24,7 +27,7 @@ from tests.processes import Processes
 from tests.waiting import eventually
 from tests.worker.trials import InForce, get, metric
 from worker.app import app
-from worker.beat import LONGEST_WAIT_SECONDS, Beat, states
+from worker.beat import LONGEST_WAIT_SECONDS, Beat, master_time, states
 from worker.schedule import Cron, Every, Schedule
 
 KINDS: dict[str, Kind] = known_kinds(app)
@@ -128,7 +131,7 @@ def test_ticks_missed_while_no_beat_ran_are_made_up_once() -> None:
     beat.tick()
 
     assert len(jobs()) == 1
-    (fire,) = fires()
+    _, fire = fires()
     assert fire.fired_at - fire.due_at < timedelta(hours=1)
 
 
@@ -170,24 +173,144 @@ def test_the_wait_ends_when_the_next_schedule_is_due() -> None:
     assert Beat(KINDS, [Schedule("yearly", Cron("0 0 1 1 *"), KIND)]).tick() == LONGEST_WAIT_SECONDS
 
 
-def test_a_schedule_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no_such_kind"):
-        Beat(KINDS, [Schedule("wrong", Every(60), "no_such_kind")])
+class Raising:
+    """A rule that raises, or gives what is no due time."""
+
+    def __init__(self, given: object) -> None:
+        self._given = given
+
+    def next_after(self, _moment: datetime) -> Any:
+        if isinstance(self._given, Exception):
+            raise self._given
+        return self._given
+
+    latest_until = next_after
+
+
+BAD_SCHEDULES = [
+    Schedule("bad", Every(60), "no_such_kind"),
+    Schedule("bad", Every(60), KIND, {"unheard_of": 1}),
+    Schedule("bad", Raising(ZeroDivisionError()), KIND),
+    Schedule("bad", Raising(None), KIND),
+    Schedule("bad", Raising(LONG_AGO), KIND),
+    Schedule("bad", Raising(LONG_AGO.replace(tzinfo=None)), KIND),
+    Schedule("bad", Raising("tomorrow"), KIND),
+]
 
 
 @pytest.mark.usefixtures("database")
-def test_old_ticks_are_forgotten_but_never_the_last_one() -> None:
+@pytest.mark.parametrize("bad", BAD_SCHEDULES, ids=range(len(BAD_SCHEDULES)))
+def test_a_schedule_that_cannot_be_fired_is_set_aside_and_the_others_go_on(bad: Schedule) -> None:
+    beat = Beat(KINDS, [bad, HOURLY])
+    with capture_logs() as logs:
+        assert 0 < beat.tick() <= LONGEST_WAIT_SECONDS
+        beat.tick()
+    assert [fire.schedule for fire in fires()] == ["hourly"]
+    assert [one["schedule"] for one in logs if one["event"] == "schedule.set_aside"] == ["bad"]
+    assert REGISTRY.get_sample_value("docworker_schedules_set_aside", {"schedule": "bad"}) == 1
+    assert REGISTRY.get_sample_value("docworker_schedules_set_aside", {"schedule": "hourly"}) == 0
     with overseeing() as session:
-        for days in (40, 35, 1):
+        shown = {one.schedule.name: one for one in states(session, KINDS, [bad, HOURLY])}
+    assert shown["bad"].problem
+    assert (shown["hourly"].problem, shown["hourly"].last_job_id) == (None, jobs()[0].id)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_schedule_goes_on_when_its_kind_is_known_again() -> None:
+    kinds: dict[str, Kind] = {}
+    beat = Beat(kinds, [HOURLY])
+    beat.tick()
+    assert jobs() == []
+    kinds.update(KINDS)
+    beat.tick()
+    assert len(jobs()) == 1
+    assert REGISTRY.get_sample_value("docworker_schedules_set_aside", {"schedule": "hourly"}) == 0
+
+
+def test_two_schedules_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two schedules are called 'hourly'"):
+        Beat(KINDS, [HOURLY, Schedule("hourly", Every(60), KIND)])
+
+
+@pytest.mark.usefixtures("fresh_environment")
+def test_a_schedule_whose_job_somebody_holds_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCWORKER_LOCK_TIMEOUT", "0.2")
+    settings.cache_clear()
+    open_database(settings())
+    Beat(KINDS, [HOURLY]).tick()
+    pretend_last_tick("hourly", LONG_AGO)
+    daily = Schedule("daily", Every(86_400), KIND)
+    with overseeing() as session:
+        session.execute(text("SELECT FROM ledger.jobs FOR UPDATE"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            Beat(KINDS, [HOURLY, daily]).tick()
+        assert [one.schedule for one in fires() if one.due_at > LONG_AGO] == ["daily"]
+    close_database()
+
+
+AHEAD = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=365)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_tick_far_ahead_of_the_clock_holds_up_nothing_and_is_told() -> None:
+    pretend_last_tick("hourly", AHEAD)
+    beat = Beat(KINDS, [HOURLY])
+    with capture_logs() as logs:
+        beat.tick()
+        claim_all()
+        beat.tick()
+    assert len(jobs()) == 1
+    assert [one["last"] for one in logs if one["event"] == "schedule.ticks_ahead"] == [AHEAD.isoformat()]
+    assert REGISTRY.get_sample_value("docworker_schedule_ticks_ahead", {"schedule": "hourly"}) == 1
+    with overseeing() as session:
+        (shown,) = states(session, KINDS, [HOURLY])
+        now = master_time(session)
+    assert shown.last_due_at == HOURLY.when.latest_until(now)
+    assert (shown.next_due_at, shown.ahead_due_at) == (HOURLY.when.next_after(now), AHEAD)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_clock_that_steps_forwards_and_back_doubles_no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For an hour the master's clock is two days ahead; then the true ticks come, and those that had fired early."""
+    true_now = datetime.now(UTC).replace(minute=30, second=0, microsecond=0)
+    beat = Beat(KINDS, [HOURLY])
+
+    def look(now: datetime) -> None:
+        monkeypatch.setattr("worker.beat.master_time", lambda _: now)
+        beat.tick()
+        claim_all()
+
+    ahead = timedelta(days=2)
+    hours = [timedelta(hours=number) for number in range(60)]
+    for now in [true_now, true_now + ahead, true_now + ahead + hours[1], *(true_now + hour for hour in hours)]:
+        look(now)
+    due = [one.due_at for one in fires()]
+    assert len(due) == len(set(due)) == len(jobs()) == 60
+    assert max(due) - min(due) == timedelta(hours=59)
+
+
+@pytest.mark.usefixtures("database")
+def test_old_ticks_are_forgotten_but_never_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.beat.KEEP_TICKS", 2)
+    with overseeing() as session:
+        for days in (50, 45, 40, 35, 34):
             due_at = datetime.now(UTC) - timedelta(days=days)
             session.add(ScheduleFire(schedule="hourly", due_at=due_at, job_id=SYSTEM_ORGANIZATION_ID))
     yearly = Schedule("yearly", Cron("0 0 1 1 *"), KIND)
-    pretended = Beat(KINDS, [HOURLY, yearly])
-
-    pretended.tick()
-
-    assert len([one for one in fires() if one.schedule == "hourly"]) == 2
+    Beat(KINDS, [HOURLY, yearly]).tick()
+    assert len([one for one in fires() if one.schedule == "hourly"]) == 3
     assert len([one for one in fires() if one.schedule == "yearly"]) == 1
+
+
+@pytest.mark.usefixtures("database")
+def test_the_true_ticks_outlive_one_that_a_wrong_clock_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = Beat(KINDS, [HOURLY])
+    beat.tick()
+    claim_all()
+    beat._fire(HOURLY, AHEAD)
+    claim_all()
+    beat.tick()
+    assert len(fires()) == len(jobs()) == 2
 
 
 def test_beat_runs_as_a_process_and_shows_its_schedule(fresh_environment: dict[str, str], processes: Processes) -> None:
@@ -219,7 +342,7 @@ def test_beat_outlives_the_master(own_stack: OwnStack, in_force: InForce, proces
     beat.wait_for_log("schedule.fired", times=4, within_seconds=30)
     open_database(settings())
     with overseeing() as session:
-        assert all(one.last_due_at for one in states(session))
+        assert all(one.last_due_at for one in states(session, KINDS))
     close_database()
 
 

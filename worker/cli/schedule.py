@@ -1,9 +1,16 @@
 """`docworker schedule`: what is done regularly, when it was last due and when it is due next."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import click
 
 from worker.cli.options import database_open
 from worker.cli.output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from worker.beat import ScheduleState
 
 
 @click.command()
@@ -19,10 +26,12 @@ def schedule(as_json: bool) -> None:
       docworker schedule --json
     """
     from db.sessions import overseeing
+    from jobs.task import known_kinds
+    from worker.app import app
     from worker.beat import states
 
     with database_open("schedule"), overseeing() as session:
-        found = states(session)
+        found = states(session, known_kinds(app))
     if as_json:
         print_json(
             [
@@ -35,13 +44,15 @@ def schedule(as_json: bool) -> None:
                     "last_fired_at": one.last_fired_at,
                     "last_job_id": one.last_job_id,
                     "next_due_at": one.next_due_at,
+                    "ahead_due_at": one.ahead_due_at,
+                    "problem": one.problem,
                 }
                 for one in found
             ]
         )
         return
     print_table(
-        ("schedule", "when (UTC)", "kind", "last due", "last fired", "next due"),
+        ("schedule", "when (UTC)", "kind", "last due", "last fired", "next due", "problem"),
         [
             (
                 one.schedule.name,
@@ -50,7 +61,14 @@ def schedule(as_json: bool) -> None:
                 one.last_due_at,
                 one.last_fired_at,
                 one.next_due_at,
+                _problem(one),
             )
             for one in found
         ],
     )
+
+
+def _problem(state: ScheduleState) -> str | None:
+    if state.problem is None and state.ahead_due_at is not None:
+        return f"ticks up to {state.ahead_due_at:%Y-%m-%d %H:%M} have fired: the master's clock was wrong"
+    return state.problem
