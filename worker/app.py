@@ -14,6 +14,9 @@ from worker import lifecycle
 TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
 
+POOLS = {"prefork": "worker.children:Pool"}
+"""Our own classes of pool; the others are Celery's."""
+
 ENTRY_POINT_GROUP = "docworker.tasks"
 SOCKET_TIMEOUT_SECONDS = 10
 
@@ -40,7 +43,7 @@ def build_app(configured: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_send_sent_event=False,
         worker_prefetch_multiplier=1,
-        worker_pool=configured.worker_pool,
+        worker_pool=POOLS.get(configured.worker_pool, configured.worker_pool),
         worker_concurrency=configured.worker_processes,
         worker_max_tasks_per_child=configured.max_tasks_per_child or None,
         # How long the message of a killed child waits for a result that may still be on its way from it.

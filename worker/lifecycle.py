@@ -4,7 +4,6 @@ With the prefork pool these are the children; the parent never connects to Postg
 one process that there is. How the parent starts and ends is in `worker.program`.
 """
 
-import signal
 from typing import Any
 
 import structlog
@@ -15,7 +14,7 @@ from db.engines import close_database, open_database
 from db.settings import settings
 from jobs import metrics
 from jobs.processing import close_pipeline
-from worker import logs, multiprocess
+from worker import children, logs, multiprocess
 
 log = structlog.get_logger(__name__)
 
@@ -33,9 +32,9 @@ def connect_signals() -> None:
 def open_process(**_: Any) -> None:
     """Nothing here connects or waits: Celery gives a child 4 seconds to be up."""
     if in_child():
-        # Supervisors send SIGTERM to a whole group. It is for the parent to end its children, when their jobs are done.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        children.become_child()
         multiprocess.start_child()
+    children.prepare_forks()
     open_database(settings(), application_name=APPLICATION_NAME)
     log.debug("process.opened", place=multiprocess.place())
 

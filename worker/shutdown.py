@@ -6,16 +6,15 @@ for running tasks without limit, and its timed stop waits to the end of the time
 
 import os
 import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from jobs.running import request_stop
+from worker.children import end_group
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +68,7 @@ class Shutdown:
         """Give messages back and exit, whatever runs. The ledger gives the jobs to others when their leases end."""
         log.warning("worker.ending_by_force")
         for pid in self._children():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            end_group(pid)
         giving_back = threading.Thread(target=self._give_back, daemon=True)
         giving_back.start()
         giving_back.join(GIVE_BACK_SECONDS)

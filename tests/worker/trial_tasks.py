@@ -3,9 +3,15 @@
 They are Celery tasks without a ledger, installed into a worker as a user's package would be.
 """
 
+import math
+import multiprocessing
 import os
+import signal
+import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from celery import shared_task
 from sqlalchemy import text
@@ -63,6 +69,57 @@ def hold_connections(path: str, release: str, checked_out: int = 1, idle: int = 
         eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
     for connection in connections[:checked_out]:
         connection.close()
+
+
+@shared_task(name="trial.compute")
+def compute(path: str, means: str, method: str = "fork") -> None:
+    """Have processes of our own compute something, in this way, and append it."""
+    _append(path, str(_MEANS[means](multiprocessing.get_context(method))))
+
+
+def _by_process(context: Any) -> object:
+    queue = context.SimpleQueue()
+    process = context.Process(target=queue.put, args=(6,))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def _by_pool(context: Any) -> object:
+    with context.Pool(2) as pool:  # its end is a SIGTERM to each of them
+        return pool.map(math.factorial, [3])[0]
+
+
+def _by_executor(context: Any) -> object:
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        return executor.submit(math.factorial, 3).result()
+
+
+def _by_terminated_program(context: Any) -> object:
+    with subprocess.Popen(["/bin/sleep", "60"]) as program:
+        program.terminate()
+        return -program.wait(10) - signal.SIGTERM + 6
+
+
+_MEANS = {
+    "process": _by_process,
+    "pool": _by_pool,
+    "executor": _by_executor,
+    "terminated_program": _by_terminated_program,
+}
+
+
+@shared_task(name="trial.leave_behind")
+def leave_behind(path: str, method: str, release: str) -> None:
+    """Start a process and a program that would last; append their ids and wait until `release` is there."""
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=time.sleep, args=(LONGEST_SECONDS,))
+    process.start()
+    program = subprocess.Popen(["/bin/sleep", str(LONGEST_SECONDS)])
+    _append(path, f"{os.getpid()} {process.pid} {program.pid}")
+    eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
+    os._exit(0)
 
 
 def _append(path: str, line: str) -> None:
