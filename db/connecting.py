@@ -17,6 +17,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from db import asking, metrics
+from db.answering import QUESTION_SECONDS, BoundedAsyncConnection, BoundedConnection
 from db.capacity import LIMITS, check_connections
 from db.errors import ConfigurationError, DemotedMasterError
 from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
@@ -44,15 +45,33 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
     return {
         "application_name": application_name,
         "connect_timeout": settings.connect_timeout,
+        # A silent cut is noticed within eleven seconds, also where nothing is sent (LISTEN, a long statement).
         "keepalives": 1,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
         "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
         "prepare_threshold": 5 if settings.prepared_statements else None,
         "context": _ADAPTERS,
         **address,
         "client_encoding": asking.ENCODING,
     }
+
+
+def connect_plainly(arguments: dict[str, Any], settings: Settings) -> BoundedConnection:
+    """A connection of one's own, in autocommit, for who needs no pool and no session. Raises psycopg's errors.
+
+    It means what we mean until it ends, and no exchange on it waits for a server that does not answer.
+    """
+    connection = BoundedConnection.connect(**arguments, autocommit=True)
+    connection.answer_seconds = settings.answer_timeout
+    connection.limit_seconds = QUESTION_SECONDS
+    try:
+        ask_for_session(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def ask_for_session(connection: Any) -> None:
@@ -77,6 +96,7 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
     def connect(dialect: Dialect, record: ConnectionPoolEntry | None, arguments: Any, keywords: dict[str, Any]) -> Any:
         nonlocal capacity
         connection = _connect(dialect, record, server, arguments, keywords)
+        dialect.get_driver_connection(connection).answer_seconds = settings.answer_timeout
         if capacity is not None:
             _check_capacity(dialect, connection, capacity)
             capacity = None
@@ -87,6 +107,9 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
 
     def checkin(_: Any, record: ConnectionPoolEntry) -> None:
         record.info["returned_at"] = time.monotonic()
+        driver: Any = record.driver_connection
+        if driver is not None:
+            driver.limit_seconds = QUESTION_SECONDS
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", checkout)
@@ -123,8 +146,9 @@ def _one_by_one(keywords: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _connect_to(
     dialect: Dialect, record: ConnectionPoolEntry | None, server: Server, arguments: Any, keywords: dict[str, Any]
 ) -> Any:
-    connection = dialect.connect(*arguments, **keywords)
+    connection = bounded(dialect, arguments, keywords)
     driver = dialect.get_driver_connection(connection)
+    driver.limit_seconds = QUESTION_SECONDS
     try:
         asking.check_encoding(driver)
         # For who begins without us: SQLAlchemy, when it looks at an engine's first connection.
@@ -137,6 +161,13 @@ def _connect_to(
         record.info["system_identifier"] = system_identifier
         record.info["timeline"] = timeline
     return connection
+
+
+def bounded(dialect: Dialect, arguments: Any, keywords: dict[str, Any]) -> Any:
+    """What the dialect would connect, waiting with a bound."""
+    if dialect.is_async:
+        return dialect.connect(*arguments, **keywords, async_creator_fn=BoundedAsyncConnection.connect)
+    return BoundedConnection.connect(*arguments, **keywords)
 
 
 def _identify(driver: Any, server: Server) -> tuple[int, int | None]:

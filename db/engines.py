@@ -13,9 +13,9 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from db.choosing import obstacle_to_reading
-from db.connecting import ask_for_session as ask_for_session
+from db.connecting import ask_for_session, bounded, watch
 from db.connecting import connect_arguments as connect_arguments
-from db.connecting import watch
+from db.connecting import connect_plainly as connect_plainly
 from db.errors import ConfigurationError, DocworkerError, ForkedEngineError
 from db.pool import Holders, MeasuredPool
 from db.replication import Server, Timelines
@@ -222,5 +222,7 @@ def owner_engine(settings: Settings) -> Engine:
         )
     arguments = connect_arguments(settings.owner_url, settings, "docworker migrate")
     engine = create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
+    # Without a limit: an index is made for as long as it takes, but not on a server that is gone.
+    event.listen(engine, "do_connect", lambda dialect, _, values, names: bounded(dialect, values, names))
     event.listen(engine, "connect", lambda connection, _: ask_for_session(connection))
     return engine

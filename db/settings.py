@@ -84,9 +84,14 @@ class Settings(BaseSettings):
     pool_timeout: Seconds = 10
     pool_recycle: Seconds = 1800
     connect_timeout: Annotated[int, Field(ge=2)] = 5
+    """For each host of an address."""
+    answer_timeout: Seconds = 4
+    """After so long without an answer a server is asked, over a new connection, whether it answers at all; one that
+    does not within this once more is given up, and what waited for it is redone later."""
     prepared_statements: bool = True
     """Turn off behind PgBouncer in transaction mode."""
     statement_timeout: Seconds = 60
+    """The server's limit; ours is 5 seconds longer, for one that answers others and never this."""
     lock_timeout: Seconds = 10
     idle_in_transaction_timeout: Seconds = 60
     long_session: Seconds = 30

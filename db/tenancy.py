@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -19,6 +20,8 @@ from db.errors import ConfigurationError, InvalidArgumentError
 from db.pool import Holder, Holders, MeasuredPool
 from db.replication import Standing, WalPosition
 from db.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _NOT_THE_OPENER = frozenset({"contextlib", "db.tenancy", "db.sessions", "db.aio", "db.routing"})
 
@@ -70,8 +73,18 @@ class TenantSession(Session):
         """A transaction begins on `connection`: tell it the organization, and see what the server is."""
         self._hold(connection.engine)
         self.standing = transactions.begin(
-            connection, self._context, read_only=self.read_only, timeout_seconds=self._answer_seconds
+            connection,
+            self._context,
+            read_only=self.read_only,
+            timeout_seconds=self._answer_seconds,
+            statement_seconds=self.settings.statement_timeout,
         )
+
+    def limit_statements(self, seconds: float) -> None:
+        """Give each statement of this transaction so long instead of `statement_timeout`; 0: as long as it takes."""
+        connection = self.connection()
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(seconds)}")
+        transactions.limit_statements(connection.connection.driver_connection, seconds)
 
     def commit_with_position(self) -> WalPosition:
         """Commit, and say how much a reader must see to see it; costs no round trip beyond the COMMIT.
@@ -97,7 +110,12 @@ class TenantSession(Session):
             self._held.append(pool.holders)
 
     def close(self) -> None:
-        super().close()
+        try:
+            super().close()
+        except DBAPIError as error:
+            # What was not committed is given up either way, and this must not take the place of what the block raised.
+            log.debug("session.not_rolled_back", error=str(error))
+            self.invalidate()
         if self.holder.open_seconds() > self.settings.long_session:
             self.holder.report()
         for holders in self._held:

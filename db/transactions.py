@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
 
 from db import asking
+from db.answering import GRACE_SECONDS
 from db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError, StaleMasterError
 from db.faults import Fault, classify, mark_as_read_from_replica, sqlstate_of
 from db.replication import Server, Standing, Timelines, WalPosition, parse_lsn, timeline_of
@@ -46,7 +47,12 @@ def server_of(connection: Connection) -> Server:
 
 
 def begin(
-    connection: Connection, context: str, *, read_only: bool, timeout_seconds: float | None = None
+    connection: Connection,
+    context: str,
+    *,
+    read_only: bool,
+    timeout_seconds: float | None = None,
+    statement_seconds: float | None = None,
 ) -> Standing | None:
     """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
 
@@ -56,13 +62,14 @@ def begin(
     Raises:
         DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
         sqlalchemy.exc.DBAPIError: as SQLAlchemy would. The connection is thrown away when it was lost, or when the
-            answer took longer than `timeout_seconds`.
+            answer took longer than `timeout_seconds`. `statement_seconds` is the server's limit for what follows.
     """
     server = server_of(connection)
+    driver: Any = connection.connection.driver_connection
     connection.info["read_only"] = read_only
     opening = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
     question = _STANDING if server.is_replica else _MASTER
-    newer = asking.for_newer_servers(connection.connection.driver_connection)
+    newer = asking.for_newer_servers(driver)
     try:
         *_, last = exchange(connection, f"{opening};SELECT {question},{context}{newer}", timeout_seconds)
     except exc.DBAPIError as error:
@@ -70,10 +77,16 @@ def begin(
             raise
         # A replica refuses READ WRITE before it is asked who it is.
         raise _dismissed(connection, demoted(server)) from error
+    limit_statements(driver, statement_seconds)
     if server.is_replica:
         return _standing(connection, last)
     connection.info["timeline"] = check_master(connection, server, last, 0)
     return None
+
+
+def limit_statements(driver: Any, seconds: float | None) -> None:
+    """How long we wait for a server that answers others, where it gives a statement so long; None or 0: for ever."""
+    driver.limit_seconds = seconds + GRACE_SECONDS if seconds else None
 
 
 def position_at(connection: Connection, lsn: int) -> WalPosition:

@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from db.engines import ask_for_session, connect_arguments
+from db.engines import connect_arguments, connect_plainly
 from db.settings import Settings
 from worker.logs import first_line
 
@@ -26,6 +26,7 @@ class Bell:
     """`open()`, then `wait()` as often as needed; `wake()` from a signal handler."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._arguments = connect_arguments(
             settings.listen_url or settings.dispatcher_database_url(), settings, "docworker bell"
         )
@@ -44,8 +45,7 @@ class Bell:
         """Listen; a failure leaves the polling to find the work, and is not repeated too soon."""
         started = time.monotonic()
         try:
-            self._connection = psycopg.connect(**self._arguments, autocommit=True)
-            ask_for_session(self._connection)
+            self._connection = connect_plainly(self._arguments, self._settings)
             self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
         except psycopg.Error as error:
             log.warning("bell.silent", error=first_line(error))
