@@ -10,14 +10,15 @@ LIMITS = (
 )
 """Asked of a master; the second and third are kept for others than us."""
 
-_LEASE = 1
+_KEEPER = 1
+"""Of each worker: the process that renews its leases."""
 _SAMPLER = 1
 
 
 def connections_of_a_child(settings: Settings) -> int:
     """The most connections that one worker process makes to the master."""
     sampler = _SAMPLER if settings.replica_urls else 0
-    return settings.pool_size + settings.max_overflow + _LEASE + sampler
+    return settings.pool_size + settings.max_overflow + sampler
 
 
 def check_connections(
@@ -27,12 +28,13 @@ def check_connections(
     children = settings.worker_processes if settings.worker_pool == "prefork" else 1
     each = connections_of_a_child(settings)
     admitted = max_connections - superuser_reserved - reserved
-    if children * each <= admitted:
+    needed = children * each + _KEEPER
+    if needed <= admitted:
         return
     sampler = f" + sampler {_SAMPLER}" if settings.replica_urls else ""
     raise ConfigurationError(
         f"the worker may need {children} processes x (pool_size {settings.pool_size} + max_overflow "
-        f"{settings.max_overflow} + lease {_LEASE}{sampler}) = {children * each} connections to the master, which "
+        f"{settings.max_overflow}{sampler}) + keeper {_KEEPER} = {needed} connections to the master, which "
         f"admits max_connections {max_connections} - superuser_reserved_connections {superuser_reserved} - "
         f"reserved_connections {reserved} = {admitted}: lower DOCWORKER_WORKER_PROCESSES, DOCWORKER_POOL_SIZE or "
         "DOCWORKER_MAX_OVERFLOW, raise max_connections, or put PgBouncer between"

@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     a second, because whoever stands by must notice soon that nobody plans."""
     dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
-    batch_size: Count = 200
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Largest number of jobs in one message, for kinds that take several."""
     max_running_per_organization: Annotated[int, Field(ge=1)] | None = None
     backoff_base: Seconds = 2

@@ -4,9 +4,9 @@ psycopg sends BEGIN as a statement of its own, and a ping, the tenant's context 
 more. Here they travel together, and the server's answer is checked before anything is read or written.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import generators
@@ -21,6 +21,10 @@ from db.answering import GRACE_SECONDS
 from db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError, StaleMasterError
 from db.faults import Fault, classify, mark_as_read_from_replica, sqlstate_of
 from db.replication import Server, Standing, Timelines, WalPosition, parse_lsn, timeline_of
+
+T = TypeVar("T")
+
+_CLOCK_ANSWER_SECONDS = 5.0
 
 SERVER = "docworker_server"
 """Execution option of our engines: which `Server` they talk to."""
@@ -39,6 +43,8 @@ _MASTER = (
     "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
 )
 IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
+
+_CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
 
 
 def server_of(connection: Connection) -> Server:
@@ -110,15 +116,34 @@ def commit(connection: Connection) -> WalPosition:
 
 def ask_position(engine: Engine) -> WalPosition:
     """How far the master has flushed. One statement in autocommit; on a pooled connection that was lost, once more."""
+    return _ask(engine, f"SELECT {_MASTER}", _position)
+
+
+def ask_clock(engine: Engine) -> float:
+    """The master's clock, in seconds since 1970; asked as `ask_position`, and not waited for for long."""
+
+    def seconds(connection: Connection, result: PGresult) -> float:
+        check_master(connection, server_of(connection), result, 0)
+        return float(_text(result, 3) or 0)
+
+    return _ask(engine, _CLOCK, seconds, _CLOCK_ANSWER_SECONDS)
+
+
+def _ask(
+    engine: Engine,
+    statement: str,
+    read: Callable[[Connection, PGresult], T],
+    timeout_seconds: float | None = None,
+) -> T:
     for retries_left in (1, 0):
         with engine.connect() as connection:
             try:
-                _, last, _ = exchange(connection, asking.question(f"SELECT {_MASTER}"))
+                _, last, _ = exchange(connection, asking.question(statement), timeout_seconds)
             except exc.DBAPIError as error:
                 if not (retries_left and error.connection_invalidated):
                     raise
             else:
-                return _position(connection, last)
+                return read(connection, last)
     raise AssertionError("unreachable")
 
 

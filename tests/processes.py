@@ -33,8 +33,19 @@ class Process:
 
     @property
     def children(self) -> list[int]:
-        """The processes it has started, such as a worker's pool."""
-        return children(self.pid)
+        """The processes it has started, such as a worker's pool; not a worker's keeper."""
+        return [child for child in children(self.pid) if child != self.keeper]
+
+    @property
+    def keeper(self) -> int | None:
+        """The process that renews a worker's leases."""
+        found = [
+            int(child)
+            for thread in Path(f"/proc/{self.pid}/task").glob("*/children")
+            for child in thread.read_text().split()
+            if "worker.keeper" in _command_line(int(child))
+        ]
+        return found[0] if found else None
 
     @property
     def log(self) -> str:
@@ -88,6 +99,13 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 class Processes:

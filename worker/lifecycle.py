@@ -14,6 +14,7 @@ from db.engines import close_database, open_database
 from db.settings import settings
 from jobs import metrics
 from jobs.processing import close_pipeline
+from jobs.running import leases
 from worker import children, logs, multiprocess
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ def open_process(**_: Any) -> None:
         children.become_child()
         multiprocess.start_child()
     children.prepare_forks()
+    leases().take_place(getattr(current_process(), "index", None) or 0)
     open_database(settings(), application_name=APPLICATION_NAME)
     log.debug("process.opened", place=multiprocess.place())
 

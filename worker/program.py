@@ -25,9 +25,12 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from db.errors import ConfigurationError
 from db.settings import Settings, settings
+from jobs.board import MOST_CLAIMS
+from jobs.running import share_board
 from worker import lifecycle, logs
 from worker.app import app
 from worker.health import Pulse, Report
+from worker.keeper import KeeperProcess
 from worker.metrics import MetricsServer
 from worker.multiprocess import LivingCollector
 from worker.shutdown import Shutdown
@@ -37,6 +40,7 @@ from worker.watchdog import PROBE_TIMEOUT_SECONDS, Activity, BrokerProbe, Watchd
 log = structlog.get_logger(__name__)
 
 STUCK_AFTER_SECONDS = 30.0
+MASTER_SILENT_SECONDS = 5.0
 DEAF_EXIT_CODE = 70
 
 _CeleryWorker: Any = celery_worker.Worker
@@ -95,6 +99,13 @@ class Worker(_CeleryWorker):
             registry=registry,
         )
         directory.write_port(self.server.port)
+        processes = configured.worker_processes
+        is_prefork = configured.worker_pool == "prefork"
+        self.board = share_board(
+            places=processes if is_prefork else 1, claims=MOST_CLAIMS * (1 if is_prefork else processes)
+        )
+        self.keeper = KeeperProcess(self.board)
+        self.keeper.launch()
         self.loop_pulse: Pulse | None = None
         self.wakened, self.waker = os.pipe()
         self.shutdown = Shutdown(
@@ -220,6 +231,7 @@ class Worker(_CeleryWorker):
         checks = {
             "broker_answers": self.watchdog.broker_answers,
             "consuming": self.is_connected and self.loop_pulse is not None,
+            "master_answers": self.board.master_silent_seconds < MASTER_SILENT_SECONDS,
             "children_up": not self._is_prefork or len(self.children()) >= self.slots,
             "not_stopping": not self.shutdown.begun,
         }
@@ -244,9 +256,11 @@ class _Observers(bootsteps.StartStopStep):
     requires: tuple[str, ...] = ("celery.worker.components:Pool",)  # type: ignore[assignment]
 
     def start(self, worker: Worker) -> None:
+        worker.keeper.watch()
         worker.shutdown.start()
         worker.server.start(worker)
         worker.watchdog.start()
+        worker.keeper.await_up(lambda: worker.shutdown.begun)
 
 
 class _LoopPulse(bootsteps.StartStopStep):

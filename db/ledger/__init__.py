@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, claim, give_back, renew
+from db.ledger.claim import Claim, Claimed, ClaimKey, claim, give_back, renew
 from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
 from db.ledger.dispatch import (
     JUST_SENT_SECONDS,
@@ -30,6 +30,7 @@ from db.ledger.values import as_json
 __all__ = [
     "JUST_SENT_SECONDS",
     "Claim",
+    "ClaimKey",
     "Claimed",
     "Enqueued",
     "Failure",

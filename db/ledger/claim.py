@@ -11,7 +11,7 @@ the whole primary key: `id = ANY` beside each join, and `state || ''`, which no 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -37,6 +37,14 @@ class Claimed:
     queued_seconds: float
     parent_id: UUID | None
     cursor: dict[str, Any] | None
+
+
+class ClaimKey(NamedTuple):
+    """What is needed of a claim to prolong it, or to give it back."""
+
+    organization_id: UUID
+    id: UUID
+    claim_token: UUID
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id =
 _STILL_HELD = text(f"SELECT id FROM ledger.jobs WHERE {OWNED}")  # noqa: S608
 
 
-def renew(session: Session, claimed: Sequence[Claimed], *, lease_seconds: float) -> set[UUID]:
+def renew(session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seconds: float) -> set[UUID]:
     """Prolong the leases, never past `run_until`; returns the ids still held.
 
     A row that is locked just now is being finished, rescued or cancelled: it is skipped, not waited for. A lease that
@@ -150,12 +158,12 @@ RETURNING job.id
 """)  # noqa: S608
 
 
-def give_back(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
+def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> set[UUID]:
     """Return jobs that were not done to the queue at once, as if they had never been claimed; returns their ids."""
     return set(session.scalars(_GIVE_BACK, mine(session, claimed)))
 
 
-def mine(session: Session, claimed: Sequence[Claimed]) -> dict[str, Any]:
+def mine(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> dict[str, Any]:
     """The parameters of OWNED."""
     return {
         "organization_id": organization_of(session),

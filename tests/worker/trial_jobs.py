@@ -1,5 +1,6 @@
 """Kinds of job for the tests of real processes: they hold, kill their worker, or fail, as they are told."""
 
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,14 @@ def obey_job(attempt: Attempt, path: str) -> None:
     _append(path, "begun")
     eventually(lambda: attempt.should_stop, within_seconds=LONGEST_SECONDS, what="a safe point says to stop")
     _append(path, "stopped")
+
+
+@job(name="trial.occupy", max_attempts=3)
+def occupy(attempt: Attempt, path: str, seconds: int) -> None:
+    """Append `begun`, hold the interpreter's lock that long in one call of C, append `finished`."""
+    _append(path, "begun")
+    ctypes.PyDLL(None).sleep(seconds)
+    _append(path, "finished")
 
 
 @job(name="trial.poison", max_attempts=2)

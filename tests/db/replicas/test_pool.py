@@ -72,19 +72,19 @@ def test_gauges_follow_the_pool(stack: LocalStack, open_on: OpenDatabase) -> Non
 def test_pools_that_the_master_cannot_serve_are_refused_at_the_first_connection(
     stack: LocalStack, open_on: OpenDatabase
 ) -> None:
-    open_on(stack, worker_processes=17)
+    open_on(stack, worker_processes=20)
     with pytest.raises(ConfigurationError) as caught, writing(new_id()):
         pass
-    assert "17 processes x (pool_size 2 + max_overflow 2 + lease 1 + sampler 1) = 102 connections" in str(caught.value)
+    assert "20 processes x (pool_size 2 + max_overflow 2 + sampler 1) + keeper 1 = 101 connections" in str(caught.value)
     assert "max_connections 100 - superuser_reserved_connections 3" in str(caught.value)
     assert "= 97: lower DOCWORKER_WORKER_PROCESSES" in str(caught.value)
 
 
 def test_arithmetic_of_connections_counts_what_is_reserved() -> None:
     settings = Settings(worker_processes=4, pool_size=2, max_overflow=2)
-    check_connections(settings, max_connections=23, superuser_reserved=2, reserved=1)
-    with pytest.raises(ConfigurationError, match="= 20 connections"):
-        check_connections(settings, max_connections=22, superuser_reserved=2, reserved=1)
+    check_connections(settings, max_connections=20, superuser_reserved=2, reserved=1)
+    with pytest.raises(ConfigurationError, match="= 17 connections"):
+        check_connections(settings, max_connections=19, superuser_reserved=2, reserved=1)
     check_connections(
         Settings(worker_pool="threads", worker_processes=4), max_connections=8, superuser_reserved=3
     )  # one process

@@ -1,0 +1,112 @@
+"""Keeping leases: renews the claims on a board for as long as the processes that hold them live.
+
+Two programs do so: a worker's keeper, a process of its own (`worker.keeper`), because a job may occupy its interpreter
+for longer than a lease lasts; and a thread where there is no worker (`jobs.running`).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from uuid import UUID
+
+import structlog
+
+from db import ledger
+from db.continuity import Continuity
+from db.engines import database
+from db.ledger import ClaimKey
+from db.sessions import TenantSession
+from db.transactions import ask_clock
+from jobs.board import Board, Kept, Place
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.25
+LOOK_SECONDS = 1.0
+"""How often the master is asked for the time: after any stall of it the leases are renewed as soon as it answers."""
+GIVE_BACK_MARGIN_SECONDS = 1.0
+"""Time to give jobs back before the deadline, when the process may be killed."""
+
+_Step = Callable[[TenantSession, Sequence[ClaimKey]], set[UUID]]
+"""Does something for the claims of one organization and returns the ids that stay held."""
+
+
+class Keeper:
+    """`tick()` a few times a second, in one thread."""
+
+    def __init__(self, board: Board, places: Sequence[Place]) -> None:
+        self._board = board
+        self._places = places
+        self._continuity = Continuity()
+        self._looked_at = self._renewed_at = float("-inf")
+        self._failing = False
+
+    def tick(self) -> None:
+        """Look at the master, and renew or give back what is due. Never raises: it must outlive every outage; leases
+        end by themselves."""
+        try:
+            self._tick()
+        except Exception as error:  # noqa: BLE001
+            self._continuity.broke()
+            self._looked_at = self._renewed_at = float("-inf")
+            if not self._failing:
+                log.warning(
+                    "leases.not_renewed", jobs=sum(len(place.kept()) for place in self._places), error=str(error)
+                )
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _tick(self) -> None:
+        self._look()
+        stop_at, now = self._board.stop_at, time.monotonic()
+        if stop_at and stop_at - now < GIVE_BACK_MARGIN_SECONDS:
+            self._for_the_living(_give_back)
+        elif now - self._renewed_at >= database().settings.lease / 3:
+            self._for_the_living(_renew)
+            self._renewed_at = now
+
+    def _look(self) -> None:
+        asked_at = time.monotonic()
+        if asked_at - self._looked_at < LOOK_SECONDS:
+            return
+        master_seconds = ask_clock(database().cluster().ledger)
+        answered_at = self._looked_at = time.monotonic()
+        self._board.master_answered()
+        if not self._continuity.looked(asked_at=asked_at, answered_at=answered_at, master_seconds=master_seconds):
+            self._renewed_at = float("-inf")
+
+    def _for_the_living(self, step: _Step) -> None:
+        for place in self._places:
+            owner = place.owner
+            kept = place.kept()
+            if kept and place.lives():
+                self._report(place.lose(owner, _those_not_held_after(step, kept)))
+
+    def _report(self, lost: Sequence[Kept]) -> None:
+        if lost:
+            log.warning("leases.lost", jobs=[str(one.key.id) for one in lost])
+
+
+def _those_not_held_after(step: _Step, kept: Iterable[Kept]) -> list[Kept]:
+    lost: list[Kept] = []
+    current = database()
+    by_organization = sorted(kept, key=lambda one: one.record)
+    for _, group in groupby(by_organization, key=lambda one: one.record[:16]):
+        mine = list(group)
+        keys = [one.key for one in mine]
+        with TenantSession(current.cluster().ledger, keys[0].organization_id, current.settings) as session:
+            held = step(session, keys)
+            session.commit()
+        lost += [one for one, key in zip(mine, keys, strict=True) if key.id not in held]
+    return lost
+
+
+def _renew(session: TenantSession, claimed: Sequence[ClaimKey]) -> set[UUID]:
+    return ledger.renew(session, claimed, lease_seconds=database().settings.lease)
+
+
+def _give_back(session: TenantSession, claimed: Sequence[ClaimKey]) -> set[UUID]:
+    given = ledger.give_back(session, claimed)
+    log.info("jobs.given_back", jobs=len(given), reason="shutdown")
+    return set()
