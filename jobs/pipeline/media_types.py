@@ -57,9 +57,9 @@ _FOREIGN = (
     b"%!PS",
     b"\x28\xb5\x2f\xfd",
 )
-_HTML_START = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)[\s>]", re.I | re.S
-)
+_PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?")
+_SPACE = re.compile(rb"\s*")
+_HTML_TAG = re.compile(rb"<(?:!doctype\s+html|html)[\s>]", re.I)
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
 _BOMS = (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
 
@@ -67,12 +67,14 @@ _BOMS = (b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")
 def media_type_of(filename: str, head: bytes, declared: str | None = None) -> str | None:
     """The media type of a file that begins with `head`, or None when this pipeline cannot read it.
 
-    `head` is the first `HEAD_BYTES` bytes. A PDF that is called `notes.txt` is a PDF; a `.pdf` that is a
-    web page is HTML; broken files that show nothing of their format are what their name says.
+    `head` is the first `HEAD_BYTES` bytes; what is beyond them is not looked at. A PDF that is called `notes.txt`
+    is a PDF; a `.pdf` that is a web page is HTML; broken files that show nothing of their format are what their
+    name says.
     """
+    head = head[:HEAD_BYTES]
     suffix = PurePath(filename).suffix.lower()
     named = _declared(declared) or _BY_SUFFIX.get(suffix)
-    if _HTML_START.match(head):
+    if _begins_an_html_page(head):
         return HTML
     if head.lstrip()[:5] == b"%PDF-" or (named == PDF and b"%PDF-" in head[:1024]):
         return PDF
@@ -86,6 +88,26 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
     if named in {PDF, DOCX}:
         return named
     return named if _looks_like_text(head) else None
+
+
+def _begins_an_html_page(head: bytes) -> bool:
+    """Whether the first tag is that of a page, behind an XML declaration and comments; each ends at its first end mark.
+
+    Every byte is looked at once: strangers choose them, and this runs where a hang would stop everybody.
+    """
+    at = _end_of(_PROLOGUE, head, 0)
+    while head.startswith(b"<!--", at):
+        end = head.find(b"-->", at + 4)
+        if end < 0:
+            return False
+        at = _end_of(_SPACE, head, end + 3)
+    return _HTML_TAG.match(head, at) is not None
+
+
+def _end_of(optional: re.Pattern[bytes], head: bytes, at: int) -> int:
+    """Where the match of a pattern that also matches nothing ends."""
+    match = optional.match(head, at)
+    return match.end() if match else at
 
 
 def _declared(media_type: str | None) -> str | None:
