@@ -2,9 +2,11 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jobs.pipeline import normalize
 from jobs.pipeline.normalize import normalized
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
@@ -45,3 +47,20 @@ def test_composed_and_decomposed_letters_are_the_same() -> None:
 
 def test_letters_joined_by_a_removed_character_are_composed() -> None:
     assert normalized("e\x00\u0301") == "é"
+
+
+MARKS = st.text(alphabet="\u0301\u0316\u0334\u0344\u0f71\u0f73\u0f74\u0f75\u0f81", min_size=1, max_size=5)
+
+
+@given(before=ANY_TEXT, marks=MARKS, times=st.integers(1, 150), after=ANY_TEXT)
+def test_long_run_of_marks_is_composed_as_the_standard_says(before: str, marks: str, times: int, after: str) -> None:
+    text = "".join(c for c in f"{before}a{marks * times}é{after}" if unicodedata.category(c) not in ("Cc", "Cs"))
+    assert unicodedata.normalize("NFC", normalize._with_sorted_marks(text)) == unicodedata.normalize("NFC", text)
+
+
+@given(AWKWARD)
+def test_work_in_blocks_gives_what_the_whole_would(text: str) -> None:
+    whole = normalized(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normalize, "_BLOCK_CHARACTERS", 3)
+        assert normalized(text) == whole
