@@ -10,7 +10,9 @@ from jobs.pipeline.media_types import MARKDOWN
 from jobs.pipeline.processor import Processor
 
 TITLE_CHARACTERS = 200
-_HEADING = re.compile(r"^(?:#{1,6}[ \t]+(?P<hashes>.+?)[ \t#]*|(?P<underlined>\S.*)\n(?:=+|-+)[ \t]*)$", re.M)
+_HEADING = re.compile(r"^(?:#{1,6}[ \t]+(?P<hashes>[^ \t\n].*)|(?P<underlined>\S.*)\n(?:=+|-+)[ \t]*)$", re.M)
+_HEAD_CHARACTERS = 64 * 1024
+_BLOCK_CHARACTERS = 256 * 1024
 
 
 class Describe(Processor):
@@ -24,16 +26,28 @@ class Describe(Processor):
         text = document.text
         described = document.with_facts(
             language=language_of(text),
-            words=sum([len(line.split()) for line in text.split("\n")]),
+            words=_words_in(text),
             characters=len(text),
         )
         return described.with_title(_shortened(document.title) or _title_of(document))
 
 
+def _words_in(text: str) -> int:
+    """Counted in blocks, so that the words of a long text are never all in memory; one across a border counts once."""
+    words = 0
+    for start in range(0, len(text), _BLOCK_CHARACTERS):
+        block = text[start : start + _BLOCK_CHARACTERS]
+        words += len(block.split())
+        if start and not text[start - 1].isspace() and not block[0].isspace():
+            words -= 1
+    return words
+
+
 def _title_of(document: Document) -> str | None:
-    head = document.text[: 64 * 1024]
+    head = document.text[:_HEAD_CHARACTERS]
     if document.facts.get("media_type") == MARKDOWN and (heading := _HEADING.search(head)):
-        return _shortened(heading["hashes"] or heading["underlined"])
+        hashes = heading["hashes"]
+        return _shortened(hashes[0] + hashes[1:].rstrip(" \t#") if hashes else heading["underlined"])
     return _shortened(head.lstrip().partition("\n")[0])
 
 

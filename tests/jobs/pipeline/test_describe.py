@@ -4,6 +4,7 @@
 
 import pytest
 
+from jobs.pipeline import describe
 from jobs.pipeline.describe import TITLE_CHARACTERS, Describe
 from jobs.pipeline.document import Document, Source
 from jobs.pipeline.languages import language_of
@@ -55,6 +56,12 @@ def test_words_and_characters_are_counted() -> None:
     assert (facts["words"], facts["characters"]) == (4, 19)
 
 
+@pytest.mark.parametrize("text", ["abc def ghi", "abcd ef", " a  b ", "a", "", "abc\u2003def"])
+def test_word_across_two_blocks_counts_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe, "_BLOCK_CHARACTERS", 3)
+    assert described(text).facts["words"] == len(text.split())
+
+
 def test_title_that_the_document_brings_is_kept() -> None:
     assert described("first line", title="  A \n title ").title == "A title"
 
@@ -63,6 +70,9 @@ def test_title_that_the_document_brings_is_kept() -> None:
     ("text", "title"),
     [
         ("intro\n\n## The *lamp* ##\n\ntext", "The *lamp*"),
+        ("# a # b # #\n", "a # b"),
+        ("# #\n", "#"),
+        ("####### seven\n# one", "one"),
         ("The lamp\n========\n\ntext", "The lamp"),
         ("no heading\nat all", "no heading"),
     ],
