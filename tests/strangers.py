@@ -1,0 +1,115 @@
+"""What looks at strangers' bytes outside the sandbox: each function with how it is fed, or why it need not be."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from io import BytesIO
+
+from jobs.pipeline import media_types
+from jobs.pipeline.describe import Describe
+from jobs.pipeline.document import Document, Source
+from jobs.pipeline.encodings import decode
+from jobs.pipeline.extract import Extract
+from jobs.pipeline.frames import packed_header, write_frame
+from jobs.pipeline.languages import language_of
+from jobs.pipeline.limits import Limits
+from jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, utf16_without_bom
+from jobs.pipeline.normalize import Normalize, normalized
+from jobs.pipeline.registry import Pipeline
+
+Subject = Callable[[bytes], object]
+
+
+def text(data: bytes) -> str:
+    """Bytes that are no UTF-8 become lone surrogates, so that those are fed as well."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def document(data: bytes, media_type: str = MARKDOWN) -> Document:
+    return Document(Source(text=text(data)), text(data), facts={"media_type": media_type})
+
+
+_LIMITS = Limits()
+_EXTRACT = Extract(_LIMITS, documents_per_child=1)
+_PIPELINE = Pipeline([_EXTRACT, Normalize(), Describe()])
+
+FED: dict[str, dict[str, Subject]] = {
+    "jobs.pipeline.describe.Describe.process": {
+        "Markdown": lambda data: Describe().process(document(data)),
+        "text": lambda data: Describe().process(document(data, TEXT)),
+        "title": lambda data: Describe().process(Document(Source(text=""), "", text(data))),
+    },
+    "jobs.pipeline.document.Document.text": {"": lambda data: document(data).text},
+    "jobs.pipeline.document.Document.with_content": {"": lambda data: document(b"").with_content(text(data))},
+    "jobs.pipeline.document.Document.with_title": {"": lambda data: document(b"").with_title(text(data))},
+    "jobs.pipeline.document.Document.with_facts": {"": lambda data: document(b"").with_facts(encoding=text(data))},
+    "jobs.pipeline.encodings.decode": {
+        "": decode,
+        "declared": lambda data: decode(data, "gb18030"),
+        "declared name": lambda data: decode(b"\xff", text(data[:1000])),
+    },
+    "jobs.pipeline.extract.Extract.process": {
+        "file": lambda data: _EXTRACT.process(Document(Source(data=data, filename="a.txt"))),
+        "text": lambda data: _EXTRACT.process(Document(Source(text=text(data)))),
+    },
+    "jobs.pipeline.frames.packed_header": {"": lambda data: packed_header({"title": text(data)}, 0)},
+    "jobs.pipeline.frames.write_frame": {"": lambda data: write_frame(BytesIO(), {}, data)},
+    "jobs.pipeline.languages.language_of": {"": lambda data: language_of(text(data))},
+    "jobs.pipeline.media_types.media_type_of": {
+        "head": lambda data: media_type_of("a", data),
+        "head of a PDF": lambda data: media_type_of("a.pdf", data),
+        "name": lambda data: media_type_of(text(data), b""),
+        "declared": lambda data: media_type_of("", b"", text(data)),
+        "whole page": lambda data: media_types._begins_an_html_page(data),
+    },
+    "jobs.pipeline.media_types.utf16_without_bom": {"": utf16_without_bom},
+    "jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},
+    "jobs.pipeline.registry.Pipeline.run": {
+        "": lambda data: _PIPELINE.run(Source(data=data, filename="a.md", media_type=MARKDOWN)),
+    },
+}
+
+# What the watch must notice: the classes of patterns and calls that have hung programs like this one.
+_COMMENTS = re.compile(rb"\s*(?:<!--.*?-->\s*)*<html", re.S)
+_TRAILING = re.compile(r"[ \t]+$")
+_HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.M)
+SPECIMENS: dict[str, Subject] = {
+    "exponential": _COMMENTS.match,
+    "square": lambda data: _TRAILING.search(text(data)),
+    "square up to a limit": lambda data: _HEADING.search(text(data)[:65536]),
+    "marks": lambda data: unicodedata.normalize("NFC", text(data)),
+}
+
+SUBJECTS: dict[str, Subject] = {
+    **{f"{name} {way}".strip(): subject for name, ways in FED.items() for way, subject in ways.items()},
+    **SPECIMENS,
+}
+
+FURTHER_MODULES = ()
+"""Others than those of the pipeline, all of whose public functions are looked at as well."""
+
+_CHILD = "runs in the sandbox's child"
+_LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
+_INSTALLATION = "sees the installation and no document"
+EXEMPT: dict[str, str] = {
+    "jobs.pipeline.child.main": _CHILD,
+    "jobs.pipeline.frames.read_frame": _CHILD,
+    "jobs.pipeline.extract.Extract.build": _INSTALLATION,
+    "jobs.pipeline.extract.Extract.close": _INSTALLATION,
+    "jobs.pipeline.parser_process.ParserProcess.end": _LIMITS_HOLD,
+    "jobs.pipeline.parser_process.ParserProcess.is_alive": _LIMITS_HOLD,
+    "jobs.pipeline.parser_process.ParserProcess.pid": _LIMITS_HOLD,
+    "jobs.pipeline.parser_process.ParserProcess.read": _LIMITS_HOLD,
+    "jobs.pipeline.sandbox.Sandbox.children": _LIMITS_HOLD,
+    "jobs.pipeline.sandbox.Sandbox.close": _LIMITS_HOLD,
+    "jobs.pipeline.sandbox.Sandbox.read": _LIMITS_HOLD,
+    "jobs.pipeline.normalize.Normalize.process": "calls `normalized`, which is fed",
+    "jobs.pipeline.processor.Processor.build": _INSTALLATION,
+    "jobs.pipeline.processor.Processor.close": _INSTALLATION,
+    "jobs.pipeline.processor.Processor.process": "abstract",
+    "jobs.pipeline.processor.processor": _INSTALLATION,
+    "jobs.pipeline.registry.Pipeline.close": _INSTALLATION,
+    "jobs.pipeline.registry.Pipeline.load": _INSTALLATION,
+    "jobs.pipeline.registry.in_order": _INSTALLATION,
+    "jobs.pipeline.registry.installed_processors": _INSTALLATION,
+}
