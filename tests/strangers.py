@@ -98,6 +98,7 @@ EXEMPT: dict[str, str] = {
     "jobs.pipeline.extract.Extract.close": _INSTALLATION,
     "jobs.pipeline.parser_process.ParserProcess.end": _LIMITS_HOLD,
     "jobs.pipeline.parser_process.ParserProcess.is_alive": _LIMITS_HOLD,
+    "jobs.pipeline.parser_process.ParserProcess.is_idle": _LIMITS_HOLD,
     "jobs.pipeline.parser_process.ParserProcess.pid": _LIMITS_HOLD,
     "jobs.pipeline.parser_process.ParserProcess.read": _LIMITS_HOLD,
     "jobs.pipeline.sandbox.Sandbox.children": _LIMITS_HOLD,

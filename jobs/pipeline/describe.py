@@ -7,6 +7,7 @@ import re
 from jobs.pipeline.document import Document
 from jobs.pipeline.languages import language_of
 from jobs.pipeline.media_types import MARKDOWN
+from jobs.pipeline.normalize import normalized
 from jobs.pipeline.processor import Processor
 
 TITLE_CHARACTERS = 200
@@ -29,7 +30,7 @@ class Describe(Processor):
             words=_words_in(text),
             characters=len(text),
         )
-        return described.with_title(_shortened(document.title) or _title_of(document))
+        return described.with_title(_shortened(normalized(document.title or "")) or _title_of(document))
 
 
 def _words_in(text: str) -> int:

@@ -26,6 +26,10 @@ from jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_head
 from jobs.pipeline.limits import Limits
 
 START_SECONDS = 30.0
+_END_SECONDS = 5.0
+"""How long a child that is ending, or was killed, is waited for."""
+_MOST_REASON_CHARACTERS = 500
+_MOST_PAGES = 2**31 - 1
 _CHUNK_BYTES = 256 * 1024
 _STDERR_BYTES = 4096
 _KILLED_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
@@ -64,7 +68,16 @@ class ParserProcess:
         return self._popen.pid
 
     def is_alive(self) -> bool:
-        return self._popen.poll() is None
+        return self._popen.returncode is None and not self._waits_to_be_reaped(os.WEXITED)
+
+    def is_idle(self) -> bool:
+        """Whether it can take a document: alive, not stopped by a signal, and silent.
+
+        Bytes that belong to no question would pass for the answer about the next document.
+        """
+        poll = select.poll()
+        poll.register(self._descriptors[1], select.POLLIN)
+        return self.is_alive() and not self._is_stopped() and not poll.poll(0)
 
     def read(self, media_type: str, data: bytes) -> Reading:
         """The text of one document. After any exception the process is of no more use: `end()` it.
@@ -74,19 +87,16 @@ class ParserProcess:
         self.served += 1
         header, payload = self._exchange({"media_type": media_type}, data)
         if "reason" in header:
-            raise PipelineError(str(header["reason"]), str(header["message"]))
-        title, pages = header["title"], header["pages"]
-        return Reading(
-            text=payload.decode("utf-8"),
-            title=title if isinstance(title, str) else None,
-            pages=pages if isinstance(pages, int) else None,
-        )
+            raise _refusal(header)
+        return _reading(header, payload)
 
     def end(self) -> None:
-        """Kill the process and let go of its pipes. A process forked from the owner only lets go."""
+        """Kill the process and what it started, let go of its pipes. A process forked from the owner only lets go."""
         if os.getpid() == self.owner_pid:
-            self._popen.kill()
-            self._popen.wait()
+            if self._popen.returncode is None:
+                self._kill()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: reaped when that lets it go
+                self._popen.wait(_END_SECONDS)
         else:
             self._popen.returncode = 0  # not our child: nothing to wait for
         for pipe in self._pipes:
@@ -131,7 +141,7 @@ class ParserProcess:
             raise SandboxError(f"the parsing process was not ready within {START_SECONDS:g} s") from None
         if answer is None:
             raise SandboxError(
-                f"the parsing process ended at its start ({self._popen.wait()}) with {self.limits.memory_bytes} bytes "
+                f"the parsing process ended at its start ({self._returncode()}) with {self.limits.memory_bytes} bytes "
                 f"of memory allowed: {self._last_words() or 'it said nothing'}"
             )
 
@@ -140,13 +150,40 @@ class ParserProcess:
         try:
             answer = self._talk(outgoing, time.monotonic() + self.limits.wall_seconds)
         except TimeoutError:
+            if self._is_stopped():
+                raise SandboxError(f"the parsing process {self.pid} was stopped by a signal from outside") from None
             raise PipelineError(
                 Reason.WALL_CLOCK_LIMIT,
                 f"reading the document takes longer than the {self.limits.wall_seconds:g} s allowed",
             ) from None
         if answer is None:
-            raise self._verdict(self._popen.wait())
+            raise self._verdict(self._returncode())
         return answer
+
+    def _is_stopped(self) -> bool:
+        return self._waits_to_be_reaped(os.WSTOPPED)
+
+    def _waits_to_be_reaped(self, state: int) -> bool:
+        """Looked at only: as long as it is not reaped, nobody else can have its number, nor that of its group."""
+        try:
+            return os.waitid(os.P_PID, self.pid, state | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return state == os.WEXITED
+
+    def _kill(self) -> None:
+        """The process and what it may have started: it leads a session, so nobody else's processes are in its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _returncode(self) -> int:
+        """Of a process that has closed its pipe; one that does not end after that has failed on the document."""
+        deadline = time.monotonic() + _END_SECONDS
+        while self.is_alive():
+            if time.monotonic() > deadline:
+                raise _garbled("there is none, and it went on running")
+            time.sleep(0.001)
+        self._kill()
+        return self._popen.wait()
 
     def _talk(self, outgoing: Sequence[memoryview], deadline: float) -> tuple[Header, bytes] | None:
         """Send, receive one frame, drain stderr; None when the process has gone. TimeoutError at the deadline."""
@@ -169,8 +206,7 @@ class ParserProcess:
                 elif descriptor == from_child:
                     piece = os.read(from_child, _CHUNK_BYTES)
                     if not piece:
-                        while self._hear(errors):
-                            pass
+                        self._hear(errors)  # the end of it is in there: the pipe holds less than is read at once
                         return None
                     received += piece
                     if (frame := self._frame(received)) is not None:
@@ -211,7 +247,15 @@ class ParserProcess:
         body = LENGTHS.size + header_bytes
         if len(received) < body + payload_bytes:
             return None
-        return json.loads(received[LENGTHS.size : body]), bytes(received[body : body + payload_bytes])
+        if len(received) > body + payload_bytes:
+            raise _garbled("it is longer than it says")
+        try:
+            header = json.loads(received[LENGTHS.size : body])
+        except (ValueError, RecursionError) as error:
+            raise _garbled(f"its header is no JSON: {type(error).__name__}") from None
+        if not isinstance(header, dict):
+            raise _garbled("its header is no JSON object")
+        return header, bytes(received[body : body + payload_bytes])
 
     def _last_words(self) -> str:
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
@@ -235,3 +279,29 @@ class ParserProcess:
                 f"reading the document takes more than the {self.limits.memory_bytes} bytes of memory allowed",
             )
         return PipelineError(Reason.CRASHED, f"the parser crashed on the document ({name}){said and ': ' + said}")
+
+
+def _reading(header: Header, payload: bytes) -> Reading:
+    """What the child read, as far as it makes sense: a parser that was taken over may write anything."""
+    title, pages = header.get("title"), header.get("pages")
+    if not (title is None or isinstance(title, str)):
+        raise _garbled("its title is no text")
+    if not (pages is None or (type(pages) is int and 0 <= pages <= _MOST_PAGES)):
+        raise _garbled("its number of pages is none")
+    try:
+        return Reading(text=payload.decode("utf-8"), title=title, pages=pages)
+    except UnicodeDecodeError:
+        raise _garbled("its text is not UTF-8") from None
+
+
+def _refusal(header: Header) -> PipelineError:
+    try:
+        reason = Reason(str(header["reason"])[:_MOST_REASON_CHARACTERS])
+    except ValueError:
+        return _garbled("its reason is unknown")
+    message = str(header.get("message", ""))[:_MOST_REASON_CHARACTERS]
+    return PipelineError(reason, message.encode("utf-8", "replace").decode().replace("\0", ""))
+
+
+def _garbled(what: str) -> PipelineError:
+    return PipelineError(Reason.CRASHED, f"the parser's answer makes no sense: {what}")

@@ -77,9 +77,9 @@ class Sandbox:
 
     def _child(self) -> ParserProcess:
         child: ParserProcess | None = getattr(self._own, "child", None)
-        if child is not None and child.is_alive():
+        if child is not None and child.is_idle():
             return child
-        if child is not None:  # killed while it waited: nobody's document is at fault
+        if child is not None:  # killed or stopped while it waited, or untrue: not the next document's fault
             self._end(child)
         child = self._own.child = ParserProcess(self.limits)
         with self._lock:

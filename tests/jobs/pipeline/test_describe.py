@@ -66,6 +66,10 @@ def test_title_that_the_document_brings_is_kept() -> None:
     assert described("first line", title="  A \n title ").title == "A title"
 
 
+def test_title_that_the_document_brings_holds_nothing_the_database_refuses() -> None:
+    assert described("first line", title="A\x00 \ud800title").title == "A \ufffdtitle"
+
+
 @pytest.mark.parametrize(
     ("text", "title"),
     [
