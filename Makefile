@@ -36,11 +36,12 @@ demo: $(STAMP) ## start everything, process the samples, show the result
 test: $(STAMP) ## run the whole test suite
 	@$(BIN)/python -m pytest
 
-check: $(STAMP) ## lint, types, layers, schema drift
+check: $(STAMP) ## lint, types, layers, patterns, schema drift
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.patterns
 	@$(BIN)/docworker stack exec -- $(BIN)/alembic check
 
 format: $(STAMP) ## rewrite the code in the project's format
