@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     backoff_max: Seconds = 600
     max_faults: Count = 20
     """Conflicts, lost connections and the like that a job survives before it fails; they use up no attempts."""
+    max_given_back: int = Field(100, ge=1, le=10_000)
+    """How often in a row a job is given back undone, at stops or behind slower jobs, before that uses up an attempt."""
     succeeded_retention_days: Seconds = 7
     failed_retention_days: Seconds = 90
 

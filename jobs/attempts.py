@@ -38,6 +38,10 @@ class Attempt:
         self.claimed = claimed
         self.position = position
         self.settled = False
+        self.saw_stop = False
+        """Whether `should_stop` has told the job so, or the batch began no more because of a stop."""
+        self.failed_finish: BaseException | None = None
+        """What the last `finish` raised: a function that swallows it has not succeeded."""
         self.started = time.monotonic()
 
     @functools.cached_property
@@ -46,8 +50,17 @@ class Attempt:
 
     @property
     def should_stop(self) -> bool:
-        """A safe point: True when the job was cancelled or taken over, or the worker is shutting down."""
-        return stopping() or not leases().held(self.claimed)
+        """A safe point: True when the job was cancelled or taken over, or the worker is shutting down. A job that has
+        seen it may return undone: it is given back."""
+        if stopping() or not leases().held(self.claimed):
+            self.stop()
+            return True
+        return False
+
+    def stop(self) -> None:
+        """The job knows that it is to stop: what it leaves undone uses up no attempt."""
+        self.saw_stop = True
+        leases().excuse(self.claimed)
 
     def read(self, load: Callable[[Session], T]) -> T:
         """Run `load` in a read-only session that sees everything that was committed before this job was dispatched, and
@@ -56,11 +69,16 @@ class Attempt:
 
     def finish(self, effect: Effect | None = None) -> None:
         """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
-        with writing(self.organization_id) as session:
-            owned = ledger.lock_owned(session, [self.claimed])
-            if owned:
-                result = effect(session) if effect is not None else None
-                ledger.succeed(session, [(self.claimed, None if result is None else json.dumps(result))])
+        self.failed_finish = None
+        try:
+            with writing(self.organization_id) as session:
+                owned = ledger.lock_owned(session, [self.claimed])
+                if owned:
+                    result = effect(session) if effect is not None else None
+                    ledger.succeed(session, [(self.claimed, None if result is None else json.dumps(result))])
+        except BaseException as error:
+            self.failed_finish = error
+            raise
         self.settle("succeeded" if owned else "fenced")
 
     def settle(self, outcome: str) -> None:
@@ -86,10 +104,15 @@ class Batch:
         left is given back."""
         held = leases().held
         for number, attempt in enumerate(self.attempts):
-            if number and (stopping() or time.monotonic() > self._stop_at):
+            if number and stopping():
+                for unsettled in self.unsettled:
+                    unsettled.stop()
+                return
+            if number and time.monotonic() > self._stop_at:
                 return
             if held(attempt.claimed):
                 self.begun.append(attempt)
+                leases().begin(attempt.claimed)
                 yield attempt
             else:
                 attempt.settle("fenced")

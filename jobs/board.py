@@ -20,7 +20,7 @@ _HEADER_BYTES = mmap.PAGESIZE
 _COUNTS = slice(24, 40)
 _RECORD_BYTES = 48
 _TOKEN_BYTES = 16
-_FREE, _HELD = 0, 1
+_FREE, _HELD, _WORKING = 0, 1, 2
 
 
 class Board:
@@ -97,6 +97,8 @@ class Kept(NamedTuple):
 
     number: int
     record: bytes
+    is_working: bool
+    """Its job was begun, and has not seen a stop."""
 
     @property
     def key(self) -> ClaimKey:
@@ -134,6 +136,14 @@ class Place:
             self._owner[2] = number + 1
         self._states[number] = _HELD
 
+    def begin(self, number: int) -> None:
+        """The job works from now on."""
+        self._states[number] = _WORKING
+
+    def excuse(self, number: int) -> None:
+        """The job has seen that it is to stop."""
+        self._states[number] = _HELD
+
     def clear(self, number: int) -> None:
         self._states[number] = _FREE
 
@@ -151,16 +161,16 @@ class Place:
         """The claims that are held and not known to be lost."""
         states = bytes(self._states[: self._owner[2]])
         read = [
-            Kept(number, bytes(self._records[number * _RECORD_BYTES : (number + 1) * _RECORD_BYTES]))
+            Kept(number, bytes(self._records[number * _RECORD_BYTES : (number + 1) * _RECORD_BYTES]), state == _WORKING)
             for number, state in enumerate(states)
-            if state == _HELD
+            if state != _FREE
         ]
         return [one for one in read if not self.is_lost(one.number, one.record[32:])]
 
     def lose(self, owner: tuple[int, int], kept: Sequence[Kept]) -> list[Kept]:
         """Tell the owner that these are lost; returns those that it still held."""
-        held = set(self.kept()) if self.owner == owner else set()
-        still = [one for one in kept if one in held]
+        held = {(one.number, one.record) for one in self.kept()} if self.owner == owner else set()
+        still = [one for one in kept if (one.number, one.record) in held]
         for one in still:
             self._lost[one.number * _TOKEN_BYTES : (one.number + 1) * _TOKEN_BYTES] = one.record[32:]
         return still

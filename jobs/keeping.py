@@ -14,7 +14,7 @@ import structlog
 from db import ledger
 from db.continuity import Continuity
 from db.engines import database
-from db.ledger import ClaimKey
+from db.ledger import Failure
 from db.sessions import TenantSession
 from db.transactions import ask_clock
 from jobs.board import Board, Kept, Place
@@ -27,7 +27,13 @@ LOOK_SECONDS = 1.0
 GIVE_BACK_MARGIN_SECONDS = 1.0
 """Time to give jobs back before the deadline, when the process may be killed."""
 
-_Step = Callable[[TenantSession, Sequence[ClaimKey]], set[UUID]]
+_STOPPED = Failure(
+    "WorkerStopped",
+    "its worker shut down and the job did not stop in time: look at attempt.should_stop between pieces of the work, "
+    "or raise DOCWORKER_SHUTDOWN_TIMEOUT",
+)
+
+_Step = Callable[[TenantSession, Sequence[Kept]], set[UUID]]
 """Does something for the claims of one organization and returns the ids that stay held."""
 
 
@@ -94,19 +100,22 @@ def _those_not_held_after(step: _Step, kept: Iterable[Kept]) -> list[Kept]:
     by_organization = sorted(kept, key=lambda one: one.record)
     for _, group in groupby(by_organization, key=lambda one: one.record[:16]):
         mine = list(group)
-        keys = [one.key for one in mine]
-        with TenantSession(current.cluster().ledger, keys[0].organization_id, current.settings) as session:
-            held = step(session, keys)
+        with TenantSession(current.cluster().ledger, mine[0].key.organization_id, current.settings) as session:
+            held = step(session, mine)
             session.commit()
-        lost += [one for one, key in zip(mine, keys, strict=True) if key.id not in held]
+        lost += [one for one in mine if one.key.id not in held]
     return lost
 
 
-def _renew(session: TenantSession, claimed: Sequence[ClaimKey]) -> set[UUID]:
-    return ledger.renew(session, claimed, lease_seconds=database().settings.lease)
+def _renew(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:
+    return ledger.renew(session, [one.key for one in kept], lease_seconds=database().settings.lease)
 
 
-def _give_back(session: TenantSession, claimed: Sequence[ClaimKey]) -> set[UUID]:
-    given = ledger.give_back(session, claimed)
-    log.info("jobs.given_back", jobs=len(given), reason="shutdown")
+def _give_back(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:
+    """At the deadline of a stop. Who works on and has not even looked pays for it."""
+    ledger.lock_owned(session, [one.key for one in kept])  # all of them in one order
+    charged = ledger.charge(session, [one.key for one in kept if one.is_working], _STOPPED)
+    others = [one.key for one in kept if not one.is_working]
+    given = ledger.give_back(session, others, most=database().settings.max_given_back)
+    log.info("jobs.given_back", jobs=len(given), charged=len(charged), reason="shutdown")
     return set()

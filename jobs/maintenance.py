@@ -57,7 +57,7 @@ def _in_chunks(attempt: Attempt, step: Callable[[Session], int], then: Callable[
 
 def _finish(attempt: Attempt, **counted: int) -> None:
     """An attempt that was stopped is not done: it is given back and goes on where it was."""
-    if not attempt.should_stop:
+    if not attempt.saw_stop:
         attempt.finish(lambda _: counted)
 
 

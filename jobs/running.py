@@ -69,6 +69,18 @@ class Leases:
         place = self._place
         return number is not None and place is not None and not place.is_lost(number, token.bytes)
 
+    def begin(self, claimed: Claimed) -> None:
+        """From here on the deadline of a stop uses up the job's attempt, unless it sees the stop."""
+        number = self._held.get(claimed.claim_token)
+        if number is not None and self._place is not None:
+            self._place.begin(number)
+
+    def excuse(self, claimed: Claimed) -> None:
+        """The job has seen the stop."""
+        number = self._held.get(claimed.claim_token)
+        if number is not None and self._place is not None:
+            self._place.excuse(number)
+
     @contextmanager
     def holding(self, claimed: Sequence[Claimed]) -> Iterator[None]:
         try:

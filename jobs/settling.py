@@ -1,43 +1,95 @@
-"""How attempts end that did not succeed: retried, failed, or given back, whatever the database does meanwhile."""
+"""How attempts end: by what their function left undone, raised, or was asked to stop, whatever the database does.
+
+Every end uses up an attempt and leaves a reason, but for jobs that were not begun, or that were asked to stop and saw
+it: those are given back.
+"""
 
 import random
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 from uuid import UUID
 
 import structlog
-from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from db import ledger
 from db.engines import database
-from db.faults import Fault, classify
+from db.faults import Fault
 from db.ledger import Failure
 from db.sessions import writing
 from jobs import metrics
 from jobs.attempts import Attempt, Batch, settle
-from jobs.kinds import Kind
+from jobs.reasons import beginning_of, class_name, failure_of, fault_of, message_of
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+_LEFT_UNSETTLED = Failure(
+    "LeftUnsettled",
+    "its function returned and had neither finished the job nor seen a stop: settle each attempt of a batch, "
+    "with attempt.finish() or settle_error()",
+)
 
-def blamed(batch: Batch, error: BaseException) -> list[Attempt]:
+
+def end(batch: Batch, error: BaseException | None = None) -> None:
+    """Settle what a function has left unsettled when it returned, or raised `error`. Raises nothing.
+
+    The soft limit may strike in here as well, but only once; when the database stays away, the leases end.
+    """
+    for is_last in (False, True):
+        try:
+            _end(batch, error)
+        except BaseException as trouble:  # noqa: BLE001 - nothing may make these jobs look as if they had not run
+            if is_last or _may_pass(trouble):
+                jobs = [str(one.id) for one in batch.unsettled]
+                log.error("attempts.end_not_written", kind=batch.kind.name, jobs=jobs, error=_logged(trouble))  # noqa: TRY400
+                return
+        else:
+            return
+
+
+def _end(batch: Batch, error: BaseException | None) -> None:
+    if error is not None:
+        if not batch.unsettled:
+            log.warning("task.failed_after_its_jobs_ended", kind=batch.kind.name, error=_logged(error))
+        for attempt in _blamed(batch, error):
+            settle_error(attempt, error)
+    else:
+        for attempt in _begun(batch):
+            if attempt.failed_finish is not None:
+                settle_error(attempt, attempt.failed_finish)
+            else:
+                _settle_failure(attempt, Fault.UNKNOWN, _LEFT_UNSETTLED)
+    _give_back(batch)
+
+
+def _blamed(batch: Batch, error: BaseException) -> list[Attempt]:
     """Those an error is held against: not jobs that nobody has begun, unless the next attempt would fail the same way
     and has to wait."""
-    if not batch.begun or classify(error).is_infrastructure:
-        return batch.unsettled
-    return [attempt for attempt in batch.begun if not attempt.settled]
+    if fault_of(error).is_infrastructure:
+        return _not_stopped(batch.unsettled)
+    return _begun(batch)
+
+
+def _begun(batch: Batch) -> list[Attempt]:
+    """The unsettled ones that were begun and saw no stop. A function that takes none of its jobs has begun them all:
+    else it would get them again for ever."""
+    took_any = batch.begun or len(batch.unsettled) < len(batch.attempts)
+    return _not_stopped(batch.begun if took_any else batch.attempts)
+
+
+def _not_stopped(attempts: Iterable[Attempt]) -> list[Attempt]:
+    return [attempt for attempt in attempts if not attempt.settled and not attempt.saw_stop]
 
 
 def settle_error(attempt: Attempt, error: BaseException) -> None:
     """Retry or fail one job by what its error means; the reason is kept with it."""
+    _settle_failure(attempt, fault_of(error), failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds))
+
+
+def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
     settings = database().settings
-    fault = classify(error)
-    failure = _failure_of(error, attempt.kind)
     claimed = attempt.claimed
 
     def record(session: Session) -> str | None:
@@ -55,6 +107,9 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
 
     state = _insist(attempt.organization_id, record)
     outcome = _outcome(attempt, state)
+    attempt.settle(outcome)
+    if outcome == "retried":
+        metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
     log.warning(
         "attempt.ended",
         job=str(claimed.id),
@@ -62,21 +117,13 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
         attempt=claimed.attempt,
         outcome=outcome,
         fault=fault.value,
-        error=failure.message,
+        error_class=failure.error_class,
+        error=beginning_of(failure.message),
     )
-    if outcome == "retried":
-        metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
-    attempt.settle(outcome)
 
 
-def _failure_of(error: BaseException, kind: Kind) -> Failure:
-    """Of a database error the server's own words: SQLAlchemy adds the whole statement."""
-    if isinstance(error, SoftTimeLimitExceeded):
-        message = f"ran longer than its soft limit of {kind.soft_limit_seconds:g} s"
-        return Failure("SoftTimeLimitExceeded", message, "".join(traceback.format_exception(error)))
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    message = str(original).strip() or type(original).__name__
-    return Failure(type(original).__name__, message, "".join(traceback.format_exception(error)))
+def _logged(error: BaseException) -> str:
+    return beginning_of(f"{class_name(error)}: {message_of(error)}")
 
 
 def _outcome(attempt: Attempt, state: str | None) -> str:
@@ -87,14 +134,21 @@ def _outcome(attempt: Attempt, state: str | None) -> str:
     return finished.get(attempt.id, "fenced")
 
 
-def give_back(batch: Batch) -> None:
-    """Return what the batch has left unsettled to the queue, at no cost to its attempts."""
+def _give_back(batch: Batch) -> None:
+    """Return what is still unsettled to the queue, at no cost to its attempts unless that goes on and on."""
     left = batch.unsettled
     if not left:
         return
-    given = _insist(batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left]))
-    settle([attempt for attempt in left if attempt.id in given], "given_back")
-    settle([attempt for attempt in left if attempt.id not in given], "fenced")
+    most = database().settings.max_given_back
+    ended = _insist(
+        batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
+    )
+    by_outcome: dict[str, list[Attempt]] = {}
+    for attempt in left:
+        by_outcome.setdefault(ended.get(attempt.id, "fenced"), []).append(attempt)
+    for outcome, attempts in by_outcome.items():
+        settle(attempts, outcome)
+        log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)
 
 
 def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
@@ -111,7 +165,7 @@ def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
 
 
 def _may_pass(error: BaseException) -> bool:
-    fault = classify(error)
+    fault = fault_of(error)
     return fault.is_infrastructure or fault is Fault.SERIALIZATION
 
 

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from jobs.attempts import Attempt as Attempt
 from jobs.attempts import Batch as Batch
 from jobs.kinds import Kind, arguments_of
 from jobs.running import leases
-from jobs.settling import blamed, give_back, settle_error
+from jobs.settling import end
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,8 @@ class Limits(TypedDict, total=False):
 def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) -> Any:
     """Make a Celery task of `function(attempt, **arguments)`, which runs one job.
 
-    The function ends its job with `attempt.finish(effect)`; if it just returns, the job succeeds with no effect.
+    The function ends its job with `attempt.finish(effect)`; if it just returns, the job succeeds with no effect, unless
+    `attempt.should_stop` has told it to stop: then it is given back.
     Arguments are validated against its signature when a job is enqueued.
     """
 
@@ -60,7 +62,7 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
                 function(
                     attempt, **{name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
                 )
-                if not attempt.settled and not attempt.should_stop:
+                if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
                     attempt.finish()
 
         named = Limits(name=function.__name__) | limits
@@ -72,7 +74,8 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
 def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
     """Make a Celery task of `function(batch)`, which runs up to `batch_size` jobs of one organization.
 
-    The function settles each attempt it finishes; what it leaves unsettled is given back without using an attempt.
+    The function settles each attempt that it gets by iterating over the batch. One that it leaves unsettled has failed;
+    one that it never came to is given back, and so are all when the worker stops, without using an attempt.
     """
 
     def decorate(function: Callable[[Batch], None]) -> Any:
@@ -88,7 +91,8 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         if job_ids is None:
             enter(self.kind, UUID(organization_id), UUID(self.request.id), arguments)
         else:
-            run_message(self.kind, UUID(organization_id), [UUID(one) for one in job_ids], UUID(self.request.id))
+            with suppress(KeyboardInterrupt):  # a worker handles the real one by a signal
+                run_message(self.kind, UUID(organization_id), [UUID(one) for one in job_ids], UUID(self.request.id))
 
     # Celery would check calls against the wrapped function's signature.
     del run.__wrapped__
@@ -144,14 +148,12 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
 def _run(batch: Batch) -> None:
     try:
         batch.kind.run(batch)
-    except Exception as error:  # also the soft time limit
-        to_blame = blamed(batch, error)
-        for attempt in to_blame:
-            settle_error(attempt, error)
-        if not to_blame:
-            log.exception("task.failed_after_its_jobs_ended", kind=batch.kind.name)
-    finally:
-        give_back(batch)
+    except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
+        end(batch, error)
+        if issubclass(type(error), KeyboardInterrupt):
+            raise
+    else:
+        end(batch)
 
 
 @functools.cache

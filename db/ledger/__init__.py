@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, ClaimKey, claim, give_back, renew
+from db.ledger.claim import Claim, Claimed, ClaimKey, claim, renew
 from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
 from db.ledger.dispatch import (
     JUST_SENT_SECONDS,
@@ -23,7 +23,17 @@ from db.ledger.dispatch import (
     undispatch,
 )
 from db.ledger.enqueue import Enqueued, enqueue_statement
-from db.ledger.finish import Failure, fail, finished_as, lock_owned, record_cursor, retry, succeed
+from db.ledger.finish import (
+    Failure,
+    charge,
+    fail,
+    finished_as,
+    give_back,
+    lock_owned,
+    record_cursor,
+    retry,
+    succeed,
+)
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from db.ledger.values import as_json
 
@@ -42,6 +52,7 @@ __all__ = [
     "as_json",
     "begin_judging",
     "cancel",
+    "charge",
     "claim",
     "count_by_state",
     "count_live",

@@ -1,4 +1,4 @@
-"""A worker takes jobs, keeps them, and gives back what it cannot do.
+"""A worker takes jobs and keeps them.
 
 A claim counts the attempt before the work, so that a job which kills its worker uses its attempts up. Who claims gets
 a fresh random token; everything written later is guarded by it.
@@ -141,26 +141,6 @@ def renew(session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seco
     session.execute(text("SET LOCAL synchronous_commit = off"))
     session.execute(_RENEW, parameters)
     return set(session.scalars(_STILL_HELD, parameters))
-
-
-_GIVE_BACK = text(f"""
-WITH held AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
-    WHERE {OWNED}
-    ORDER BY id FOR NO KEY UPDATE
-)
-UPDATE ledger.jobs AS job
-SET state = 'queued', attempt = job.attempt - 1, claim_token = NULL, lease_expires_at = NULL, run_until = NULL,
-    claimed_by = NULL, run_at = clock_timestamp()
-FROM held
-WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
-RETURNING job.id
-""")  # noqa: S608
-
-
-def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> set[UUID]:
-    """Return jobs that were not done to the queue at once, as if they had never been claimed; returns their ids."""
-    return set(session.scalars(_GIVE_BACK, mine(session, claimed)))
 
 
 def mine(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> dict[str, Any]:

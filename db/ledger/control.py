@@ -74,7 +74,14 @@ def cancel(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[U
 def retry_failed(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:
     """`failed | cancelled -> queued`, with all attempts anew. Only failed ones unless ids are named."""
     states = (JobState.FAILED, JobState.CANCELLED) if ids else (JobState.FAILED,)
-    fresh = {"attempt": 0, "faults": 0, "finished_at": None, "run_at": func.clock_timestamp(), "dispatches": 0}
+    fresh = {
+        "attempt": 0,
+        "faults": 0,
+        "given_back": 0,
+        "finished_at": None,
+        "run_at": func.clock_timestamp(),
+        "dispatches": 0,
+    }
     # It has been claimed before, or is taken for it: a job retried by hand never folds with a newer one.
     seen = {"claimed_at": func.coalesce(Job.claimed_at, func.clock_timestamp())}
     return _change(session, wanted, ids, states, state=JobState.QUEUED, **fresh, **seen)

@@ -12,13 +12,16 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from db.ledger.claim import OWNED, Claimed, mine
+from db.ledger.claim import OWNED, Claimed, ClaimKey, mine
 from db.sessions import organization_of
+
+MOST_KEPT = 20_000
+"""Characters of an error's message, or of its traceback, that are kept with the job."""
 
 _LOCK_OWNED = text(f"SELECT id FROM ledger.jobs WHERE {OWNED} ORDER BY id FOR NO KEY UPDATE")  # noqa: S608
 
 
-def lock_owned(session: Session, claimed: Sequence[Claimed]) -> set[UUID]:
+def lock_owned(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> set[UUID]:
     """Lock the jobs this attempt still owns, in id order, and return their ids. The others are fenced: rescued,
     cancelled or run by somebody else meanwhile."""
     return set(session.scalars(_LOCK_OWNED, mine(session, claimed)))
@@ -70,7 +73,7 @@ UPDATE ledger.jobs
 SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN used_up THEN clock_timestamp() END,
     run_at = CASE WHEN used_up THEN run_at ELSE clock_timestamp() + :delay * interval '1 second' END,
-    attempt = CASE WHEN :uses_attempt OR used_up THEN attempt ELSE attempt - 1 END,
+    attempt = CASE WHEN :uses_attempt OR used_up THEN attempt ELSE attempt - 1 END, given_back = 0,
     faults = CASE WHEN :uses_attempt THEN faults ELSE faults + 1 END,
     claim_token = CASE WHEN used_up THEN claim_token END, lease_expires_at = NULL, run_until = NULL,
     error_class = :error_class, error_message = :message, error_traceback = :traceback
@@ -106,18 +109,85 @@ def _failure_of(session: Session, claimed: Claimed, failure: Failure) -> dict[st
         "organization_id": organization_of(session),
         "id": claimed.id,
         "token": claimed.claim_token,
-        "error_class": _printable(failure.error_class),
-        "message": _printable(failure.message),
-        "traceback": None if failure.traceback is None else _printable(failure.traceback),
+        **_kept(failure),
+    }
+
+
+def _kept(failure: Failure) -> dict[str, str | None]:
+    traceback = failure.traceback
+    return {
+        "error_class": _printable(failure.error_class)[:MOST_KEPT],
+        "message": _printable(failure.message)[:MOST_KEPT],
+        "traceback": None if traceback is None else cut_in_the_middle(_printable(traceback), MOST_KEPT),
     }
 
 
 def _printable(message: str) -> str:
-    return message.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()[:20_000]
+    return message.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def cut_in_the_middle(text: str, most: int) -> str:
+    """At most about `most` characters, from both ends: a traceback tells the most at its end, then at its beginning."""
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n… {left_out} characters are left out here …\n{text[-half:]}"
+
+
+# Nobody is to blame for an attempt that is given back, unless it happens again and again: that one counts, with a
+# reason. One statement for all jobs of a message, and the state is looked at by the lock alone.
+_GIVE_BACK = text(f"""
+WITH held AS MATERIALIZED (
+    SELECT id, given_back >= :most AS counts, given_back >= :most AND attempt >= max_attempts AS used_up
+    FROM ledger.jobs
+    WHERE {OWNED}
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE ledger.jobs AS job
+SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
+    finished_at = CASE WHEN used_up THEN clock_timestamp() END,
+    run_at = CASE WHEN used_up THEN job.run_at ELSE clock_timestamp() END,
+    attempt = CASE WHEN counts THEN job.attempt ELSE job.attempt - 1 END,
+    given_back = CASE WHEN counts THEN 0 ELSE job.given_back + 1 END,
+    claim_token = CASE WHEN used_up THEN job.claim_token END, lease_expires_at = NULL, run_until = NULL,
+    claimed_by = CASE WHEN counts THEN job.claimed_by END,
+    error_class = CASE WHEN counts THEN :error_class ELSE job.error_class END,
+    error_message = CASE WHEN counts THEN :message ELSE job.error_message END,
+    error_traceback = CASE WHEN counts THEN NULL ELSE job.error_traceback END
+FROM held
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
+RETURNING job.id, CASE WHEN used_up THEN 'failed' WHEN counts THEN 'retried' ELSE 'given_back' END
+""")  # noqa: S608
+
+
+def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: int) -> dict[UUID, str]:
+    """Return jobs to the queue at once, as if they had never been claimed: they were not begun, or were asked to stop.
+
+    After `most` times in a row, with no end of an attempt and no move of the cursor between, it counts as an attempt.
+    Returns what became of each job that was still owned: given_back, retried, or failed when its attempts are used up.
+    """
+    reason = Failure(
+        "GivenBack",
+        f"given back {most} times in a row and never done: its worker stopped each time, or it came after slower jobs "
+        "of its batch; give it smaller pieces, or raise DOCWORKER_MAX_GIVEN_BACK",
+    )
+    return _give_back(session, claimed, reason, most)
+
+
+def charge(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure) -> dict[UUID, str]:
+    """`running -> queued` at once, or `failed` when attempts are used up: these attempts are over and count, for this
+    reason. Returns what became of each job that was still owned: retried or failed."""
+    return _give_back(session, claimed, failure, 0)
+
+
+def _give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure, most: int) -> dict[UUID, str]:
+    rows = session.execute(_GIVE_BACK, {**mine(session, claimed), **_kept(failure), "most": most})
+    return {job_id: outcome for job_id, outcome in rows}  # noqa: C416 - rows are not pairs to dict's type
 
 
 _RECORD_CURSOR = text("""
-UPDATE ledger.jobs SET cursor = :cursor, children = coalesce(children, 0) + :added
+UPDATE ledger.jobs SET cursor = :cursor, children = coalesce(children, 0) + :added, given_back = 0
 WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
 RETURNING id
 """).bindparams(bindparam("cursor", type_=JSONB))

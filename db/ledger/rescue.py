@@ -34,7 +34,8 @@ WITH expired AS MATERIALIZED (
 UPDATE ledger.jobs AS job
 SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN attempt >= max_attempts THEN clock_timestamp() END,
-    alone = true, claim_token = NULL, lease_expires_at = NULL, run_until = NULL, run_at = clock_timestamp(),
+    alone = true, given_back = 0,
+    claim_token = NULL, lease_expires_at = NULL, run_until = NULL, run_at = clock_timestamp(),
     error_class = 'LeaseExpired',
     error_message = format('attempt %s of %s on %s gave no sign of life: its worker was killed, froze or lost its '
                            'connection, or the job ran longer than its limit', attempt, max_attempts, claimed_by),

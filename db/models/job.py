@@ -27,7 +27,7 @@ class Job(TenantOwned, Base):
     """One piece of work of one organization.
 
     `attempt` counts runs, `claim_token` fences them and stays as the mark of the run that finished; `faults` counts
-    runs given back through no fault of the job.
+    runs that ended through no fault of the job; `given_back` counts the runs in a row that were given back undone.
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
@@ -43,6 +43,7 @@ class Job(TenantOwned, Base):
     attempt: Mapped[int] = mapped_column(SmallInteger, default=0)
     max_attempts: Mapped[int] = mapped_column(SmallInteger)
     faults: Mapped[int] = mapped_column(SmallInteger, default=0)
+    given_back: Mapped[int] = mapped_column(SmallInteger, default=0, server_default=text("0"))
     alone: Mapped[bool] = mapped_column(default=False)
     message_id: Mapped[UUID | None]
     dispatches: Mapped[int] = mapped_column(SmallInteger, default=0)

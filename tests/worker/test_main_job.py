@@ -18,7 +18,7 @@ from jobs.enqueue import enqueue, enqueue_many
 from tests.processes import Process, Processes
 from tests.tenants import Tenant
 from tests.waiting import eventually
-from tests.worker.trial_jobs import hold_job, obey_job, overrun, poison
+from tests.worker.trial_jobs import hold_job, leave, obey_job, overrun, poison
 from tests.worker.trials import install_trial_tasks
 
 
@@ -106,7 +106,13 @@ def job_of(job_id: UUID) -> Job:
         return ledger.get(session, job_id)
 
 
-def test_sigterm_gives_back_what_cannot_finish_and_uses_no_attempt(
+def cancel(job_id: UUID) -> None:
+    """So that it takes no worker's place in the tests that follow."""
+    with overseeing() as session:
+        ledger.cancel(session, ledger.Filter(), [job_id])
+
+
+def test_at_the_end_of_a_stop_a_job_that_never_looked_goes_back_and_has_used_an_attempt(
     tenant: Tenant, trial_kinds: Path, dispatcher: Process, processes: Processes
 ) -> None:
     worker = start_worker(processes, {"DOCWORKER_SHUTDOWN_TIMEOUT": "3"})
@@ -117,7 +123,53 @@ def test_sigterm_gives_back_what_cannot_finish_and_uses_no_attempt(
     dispatcher.kill9()
     assert worker.stop(within_seconds=20) == 0
     job = job_of(job_id)
-    assert (job.state, job.attempt) == ("queued", 0)
+    assert (job.state, job.attempt, job.error_class) == ("queued", 1, "WorkerStopped")
+    cancel(job_id)
+
+
+def test_a_job_that_stops_when_asked_goes_back_and_has_used_no_attempt(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+) -> None:
+    path = trial_kinds / "path"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, obey_job, path=str(path))
+    eventually(path.exists, within_seconds=20, what="the job to run")
+    dispatcher.kill9()
+    assert worker.stop(within_seconds=30) == 0
+    job = job_of(job_id)
+    assert (job.state, job.attempt, job.given_back) == ("queued", 0, 1)
+    cancel(job_id)
+
+
+def test_a_job_that_returns_during_a_stop_has_succeeded(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+) -> None:
+    begun, release = trial_kinds / "begun", trial_kinds / "release"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, hold_job, path=str(begun), release=str(release))
+    eventually(begun.exists, within_seconds=20, what="the job to run")
+    worker.send(signal.SIGTERM)
+    worker.wait_for_log("worker.stopping")
+    release.touch()
+    assert worker.wait(within_seconds=30) == 0
+    assert (job_of(job_id).state, job_of(job_id).attempt) == ("succeeded", 1)
+    assert begun.read_text().count("finished") == 1
+
+
+def test_a_child_survives_a_job_that_exits_and_the_job_fails_in_the_end(
+    tenant: Tenant, trial_kinds: Path, dispatcher: Process, processes: Processes
+) -> None:
+    environment = {"DOCWORKER_WORKER_PROCESSES": "1", "DOCWORKER_BACKOFF_BASE": "0.1"}
+    worker = start_worker(processes, environment)
+    children = worker.children
+    path = trial_kinds / "path"
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, leave, path=str(path))
+    eventually(lambda: job_of(job_id).state == "failed", within_seconds=30, what="the job to fail")
+    job = job_of(job_id)
+    assert (job.attempt, job.error_class, job.error_message) == (2, "SystemExit", "3")
+    assert path.read_text().splitlines() == [f"begun {pid}" for pid in children * 2]
+    assert worker.children == children
 
 
 def test_a_job_that_kills_its_worker_fails_in_the_end_and_takes_nobody_with_it(

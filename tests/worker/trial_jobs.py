@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 from pathlib import Path
 
 from jobs.task import Attempt, job
@@ -39,6 +40,13 @@ def occupy(attempt: Attempt, path: str, seconds: int) -> None:
 def poison(attempt: Attempt) -> None:
     """Kill the process it runs in."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(name="trial.leave", max_attempts=2)
+def leave(attempt: Attempt, path: str) -> None:
+    """Append `begun PID` and ask for the exit of the process."""
+    _append(path, f"begun {os.getpid()}")
+    sys.exit(3)
 
 
 @job(name="trial.overrun", max_attempts=1, soft_limit_seconds=1, hard_limit_seconds=30)

@@ -19,7 +19,8 @@ STEPS: dict[str, Step] = {
     "succeed": lambda session, one: ledger.succeed(session, [(one, None)]),
     "fail": lambda session, one: ledger.fail(session, one, FAILURE),
     "retry": lambda session, one: ledger.retry(session, one, FAILURE, delay_seconds=0, uses_attempt=True, max_faults=5),
-    "give_back": lambda session, one: ledger.give_back(session, [one]),
+    "give_back": lambda session, one: ledger.give_back(session, [one], most=1),
+    "charge": lambda session, one: ledger.charge(session, [one], FAILURE),
     "renew": lambda session, one: ledger.renew(session, [one], lease_seconds=10),
     "record_cursor": lambda session, one: ledger.record_cursor(session, one, {"after": "x"}, children_added=1),
 }

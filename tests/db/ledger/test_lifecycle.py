@@ -108,9 +108,54 @@ def test_a_job_that_loses_every_lease_fails_with_that_reason(steps: Steps) -> No
 def test_giving_back_uses_no_attempt(steps: Steps) -> None:
     (claimed,) = steps.run()
     with writing(steps.organization_id) as session:
-        assert ledger.give_back(session, [claimed]) == {claimed.id}
+        assert ledger.give_back(session, [claimed], most=1) == {claimed.id: "given_back"}
     job = steps.job(claimed.id)
     assert (job.state, job.attempt) == ("queued", 0)
+
+
+def give_back(steps: Steps, job_id: UUID, *, most: int) -> str:
+    steps.dispatch()
+    with writing(steps.organization_id) as session:
+        return ledger.give_back(session, steps.claim([job_id]), most=most)[job_id]
+
+
+def test_giving_back_again_and_again_uses_attempts_and_then_fails(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(max_attempts=2)
+    outcomes = [give_back(steps, job_id, most=1) for _ in range(4)]
+    assert outcomes == ["given_back", "retried", "given_back", "failed"]
+    job = steps.job(job_id)
+    assert (job.state, job.attempt, job.error_class, job.finished_at is None) == ("failed", 2, "GivenBack", False)
+
+
+@pytest.mark.parametrize("progress", ["cursor", "retry", "rescue"])
+def test_progress_starts_the_count_of_what_is_given_back_again(steps: Steps, progress: str) -> None:
+    (job_id,) = steps.enqueue()
+    give_back(steps, job_id, most=1)
+    (message,) = steps.dispatch()
+    (claimed,) = steps.claim([job_id], message_id=message.id)
+    with writing(steps.organization_id) as session:
+        if progress == "cursor":
+            assert ledger.record_cursor(session, claimed, {"after": "x"}, children_added=1)
+        elif progress == "retry":
+            ledger.retry(session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=False, max_faults=9)
+    if progress == "rescue":
+        steps.expire([job_id])
+        steps.rescue()
+    assert steps.job(job_id).given_back == 0
+
+
+def test_a_charged_attempt_counts_and_keeps_its_reason(steps: Steps) -> None:
+    first, last = steps.run(2, max_attempts=2)
+    for _ in range(2):
+        with writing(steps.organization_id) as session:
+            outcomes = ledger.charge(session, [first], ledger.Failure("Stopped", "did not look"))
+        job = steps.job(first.id)
+        assert (job.error_class, job.error_message, job.given_back) == ("Stopped", "did not look", 0)
+        if outcomes == {first.id: "retried"}:
+            steps.dispatch()
+            (first,) = steps.claim([first.id])
+    assert (outcomes, job.state, job.attempt) == ({first.id: "failed"}, "failed", 2)
+    assert steps.job(last.id).state == "running"
 
 
 def test_a_retry_waits_and_keeps_the_reason(steps: Steps) -> None:
@@ -163,7 +208,8 @@ def test_nothing_revives_a_cancelled_job(steps: Steps) -> None:
     with overseeing() as session:
         ledger.cancel(session, ledger.Filter(), [claimed.id])
     with writing(steps.organization_id) as session:
-        assert ledger.give_back(session, [claimed]) == set()
+        assert ledger.give_back(session, [claimed], most=1) == {}
+        assert ledger.charge(session, [claimed], ledger.Failure("E", "m")) == {}
         assert ledger.renew(session, [claimed], lease_seconds=10) == set()
         retried = ledger.retry(
             session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=True, max_faults=1
@@ -227,7 +273,7 @@ def test_after_a_claim_the_intervals_grow_anew(steps: Steps) -> None:
             ledger.requeue_overdue(session)
     steps.dispatch()
     with writing(steps.organization_id) as session:
-        ledger.give_back(session, steps.claim([job_id]))
+        ledger.give_back(session, steps.claim([job_id]), most=1)
     steps.dispatch()
     with overseeing() as session:
         (row,) = session.execute(_REMAINING, {"id": job_id}).all()
