@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Dialect, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from db import asking, metrics
+from db import asking, loading, metrics
 from db.answering import QUESTION_SECONDS, BoundedAsyncConnection, BoundedConnection
 from db.capacity import LIMITS, check_connections
 from db.errors import ConfigurationError, DemotedMasterError
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 # A list of texts as text is quoted and escaped item by item, in Python here and in the parser there.
 _ADAPTERS = psycopg.adapt.AdaptersMap(psycopg.adapters)
 _ADAPTERS.register_dumper(list, ListBinaryDumper)
+loading.register(_ADAPTERS)
 
 PING_AFTER_SECONDS = 1.0
 """A connection that was idle for longer is pinged before it is lent; sessions notice the others when they begin."""

@@ -41,3 +41,6 @@ REPLICA_HEALTHY = Gauge(
 LONG_SESSIONS = Counter("docworker_long_sessions_total", "Sessions open for longer than they should be.")
 CONFLICTS = Counter("docworker_conflicts_total", "Writes that met a newer row, by what was written.", ("subject",))
 GIVEN_UP = Counter("docworker_unanswered_exchanges_total", "Connections given up because the server fell silent.")
+UNREADABLE_JOBS = Counter(
+    "docworker_unreadable_jobs_total", "Jobs that were failed because no worker could read or run their row."
+)

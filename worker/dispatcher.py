@@ -36,6 +36,8 @@ _SWEEP_SECONDS = 0.5
 _READY_SECONDS = 5.0
 _HELD_UP_SECONDS = 5.0
 """Between planning and publishing. By then another one plans, and may have found these messages overdue."""
+_SET_ASIDE_SECONDS = 60.0
+_SHOWN = 100
 _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
 _STUCK_AFTER_SECONDS = 120.0
@@ -45,9 +47,16 @@ see."""
 
 OVERDUE = Counter("docworker_overdue_jobs_total", "Dispatched jobs that nobody claimed in time.")
 UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.")
+LANES_SET_ASIDE = Gauge(
+    "docworker_lanes_set_aside", "Queues whose jobs the server refuses to dispatch; the log says why. Tried again."
+)
 PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
 BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
 OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
+
+
+class _LaneSetAsideError(Exception):
+    """A lane cannot be dispatched; the transaction that tried is lost."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Dispatcher:
         self.judge = Judge(settings.lease)
         self._turns = Turns()
         self._unknown: set[str] = set()
+        self._set_aside: dict[tuple[object, ...], float] = {}
         self._stopping = False
         self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
@@ -166,20 +176,27 @@ class Dispatcher:
         we are killed before that, the jobs are dispatched again when they are overdue."""
         asked_at = time.monotonic()
         depth = self._broker.depth()
-        planned: Sequence[Message] = ()
-        room = self._settings.dispatch_window
-        with overseeing() as session:
-            planner = ledger.may_plan(session)
-            PLANNING.set(planner)
-            if planner and depth is not None:
-                self._sweep(session, depth, asked_at)
-                room, planned = self._plan(session, depth, asked_at)
-            planned_at = time.monotonic()
+        while True:
+            try:
+                planner, room, planned, planned_at = self._look(depth, asked_at)
+            except _LaneSetAsideError:
+                continue  # its transaction is lost; this time without that lane
+            break
         messages = self._publish(planned, planned_at)
         if planner:
             self._count()
         broker_is_well = depth is not None and len(messages) == len(planned)
         return Tick(planner, room, messages, failure=None if broker_is_well else "the broker does not answer")
+
+    def _look(self, depth: int | None, asked_at: float) -> tuple[bool, int, Sequence[Message], float]:
+        """Whether this dispatcher plans, how much room there is, the messages to send, and when they were planned."""
+        with overseeing() as session:
+            planner = ledger.may_plan(session)
+            PLANNING.set(planner)
+            if not planner or depth is None:
+                return planner, self._settings.dispatch_window, (), time.monotonic()
+            self._sweep(session, depth, asked_at)
+            return planner, *self._plan(session, depth, asked_at), time.monotonic()
 
     def _publish(self, messages: Sequence[Message], planned_at: float) -> Sequence[Message]:
         """Returns what was sent."""
@@ -217,6 +234,8 @@ class Dispatcher:
         messages: list[Message] = []
         left_out: set[tuple[object, ...]] = set()
         room: int | None = None
+        self._set_aside = {lane: until for lane, until in self._set_aside.items() if until > time.monotonic()}
+        LANES_SET_ASIDE.set(len(self._set_aside))
         while True:
             under_way = ledger.load(session)
             left = self._settings.dispatch_window - max(under_way.messages, depth + len(messages))
@@ -229,7 +248,7 @@ class Dispatcher:
                 return room, messages
             waiting = self._known(ledger.lanes(session, most=left * self._settings.batch_size))
             planned = ledger.plan(
-                [lane for lane in waiting if lane[:4] not in left_out],
+                [lane for lane in waiting if lane[:4] not in left_out and lane[:4] not in self._set_aside],
                 under_way,
                 capacity=left,
                 batch_size=self._batch_size,
@@ -237,10 +256,7 @@ class Dispatcher:
                 cap_of_organization=self._settings.max_running_per_organization,
                 last_turns=self._turns.last,
             )
-            marked = [
-                ledger.dispatch(session, message, redispatch_after_seconds=self._settings.redispatch_after)
-                for message in planned
-            ]
+            marked = [self._mark(session, message) for message in planned]
             messages += [message for message in marked if message.job_ids]
             self._turns.take(message.lane.organization_id for message in marked)
             short = {message.lane[:4] for message in marked if len(message.job_ids) < message.size}
@@ -248,12 +264,32 @@ class Dispatcher:
                 return room, messages
             left_out |= short
 
+    def _mark(self, session: Session, message: Message) -> Message:
+        """Dispatch the jobs of one message. A lane whose rows the server refuses to change is set aside for a while, in
+        memory: the others go on, also after a restart."""
+        try:
+            return ledger.dispatch(session, message, redispatch_after_seconds=self._settings.redispatch_after)
+        except Exception as error:
+            if classify(error) not in (Fault.BAD_INPUT, Fault.UNKNOWN):
+                raise
+            lane = message.lane
+            self._set_aside[lane[:4]] = time.monotonic() + _SET_ASIDE_SECONDS
+            log.warning(
+                "lane.set_aside",
+                organization=str(lane.organization_id),
+                kind=lane.kind,
+                priority=lane.priority,
+                seconds=_SET_ASIDE_SECONDS,
+                error=first_line(error),
+            )
+            raise _LaneSetAsideError from error
+
     def _known(self, lanes: Sequence[Lane]) -> list[Lane]:
         known = [lane for lane in lanes if lane.kind in self._kinds]
         UNKNOWN.set(len(lanes) - len(known))
         unknown = {lane.kind for lane in lanes} - self._kinds.keys()
         if unknown - self._unknown:
-            log.warning("kinds.unknown", kinds=sorted(unknown))
+            log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(unknown)[:_SHOWN]])
         self._unknown = unknown
         return known
 

@@ -14,11 +14,15 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db import metrics
 from db.replication import WalPosition
 from db.sessions import TenantSession, organization_of
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Claim:
 
 
 # A job set apart is claimed only by the message that carries it alone: an older message may hold it in a batch.
+# A job that somebody has locked is passed over: a producer that folds into it, or an operator, may take long, and a
+# worker's time is worth more. Once the lock is gone the job is dispatched again (see the fold in `db.ledger.enqueue`).
 # A job knows how far the log was when it was dispatched; one that was folded into since then does not. For that one the
 # log is looked at once all locks are held: nothing more can be folded in, and what was has been flushed before its lock
 # was let go. No reader needs to wait for what others write meanwhile, nor for the claim itself.
@@ -64,8 +70,8 @@ _CLAIM = text("""
 WITH wanted AS MATERIALIZED (
     SELECT id FROM ledger.jobs
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind AND state || '' = 'dispatched'
-      AND (NOT alone OR message_id = :message_id)
-    ORDER BY id FOR NO KEY UPDATE
+      AND (NOT alone OR message_id = :message_id) AND attempt >= 0 AND attempt < max_attempts
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 ), clock AS MATERIALIZED (
     SELECT clock_timestamp() AS now, pg_current_wal_flush_lsn() - '0/0' AS flushed
     FROM (SELECT count(*) FROM wanted) AS locked
@@ -79,7 +85,8 @@ FROM wanted, clock
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = wanted.id
 RETURNING job.organization_id, job.id, job.kind, job.arguments, job.attempt, job.max_attempts, job.faults,
           job.claim_token, job.run_until,
-          CAST(extract(epoch FROM clock.now - job.run_at) AS double precision) AS queued_seconds,
+          CAST(extract(epoch FROM clock.now - least(clock.now, greatest(job.run_at, '1900-01-01')))
+               AS double precision) AS queued_seconds,
           job.parent_id, job.cursor, CAST(coalesce(job.dispatched_lsn, clock.flushed) AS bigint)
 """)
 
@@ -95,21 +102,59 @@ def claim(
     max_run_seconds: float,
 ) -> Claim:
     """Take those of the jobs that are dispatched: `dispatched -> running`. A second delivery gets none."""
-    rows = session.execute(
-        _CLAIM,
-        {
-            "organization_id": organization_of(session),
-            "ids": list(ids),
-            "kind": kind,
-            "message_id": message_id,
-            "worker": worker,
-            "lease": lease_seconds,
-            "max_run": max_run_seconds,
-        },
-    ).all()
+    parameters = {
+        "organization_id": organization_of(session),
+        "ids": list(ids),
+        "kind": kind,
+        "message_id": message_id,
+        "worker": worker,
+        "lease": lease_seconds,
+        "max_run": max_run_seconds,
+    }
+    rows = session.execute(_CLAIM, parameters).all()
     order = {job_id: number for number, job_id in enumerate(ids)}
     jobs = sorted((Claimed(*row[:-1]) for row in rows), key=lambda claimed: order[claimed.id])
-    return Claim(jobs, session.position_at(max(row[-1] for row in rows)) if rows else None)
+    unreadable = [one for one in jobs if not isinstance(one.arguments, dict)]
+    if unreadable or len(rows) < len(ids):
+        _set_aside(session, kind, ids, unreadable)
+    readable = [one for one in jobs if isinstance(one.arguments, dict)]
+    position = session.position_at(max(row[-1] for row in rows)) if readable else None
+    return Claim(readable, position)
+
+
+_SET_ASIDE = text("""
+WITH unrunnable AS MATERIALIZED (
+    SELECT id FROM ledger.jobs
+    WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind
+      AND (state || '' = 'dispatched' AND (attempt < 0 OR attempt >= max_attempts)
+           OR state || '' = 'running' AND claim_token = ANY(:tokens))
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE ledger.jobs AS job
+SET state = 'failed', finished_at = clock_timestamp(), redispatch_at = NULL, lease_expires_at = NULL, run_until = NULL,
+    error_class = 'UnreadableJob', error_traceback = NULL,
+    error_message = CASE WHEN job.state = 'running'
+        THEN format('its arguments are no JSON object that can be read (%s), so they were written past docworker',
+                    jsonb_typeof(job.arguments))
+        ELSE format('it came to be dispatched after attempt %s of %s: a state that was changed past docworker; '
+                    '`docworker jobs retry` gives it all attempts anew', job.attempt, job.max_attempts) END
+FROM unrunnable
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = unrunnable.id
+RETURNING job.id, job.error_message
+""")
+
+
+def _set_aside(session: Session, kind: str, ids: Sequence[UUID], unreadable: Sequence[Claimed]) -> None:
+    """Fail, with the reason, those of a message's jobs that no worker can run. The others go on."""
+    parameters = {
+        "organization_id": organization_of(session),
+        "ids": list(ids),
+        "kind": kind,
+        "tokens": [one.claim_token for one in unreadable],
+    }
+    for job_id, reason in session.execute(_SET_ASIDE, parameters):
+        metrics.UNREADABLE_JOBS.inc()
+        log.error("job.unreadable", job=str(job_id), kind=kind, reason=reason)
 
 
 OWNED = """organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)

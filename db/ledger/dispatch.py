@@ -216,10 +216,11 @@ WITH picked AS MATERIALIZED (
     ORDER BY run_at, id LIMIT :size FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE ledger.jobs AS job
-SET state = 'dispatched', message_id = :message_id, dispatches = least(job.dispatches + 1, 100),
+SET state = 'dispatched', message_id = :message_id, dispatches = greatest(1, least(job.dispatches + 1, 100)),
     dispatched_at = clock_timestamp(), dispatched_lsn = pg_current_wal_flush_lsn() - '0/0',
     redispatch_at = clock_timestamp()
-                    + least(:redispatch_after * power(2, least(job.dispatches, 20)), 600) * interval '1 second'
+                    + least(:redispatch_after * power(2, greatest(0, least(job.dispatches, 20))), 600)
+                      * interval '1 second'
 FROM picked
 WHERE job.ctid = picked.ctid
 RETURNING job.id
@@ -295,12 +296,12 @@ def undispatch(session: Session, messages: Sequence[Message]) -> None:
 
 
 _COUNT_LIVE = text("""
-SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'queued' GROUP BY kind, state
-UNION ALL SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'dispatched' GROUP BY kind, state
-UNION ALL SELECT kind, state, count(*) FROM ledger.jobs WHERE state = 'running' GROUP BY kind, state
+SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'queued' GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'dispatched' GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'running' GROUP BY kind, state
 """)
 _OLDEST_DUE = text(f"""{_HOPS}
-SELECT CAST(extract(epoch FROM clock_timestamp() - min(head.run_at)) AS double precision)
+SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(min(head.run_at), '1900-01-01')) AS double precision)
 FROM lane CROSS JOIN LATERAL (
     SELECT job.run_at FROM ledger.jobs AS job
     WHERE job.state = 'queued' AND job.organization_id = lane.organization_id AND job.kind = lane.kind

@@ -38,7 +38,9 @@ ORDER BY new.position
 """
 # An id that is there already is the same job, enqueued twice.
 _INSERT_BY_ID = text(_INSERT + "ON CONFLICT (organization_id, id) DO NOTHING RETURNING id")
-# DO NOTHING would lose the second change when the first job has just been read; a claimed job never folds.
+# DO NOTHING would lose the second change when the first job has just been read; a claimed job never folds. A claim
+# passes over a job that is being folded into, so its message may come to nothing: then, and only if it waits at the
+# broker no more, the job is overdue soon after this commits.
 _INSERT_BY_KEY = text(
     _INSERT
     + """
@@ -47,7 +49,9 @@ ON CONFLICT (organization_id, kind, unique_key)
 DO UPDATE SET arguments = excluded.arguments,
               run_at = least(jobs.run_at, excluded.run_at),
               priority = least(jobs.priority, excluded.priority),
-              dispatched_lsn = NULL
+              dispatched_lsn = NULL,
+              redispatch_at = CASE WHEN jobs.state = 'dispatched'
+                              THEN least(jobs.redispatch_at, clock_timestamp() + interval '1 second') END
 RETURNING id, unique_key"""
 )
 

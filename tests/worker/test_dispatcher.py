@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import REGISTRY
 from psycopg import OperationalError
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 import worker.broker
 import worker.dispatcher
@@ -305,6 +306,42 @@ def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: D
         ledger.cancel(session, ledger.Filter(organization_id=held.organization_id))
         (message,) = dispatcher.tick().messages
         assert message.lane.organization_id == other.organization_id
+
+
+@contextmanager
+def refused_by_the_server(organization_id: UUID) -> Iterator[None]:
+    """Nothing of this organization's jobs may be changed, as by a constraint that its rows have come to break."""
+    rule = f"organization_id <> '{organization_id}' OR state IN ('queued', 'cancelled')"
+    with owner_engine(settings()).begin() as owner:
+        owner.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT refused CHECK ({rule}) NOT VALID"))
+    try:
+        yield
+    finally:
+        with owner_engine(settings()).begin() as owner:
+            owner.execute(text("ALTER TABLE ledger.jobs DROP CONSTRAINT refused"))
+
+
+def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, other = Steps(), Steps()
+    refused.enqueue(2)
+    other.enqueue(2)
+    with refused_by_the_server(refused.organization_id), capture_logs() as logs:
+        for restarted in range(2):
+            dispatcher = desk.dispatcher()
+            (message,) = dispatcher.tick().messages
+            assert message.lane.organization_id == other.organization_id
+            assert REGISTRY.get_sample_value("docworker_lanes_set_aside") == 1
+            assert not dispatcher.tick().messages
+            assert len([one for one in logs if one["event"] == "lane.set_aside"]) == restarted + 1
+            other.enqueue()
+    monkeypatch.setattr("worker.dispatcher._SET_ASIDE_SECONDS", 1.0)
+    with refused_by_the_server(refused.organization_id):
+        desk.claim_all()
+        dispatcher = desk.dispatcher()
+        dispatcher.tick()
+    eventually(lambda: dispatcher.tick() and refused.states() == {"dispatched": 2}, what="it to be tried again")
 
 
 def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -> None:

@@ -51,12 +51,6 @@ def turn_round(first: UUID, second: UUID) -> None:
     eventually(turned, what="the first to stand behind the second")
 
 
-def claim(steps: Steps, session: TenantSession, ids: list[UUID]) -> object:
-    return ledger.claim(
-        session, steps.kind, ids, message_id=None, worker="tests", lease_seconds=10, max_run_seconds=60
-    ).jobs
-
-
 @pytest.fixture
 def pair(steps: Steps) -> tuple[UUID, UUID]:
     """Two dispatched jobs in the order of their ids."""
@@ -66,18 +60,13 @@ def pair(steps: Steps) -> tuple[UUID, UUID]:
     return first, second
 
 
-def test_a_claim_that_waits_for_a_job_has_locked_none_behind_it(steps: Steps, pair: tuple[UUID, UUID]) -> None:
-    first, second = pair
-    turn_round(first, second)
-
-    def both() -> object:
-        with writing(steps.organization_id) as session:
-            session.execute(_READ_AS_IT_STANDS)
-            return claim(steps, session, [second, first])
-
-    with locked(first) as holder, held_back(both):
-        assert is_free(second)
-        holder.rollback()
+def test_a_claim_takes_the_jobs_that_nobody_holds(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+    held, other = pair
+    with locked(held):
+        assert [one.id for one in steps.claim([held, other])] == [other]
+    assert steps.job(held).state == "dispatched"
+    assert steps.job(held).attempt == 0
+    assert [one.id for one in steps.claim([held, other])] == [held]
 
 
 Step = Callable[[TenantSession, list[Claimed]], object]

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from db import ledger
 from db.engines import database, owner_engine
 from db.replication import position_after
-from db.sessions import overseeing, writing
+from db.sessions import TenantSession, overseeing, writing
 from db.settings import settings
 from tests.db.ledger.conftest import Steps, held_back, somebody_waits
 from tests.waiting import eventually
@@ -111,14 +111,13 @@ def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, 
     assert steps.finish([claimed]) == {claimed.id}
 
 
-def test_a_job_cancelled_while_a_claim_waits_is_not_claimed(steps: Steps) -> None:
+def test_a_job_that_is_being_cancelled_is_not_claimed(steps: Steps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
     with overseeing() as canceller:
         ledger.cancel(canceller, ledger.Filter(), ids)
-        with held_back(lambda: steps.claim(ids)) as claim:
-            canceller.commit()
-    assert claim.result() == []
+        assert steps.claim(ids) == []
+    assert steps.claim(ids) == []
     assert steps.states() == {"cancelled": 1}
 
 
@@ -145,20 +144,68 @@ def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: Steps) -> None:
     assert steps.states() == {"succeeded": 1}
 
 
-def test_a_change_folded_while_a_claim_waits_is_what_the_claim_sees(steps: Steps) -> None:
-    ids = steps.enqueue(unique_keys=["k"])
-    steps.dispatch()
+@contextmanager
+def folding(steps: Steps, number: int) -> Iterator[TenantSession]:
+    """A producer that has folded into the job of key k and has not committed."""
+    again = ledger.enqueue_statement(
+        steps.organization_id, steps.kind, [{"number": number}], max_attempts=3, unique_keys=["k"]
+    )
     with writing(steps.organization_id) as producer:
-        again = ledger.enqueue_statement(
-            steps.organization_id, steps.kind, [{"number": 2}], max_attempts=3, unique_keys=["k"]
-        )
-        assert again.ids(producer.execute(again.statement, again.parameters).all()) == ids
-        with held_back(lambda: steps.take(ids)) as claim:
-            folded = producer.commit_with_position()
-    (job,), position = claim.result().jobs, claim.result().position
-    assert job.arguments == {"number": 2}
-    assert position is not None
-    assert folded <= position
+        producer.execute(again.statement, again.parameters)
+        yield producer
+
+
+def requeue(*, waiting: int = 0) -> int:
+    with overseeing() as session:
+        return ledger.requeue_overdue(session, waiting=waiting)
+
+
+def test_a_job_that_is_being_folded_into_holds_up_no_claim_and_runs_with_the_change(steps: Steps) -> None:
+    (folded, *others) = steps.enqueue(3, unique_keys=["k", "l", "m"])
+    (message,) = steps.dispatch()
+    with folding(steps, 7) as producer:
+        assert {one.id for one in steps.claim(message.job_ids, message_id=message.id)} == set(others)
+        assert requeue() == 0, "not while it is being folded into"
+        position = producer.commit_with_position()
+    assert (steps.job(folded).state, steps.job(folded).attempt) == ("dispatched", 0)
+    eventually(lambda: requeue() == 1, within_seconds=5, what="it to be overdue, long before its message would be")
+    (message,) = steps.dispatch()
+    claim = steps.take(message.job_ids, message_id=message.id)
+    assert [(one.id, one.attempt, one.arguments) for one in claim.jobs] == [(folded, 1, {"number": 7})]
+    assert claim.position is not None
+    assert position <= claim.position
+
+
+def test_a_job_that_was_folded_into_and_still_waits_at_the_broker_is_not_sent_again(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(unique_keys=["k"])
+    (message,) = steps.dispatch()
+    with folding(steps, 7):
+        pass
+    _set(([job_id], steps.organization_id), "redispatch_at = clock_timestamp() - interval '1 hour'")
+    assert requeue(waiting=1) == 0
+    assert len(steps.claim(message.job_ids, message_id=message.id)) == 1
+
+
+def test_a_queued_job_that_is_folded_into_stays_queued(steps: Steps) -> None:
+    (job_id,) = steps.enqueue(unique_keys=["k"])
+    with folding(steps, 7):
+        pass
+    assert (steps.job(job_id).state, steps.job(job_id).redispatch_at) == ("queued", None)
+
+
+def test_a_fold_that_waits_for_a_claim_makes_a_second_job(steps: Steps) -> None:
+    (first,) = steps.enqueue(unique_keys=["k"])
+    steps.dispatch()
+    with writing(steps.organization_id) as worker:
+        (claimed,) = ledger.claim(
+            worker, steps.kind, [first], message_id=None, worker="tests", lease_seconds=10, max_run_seconds=60
+        ).jobs
+        with held_back(lambda: steps.enqueue(unique_keys=["k"], arguments=[{"number": 7}])) as producer:
+            worker.commit()
+    (second,) = producer.result()
+    assert (claimed.id, claimed.arguments) == (first, {"number": 0})
+    assert second != first
+    assert steps.job(second).arguments == {"number": 7}
 
 
 def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: Steps) -> None:

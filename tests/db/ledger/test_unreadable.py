@@ -1,0 +1,186 @@
+"""Rows that docworker would not have written: each is set aside with a reason, and the others go on.
+
+Written by SQL and past the table's constraints, as an operator's hand or another program may.
+"""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from db import ledger
+from db.engines import owner_engine
+from db.loading import AFTER_ALL, BEFORE_ALL, Unreadable
+from db.sessions import overseeing
+from db.settings import settings
+from tests.db.ledger.conftest import Steps
+
+_CONSTRAINTS = text("""
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'ledger.jobs'::regclass AND contype = 'c'
+""")
+
+
+@pytest.fixture
+def unguarded(steps: Steps) -> Iterator[Steps]:
+    """A ledger without its constraints."""
+    owner = owner_engine(settings())
+    with owner.begin() as connection:
+        constraints = connection.execute(_CONSTRAINTS).all()
+        for name, _ in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs DROP CONSTRAINT {name}"))
+    yield steps
+    with overseeing() as session:
+        session.execute(text("DELETE FROM ledger.jobs"))
+    with owner.begin() as connection:
+        for name, definition in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT {name} {definition}"))
+
+
+def spoil(job_id: UUID, assignments: str) -> None:
+    with overseeing() as session:
+        session.execute(text(f"UPDATE ledger.jobs SET {assignments} WHERE id = :id"), {"id": job_id})
+
+
+UNREADABLE = [
+    "arguments = '[]'",
+    "arguments = '7'",
+    "arguments = 'null'",
+    "arguments = '\"text\"'",
+    f"""arguments = '{{"number": {"9" * 5000}}}'""",
+    f"""arguments = '{{"deep": {"[" * 3000}{"]" * 3000}}}'""",
+    "attempt = max_attempts",
+    "attempt = 32767, max_attempts = 32767",
+    "attempt = -1",
+    "max_attempts = 0",
+    "max_attempts = -5",
+]
+ODD = [
+    "run_at = '-infinity'",
+    "run_at = '4713-01-01 BC'",
+    "run_at = '0001-01-01 00:00+14'",
+    "created_at = 'infinity'",
+    "created_at = '0044-03-15 BC', claimed_at = '10000-01-01'",
+    "faults = -7",
+    "dispatches = -32768",
+    "dispatches = 32767",
+    "dispatched_lsn = -1",
+    f"""cursor = '{"[" * 3000}{"]" * 3000}'""",
+    "cursor = '\"odd\"'",
+    "result = '7', children = -1",
+]
+OTHERWISE = [
+    "run_at = 'infinity'",
+    "kind = ''",
+    "kind = repeat('k', 50000)",
+    "kind = E'\\x01\\u202e'",
+    "priority = -32768",
+    "state = 'unheard of'",
+    "state = ''",
+    "state = 'running', lease_expires_at = NULL",
+    "state = 'running', lease_expires_at = 'infinity', run_until = '-infinity'",
+    "state = 'running', lease_expires_at = '-infinity', claimed_by = NULL, attempt = 32767",
+    "state = 'dispatched', redispatch_at = NULL",
+    "state = 'dispatched', redispatch_at = 'infinity', dispatched_at = '-infinity'",
+    "state = 'dispatched', redispatch_at = '-infinity', dispatched_at = 'infinity'",
+    "state = 'failed', kind = repeat('k', 10000000), finished_at = '-infinity', error_message = repeat('e', 10000000)",
+    "unique_key = ''",
+]
+
+
+def look_at_everything(steps: Steps) -> None:
+    """What the dispatcher, the judge and the command line read."""
+    with overseeing() as session:
+        assert ledger.may_plan(session)
+        ledger.rescue_expired(session)
+        ledger.requeue_overdue(session, waiting=3)
+        ledger.load(session)
+        ledger.count_live(session)
+        assert math.isfinite(ledger.oldest_due_seconds(session))
+        ledger.pauses(session)
+        assert list(ledger.find(session, ledger.Filter(organization_id=steps.organization_id), limit=10))
+        ledger.count_by_state(session, ledger.Filter(organization_id=steps.organization_id))
+
+
+@pytest.mark.parametrize("assignments", UNREADABLE + ODD + OTHERWISE, ids=lambda text: text[:40])
+def test_one_odd_row_stops_nobody(unguarded: Steps, assignments: str) -> None:
+    odd, good = unguarded.enqueue(2)
+    spoil(odd, assignments)
+    look_at_everything(unguarded)
+    for message in unguarded.dispatch(batch_size=10):
+        unguarded.finish(unguarded.claim(message.job_ids, message_id=message.id))
+    look_at_everything(unguarded)
+    assert unguarded.job(good).state == "succeeded"
+    assert unguarded.job(odd).id == odd
+
+
+@pytest.mark.parametrize("assignments", UNREADABLE, ids=lambda text: text[:40])
+def test_a_job_that_cannot_be_run_fails_with_the_reason_and_its_batch_runs(unguarded: Steps, assignments: str) -> None:
+    bad, *good = unguarded.enqueue(3)
+    spoil(bad, assignments)
+    (message,) = unguarded.dispatch()
+    claimed = unguarded.claim(message.job_ids, message_id=message.id)
+    assert {one.id for one in claimed} == set(good)
+    job = unguarded.job(bad)
+    assert (job.state, job.error_class) == ("failed", "UnreadableJob")
+    assert "past docworker" in str(job.error_message)
+    assert unguarded.finish(claimed) == set(good)
+    with overseeing() as session:
+        assert ledger.retry_failed(session, ledger.Filter(), [bad]) == [bad]
+
+
+@pytest.mark.parametrize("assignments", ODD, ids=lambda text: text[:40])
+def test_a_job_that_is_only_odd_runs(unguarded: Steps, assignments: str) -> None:
+    (odd,) = unguarded.enqueue()
+    spoil(odd, assignments)
+    (message,) = unguarded.dispatch()
+    (claimed,) = unguarded.claim(message.job_ids, message_id=message.id)
+    assert math.isfinite(claimed.queued_seconds)
+    assert unguarded.finish([claimed]) == {odd}
+
+
+def test_a_job_that_was_put_back_by_hand_after_its_last_attempt_fails_alone(steps: Steps) -> None:
+    """The constraints allow it, and a claim of the batch would break on them."""
+    spent, good = steps.run(2, max_attempts=1)
+    by_hand = "state = 'queued', claim_token = NULL, lease_expires_at = NULL, run_until = NULL"
+    for one in (spent, good):
+        spoil(one.id, by_hand)
+    spoil(good.id, "attempt = 0")
+    (message,) = steps.dispatch()
+    assert [one.id for one in steps.claim(message.job_ids, message_id=message.id)] == [good.id]
+    assert "after attempt 1 of 1" in str(steps.job(spent.id).error_message)
+
+
+def read(expression: str) -> Any:
+    with overseeing() as session:
+        return session.scalar(text(f"SELECT {expression}"))
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("'infinity'::timestamptz", AFTER_ALL),
+        ("'-infinity'::timestamptz", BEFORE_ALL),
+        ("'0044-03-15 BC'::timestamptz", BEFORE_ALL),
+        ("'294276-12-31'::timestamptz", AFTER_ALL),
+        ("'2026-01-02 03:04:05.678901+00'::timestamptz", datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)),
+        ("NULL::timestamptz", None),
+        ("""'{"a": [1, null]}'::jsonb""", {"a": [1, None]}),
+        ("'7'::json", 7),
+    ],
+)
+def test_what_python_cannot_hold_is_read_as_the_nearest(steps: Steps, expression: str, expected: object) -> None:
+    found = read(expression)
+    assert found == expected
+    if isinstance(found, datetime):
+        for hours in (-14, 0, 14):
+            assert found + timedelta(hours=hours)
+
+
+def test_json_that_cannot_be_read_says_why(steps: Steps) -> None:
+    deep = read(f"""'{"[" * 3000}{"]" * 3000}'::jsonb""")
+    assert isinstance(deep, Unreadable)
+    assert deep.startswith("cannot be read: ")
