@@ -53,7 +53,7 @@ class Kind:
             check_integer("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
             check_integer("priority", self.priority, 0, 9, " (first)")
         except InvalidArgumentError as error:
-            raise ConfigurationError(f"{shortened(self.name)}: {error}") from None
+            raise ConfigurationError(f"{self.name}: {error}") from None
         if self.max_running is not None and (type(self.max_running) is not int or self.max_running < 1):
             raise ConfigurationError(
                 f"{self.name}: max_running must be at least 1, got {self.max_running}; leave it out for no cap"
