@@ -6,7 +6,23 @@ Each module is one step of a job's life. The broker appears nowhere in here: a m
 """
 
 from db.ledger.claim import Claim, Claimed, ClaimKey, claim, renew
-from db.ledger.control import Filter, cancel, count_by_state, find, get, pause, pauses, resume, retry_failed
+from db.ledger.control import (
+    CANCEL,
+    RETRY,
+    Change,
+    Filter,
+    Listed,
+    cancel,
+    change_keys,
+    count_by_state,
+    find,
+    get,
+    next_keys,
+    pause,
+    pauses,
+    resume,
+    retry_failed,
+)
 from db.ledger.dispatch import (
     JUST_SENT_SECONDS,
     Lane,
@@ -38,7 +54,10 @@ from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expi
 from db.ledger.values import as_json
 
 __all__ = [
+    "CANCEL",
     "JUST_SENT_SECONDS",
+    "RETRY",
+    "Change",
     "Claim",
     "ClaimKey",
     "Claimed",
@@ -46,12 +65,14 @@ __all__ = [
     "Failure",
     "Filter",
     "Lane",
+    "Listed",
     "Load",
     "Message",
     "Rescued",
     "as_json",
     "begin_judging",
     "cancel",
+    "change_keys",
     "charge",
     "claim",
     "count_by_state",
@@ -68,6 +89,7 @@ __all__ = [
     "lock_owned",
     "master_seconds",
     "may_plan",
+    "next_keys",
     "oldest_due_seconds",
     "pause",
     "pauses",

@@ -1,12 +1,25 @@
 """What operators do to jobs: look, cancel, retry, pause and resume."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Row,
+    Text,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -40,11 +53,43 @@ class Filter:
         return conditions
 
 
-def find(session: Session, wanted: Filter, *, limit: int) -> Sequence[Job]:
-    """Jobs by filter, the latest first."""
-    return session.scalars(
-        select(Job).where(*wanted.conditions()).order_by(Job.created_at.desc(), Job.id).limit(limit)
-    ).all()
+class Listed(NamedTuple):
+    """What a list shows of a job. The kind and the error are cut; arguments, result and traceback are not read."""
+
+    organization_id: UUID
+    id: UUID
+    kind: str
+    state: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    parent_id: UUID | None
+    created_at: datetime
+    run_at: datetime
+    finished_at: datetime | None
+    error_class: str | None
+    error_message: str | None
+
+
+_SHOWN = 1000
+_LISTED = tuple(
+    func.left(column, _SHOWN).label(column.key) if isinstance(column.type, Text) else column
+    for column in (Job.__table__.c[name] for name in Listed._fields)
+)
+
+
+def find(session: Session, wanted: Filter, *, limit: int, page: int = 1000) -> Iterator[Listed]:
+    """Jobs by filter, the latest first. Read a page at a time, so however many there are, few are in memory; the
+    session is the caller's until the last one."""
+    statement = (
+        select(*_LISTED)
+        .where(*wanted.conditions())
+        .order_by(Job.created_at.desc(), Job.id)
+        .limit(limit)
+        .execution_options(yield_per=page)
+    )
+    for row in session.execute(statement):
+        yield Listed(*row)
 
 
 def get(session: Session, job_id: UUID) -> Job:
@@ -65,40 +110,96 @@ def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, 
     ).all()
 
 
-def cancel(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:
-    """`queued | dispatched | running -> cancelled`. The state is the cancellation: a running attempt no longer owns
-    its job, commits nothing, and stops at its next safe point."""
-    return _change(session, wanted, ids, LIVE_STATES, state=JobState.CANCELLED, finished_at=func.clock_timestamp())
+Key = tuple[UUID, UUID]
+"""The primary key of a job: organization and id."""
 
 
-def retry_failed(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:
-    """`failed | cancelled -> queued`, with all attempts anew. Only failed ones unless ids are named."""
-    states = (JobState.FAILED, JobState.CANCELLED) if ids else (JobState.FAILED,)
-    fresh = {
+class Change(NamedTuple):
+    """What an operator does to many jobs at once: to those in which states, and what becomes of them."""
+
+    states: Sequence[JobState]
+    values: Mapping[str, Any]
+
+
+CANCEL = Change(LIVE_STATES, {"state": JobState.CANCELLED, "finished_at": func.clock_timestamp()})
+"""`queued | dispatched | running -> cancelled`. The state is the cancellation: a running attempt no longer owns its
+job, commits nothing, and stops at its next safe point."""
+
+RETRY = Change(
+    (JobState.FAILED,),
+    {
+        "state": JobState.QUEUED,
         "attempt": 0,
         "faults": 0,
         "given_back": 0,
         "finished_at": None,
         "run_at": func.clock_timestamp(),
         "dispatches": 0,
-    }
-    # It has been claimed before, or is taken for it: a job retried by hand never folds with a newer one.
-    seen = {"claimed_at": func.coalesce(Job.claimed_at, func.clock_timestamp())}
-    return _change(session, wanted, ids, states, state=JobState.QUEUED, **fresh, **seen)
+        # It has been claimed before, or is taken for it: a job retried by hand never folds with a newer one.
+        "claimed_at": func.coalesce(Job.claimed_at, func.clock_timestamp()),
+    },
+)
+"""`failed -> queued`, with all attempts anew."""
 
 
-def _change(session: Session, wanted: Filter, ids: Sequence[UUID], states: Sequence[str], **values: Any) -> list[UUID]:
+def cancel(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:
+    """CANCEL the jobs that are chosen, in one transaction: for a few."""
+    return _change(session, CANCEL, [*wanted.conditions(), *([Job.id.in_(ids)] if ids else [])])
+
+
+def retry_failed(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:
+    """RETRY the jobs that are chosen, in one transaction: for a few. Cancelled ones only if ids are named."""
+    change = RETRY._replace(states=(JobState.FAILED, JobState.CANCELLED)) if ids else RETRY
+    return _change(session, change, [*wanted.conditions(), *([Job.id.in_(ids)] if ids else [])])
+
+
+def next_keys(session: Session, change: Change, wanted: Filter, *, after: Key | None, most: int) -> list[Key]:
+    """The keys of the next jobs that are to be changed, in their order; it locks nothing."""
+    statement = select(Job.organization_id, Job.id).where(Job.state.in_(change.states), *wanted.conditions())
+    if after is not None:
+        statement = statement.where(tuple_(Job.organization_id, Job.id) > tuple_(*after))
+    rows = session.execute(statement.order_by(Job.organization_id, Job.id).limit(most))
+    return [(organization_id, job_id) for organization_id, job_id in rows]
+
+
+def change_keys(session: Session, change: Change, keys: Sequence[Key], *, skip_locked: bool) -> list[UUID]:
+    """Change those of these jobs that are still in such a state; returns their ids. With `skip_locked` those that
+    somebody holds are left, else they are waited for, as long as a lock may take."""
+    organizations, ids = zip(*keys, strict=True)
+    given = func.unnest(_array_of(organizations), _array_of(ids)).table_valued("organization_id", "id").render_derived()
+    return _change(
+        session,
+        change,
+        [Job.organization_id == given.c.organization_id, Job.id == given.c.id],
+        skip_locked=skip_locked,
+    )
+
+
+def _array_of(ids: Sequence[UUID]) -> BindParameter[Sequence[UUID]]:
+    return bindparam(None, ids, type_=ARRAY(Uuid))
+
+
+def _change(
+    session: Session, change: Change, conditions: Sequence[ColumnElement[bool]], *, skip_locked: bool = False
+) -> list[UUID]:
     chosen = (
         select(Job.organization_id, Job.id)
-        .where(Job.state.in_(states), *wanted.conditions(), *([Job.id.in_(ids)] if ids else []))
+        .where(Job.state.in_(change.states), *conditions)
         .order_by(Job.organization_id, Job.id)
-        .with_for_update(key_share=True)
+        .with_for_update(key_share=True, skip_locked=skip_locked, of=Job)
         .cte("chosen")
     )
     statement = (
         update(Job)
-        .where(Job.organization_id == chosen.c.organization_id, Job.id == chosen.c.id, Job.state.in_(states))
-        .values(redispatch_at=None, message_id=None, lease_expires_at=None, run_until=None, claim_token=None, **values)
+        .where(Job.organization_id == chosen.c.organization_id, Job.id == chosen.c.id, Job.state.in_(change.states))
+        .values(
+            redispatch_at=None,
+            message_id=None,
+            lease_expires_at=None,
+            run_until=None,
+            claim_token=None,
+            **change.values,
+        )
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
@@ -121,4 +222,4 @@ def resume(session: Session, *, kind: str | None, organization_id: UUID | None) 
 
 def pauses(session: Session) -> set[tuple[UUID, str]]:
     """All pauses, as (organization id or nil, kind or '')."""
-    return {(row.organization_id, row.kind) for row in session.execute(text("SELECT * FROM ledger.pauses"))}
+    return {(row.organization_id, row.kind) for row in session.execute(select(Pause.organization_id, Pause.kind))}

@@ -17,11 +17,12 @@ from uuid import UUID
 
 import pytest
 from pydantic import Strict
+from sqlalchemy import select
 
 from db import aio
 from db.engines import Database
 from db.errors import ConfigurationError, InvalidArgumentError
-from db.ledger import Filter, find, get
+from db.ledger import get
 from db.models import Job
 from db.models.base import new_id
 from db.sessions import overseeing, writing
@@ -78,7 +79,8 @@ def note(attempt: Attempt, text: str = "", session: Any = None) -> None:
 
 def jobs_of(tenant: Tenant) -> list[Job]:
     with overseeing() as session:
-        return sorted(find(session, Filter(organization_id=tenant.id), limit=100), key=lambda one: one.created_at)
+        ours = select(Job).where(Job.organization_id == tenant.id).order_by(Job.created_at)
+        return list(session.scalars(ours))
 
 
 def job_of(job_id: UUID) -> Job:

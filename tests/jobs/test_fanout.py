@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from db import ledger
 from db.folders import ensure_folders
@@ -46,7 +46,7 @@ def job(job_id: UUID) -> Job:
 def children(tenant: Tenant, parent_id: UUID) -> Counter[str]:
     """How many children each document has."""
     with overseeing() as session:
-        found = ledger.find(session, ledger.Filter(organization_id=tenant.id, parent_id=parent_id), limit=10_000)
+        found = session.scalars(select(Job).filter_by(organization_id=tenant.id, parent_id=parent_id))
         return Counter(one.arguments["document_id"] for one in found)
 
 
@@ -140,7 +140,7 @@ def test_children_have_their_parents_priority(tenant: Tenant) -> None:
     parent_id = start(tenant, priority=8)
     run(dispatch_due())
     with overseeing() as session:
-        (child,) = ledger.find(session, ledger.Filter(parent_id=parent_id), limit=2)
+        (child,) = session.scalars(select(Job).filter_by(parent_id=parent_id))
     assert child.priority == 8
 
 

@@ -77,7 +77,7 @@ def job(job_id: UUID) -> Job:
 
 def jobs_of(tenant: Tenant, task: Any = process_document) -> list[Job]:
     with overseeing() as session:
-        return list(ledger.find(session, ledger.Filter(organization_id=tenant.id, kind=task.kind.name), limit=10_000))
+        return list(session.scalars(select(Job).filter_by(organization_id=tenant.id, kind=task.kind.name)))
 
 
 def change(tenant: Tenant, document_id: UUID, **values: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -11,13 +12,17 @@ import click
 from db.errors import InvalidArgumentError
 from worker.cli.choosing import SYSTEM, chosen_jobs, filters, known_kind, organization_id
 from worker.cli.options import database_open
-from worker.cli.output import json_option, print_json, print_table, printable_lines
+from worker.cli.output import json_option, print_json, print_json_list, print_table, printable_lines
 from worker.cli.watch import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
+    from db.ledger import Listed
     from db.models import Job
+
+_WIDEST_KIND = 60
+_PAGE = 1000
 
 
 @click.group()
@@ -42,31 +47,40 @@ def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     from db import ledger
     from db.sessions import overseeing
 
-    with chosen_jobs(**chosen) as wanted:
-        with overseeing() as session:
-            found = ledger.find(session, wanted, limit=limit)
-        slugs = {} if as_json else _slugs({one.organization_id for one in found})
-    if as_json:
-        print_json([_as_dict(one) for one in found])
-        return
-    print_table(
-        ("id", "organization", "kind", "state", "#attempt", "enqueued", "due", "error"),
-        (
-            (
-                one.id,
-                slugs.get(one.organization_id, one.organization_id),
-                one.kind,
-                one.state,
-                f"{one.attempt}/{one.max_attempts}",
-                one.created_at,
-                one.run_at if one.state == "queued" else None,
-                _error(one),
-            )
-            for one in found
-        ),
-    )
-    if len(found) == limit:
+    listed = 0
+    with chosen_jobs(**chosen) as wanted, overseeing() as session:
+        found = ledger.find(session, wanted, limit=limit)
+
+        def pages() -> Iterator[list[Listed]]:
+            nonlocal listed
+            while page := list(islice(found, _PAGE)):
+                listed += len(page)
+                yield page
+
+        if as_json:
+            print_json_list(one._asdict() for page in pages() for one in page)
+            return
+        print_table(_COLUMNS, (row for page in pages() for row in _rows(page)))
+    if listed == limit:
         click.echo(f"the latest {limit}; there may be more: --limit", err=True)
+
+
+_COLUMNS = ("id", "organization", "kind", "state", "#attempt", "enqueued", "due", "error")
+
+
+def _rows(page: list[Listed]) -> Iterator[tuple[Any, ...]]:
+    slugs = _slugs({one.organization_id for one in page})
+    for one in page:
+        yield (
+            one.id,
+            slugs.get(one.organization_id, one.organization_id),
+            one.kind[:_WIDEST_KIND],
+            one.state,
+            f"{one.attempt}/{one.max_attempts}",
+            one.created_at,
+            one.run_at if one.state == "queued" else None,
+            _error(one),
+        )
 
 
 def _slugs(ids: Collection[UUID]) -> dict[UUID, str]:
@@ -76,10 +90,10 @@ def _slugs(ids: Collection[UUID]) -> dict[UUID, str]:
     return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM}
 
 
-def _error(job: Job) -> str | None:
+def _error(job: Listed) -> str | None:
     if job.error_class is None:
         return None
-    line = f"{job.error_class}: {job.error_message}".splitlines()[0]
+    line = next(iter(f"{job.error_class}: {job.error_message}".splitlines()), "")
     return line if len(line) <= 100 else f"{line[:99]}\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -127,13 +141,21 @@ def _as_dict(job: Job) -> dict[str, Any]:
 @click.option("--all", "everything", is_flag=True, help="All failed jobs, without any filter.")
 @json_option
 def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
-    """Run failed jobs again, with all attempts anew: those named, or all that match. A cancelled job must be named."""
+    """Run failed jobs again, with all attempts anew: those named, or all that match. A cancelled job must be named.
+
+    All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
+    """
     from db import ledger
     from db.sessions import overseeing
+    from worker.cli.bulk import change_all
 
     _demand_a_choice(job_ids, chosen, everything=everything, verb="retry")
-    with chosen_jobs(**chosen) as wanted, overseeing() as session:
-        changed = ledger.retry_failed(session, wanted, job_ids)
+    with chosen_jobs(**chosen) as wanted:
+        if job_ids:
+            with overseeing() as session:
+                changed = ledger.retry_failed(session, wanted, job_ids)
+        else:
+            changed = change_all(ledger.RETRY, wanted, doing="retry", done="queued again", hidden=as_json)
     _report(changed, job_ids, "queued again", "failed or cancelled", as_json=as_json)
 
 
@@ -146,13 +168,19 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
     """Cancel live jobs: queued ones at once, running ones commit nothing and stop at their next safe point.
 
     A cancelled fan-out makes no more children; those it has made go on, unless `--parent JOB` cancels them too.
+    All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
     from db import ledger
     from db.sessions import overseeing
+    from worker.cli.bulk import change_all
 
     _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
-    with chosen_jobs(**chosen) as wanted, overseeing() as session:
-        changed = ledger.cancel(session, wanted, job_ids)
+    with chosen_jobs(**chosen) as wanted:
+        if job_ids:
+            with overseeing() as session:
+                changed = ledger.cancel(session, wanted, job_ids)
+        else:
+            changed = change_all(ledger.CANCEL, wanted, doing="cancel", done="cancelled", hidden=as_json)
     _report(changed, job_ids, "cancelled", "queued, dispatched or running", as_json=as_json)
 
 

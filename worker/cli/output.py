@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -65,11 +66,35 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_as_json))
 
 
+def print_json_list(values: Iterable[Any]) -> None:
+    """As `print_json` for a list, of which only one value at a time is in memory."""
+    before = "["
+    for value in values:
+        made = json.dumps(value, ensure_ascii=False, indent=2, default=_as_json).replace("\n", "\n  ")
+        click.echo(f"{before}\n  {made}", nl=False)
+        before = ","
+    click.echo("[]" if before == "[" else "\n]")
+
+
+ROWS_AT_A_TIME = 1000
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stdout. A column whose name begins with '#' is a number and aligned to the right."""
+    """A table on stdout. A column whose name begins with '#' is a number and aligned to the right.
+
+    Many rows go out in parts, each as wide as it needs to be; there is one header.
+    """
+    remaining = iter(rows)
+    part = list(islice(remaining, ROWS_AT_A_TIME))
+    _print_part(columns, part, header=True)
+    while part := list(islice(remaining, ROWS_AT_A_TIME)):
+        _print_part(columns, part, header=False)
+
+
+def _print_part(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header: bool) -> None:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for name in columns:
         is_number = name.startswith("#")
         table.add_column(name.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")

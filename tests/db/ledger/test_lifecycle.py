@@ -300,8 +300,8 @@ def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None
 def test_the_ledger_shows_an_organization_its_own_jobs_only(steps: Steps) -> None:
     steps.enqueue(2)
     with writing(UUID(int=1)) as session:
-        assert ledger.find(session, ledger.Filter(), limit=10) == []
+        assert list(ledger.find(session, ledger.Filter(), limit=10)) == []
     with writing(None) as session:
-        assert ledger.find(session, ledger.Filter(), limit=10) == []
+        assert list(ledger.find(session, ledger.Filter(), limit=10)) == []
     with writing(steps.organization_id) as session:
-        assert len(ledger.find(session, ledger.Filter(), limit=10)) == 2
+        assert len(list(ledger.find(session, ledger.Filter(), limit=10))) == 2

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,15 +16,16 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from db import ledger
+from db.ledger import control
 from db.models import Job
 from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
-from db.sessions import overseeing, writing
+from db.sessions import TenantSession, overseeing, writing
 from jobs.documents import process_document
 from jobs.enqueue import enqueue_many
 from jobs.testing import dispatch_due, drain, run
 from tests.libraries import Library, opened_database
 from tests.waiting import eventually
-from tests.worker.cli.commands import PROJECT, Answer
+from tests.worker.cli.commands import PROJECT, Answer, docworker
 from worker.cli import main
 
 NOWHERE = "01980000-0000-7000-8000-000000000001"
@@ -262,6 +264,129 @@ def test_jobs_are_cancelled_by_id_filter_or_all(library: Library) -> None:
     assert {job(one).state for one in jobs} == {"cancelled"}
     assert ask("jobs", "retry", "--all").out == "0 jobs queued again\n", "a cancelled job must be named"
     assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
+
+
+def many(library: Library, count: int, state: str = "queued") -> None:
+    """Jobs of several organizations, the library's among them."""
+    with the_ledger() as session:
+        session.execute(
+            text(
+                "INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, finished_at,"
+                " attempt, max_attempts, faults, alone, dispatches)"
+                " SELECT CASE number % 3 WHEN 0 THEN CAST(:ours AS uuid) ELSE CAST(lpad('7', 32, '0') AS uuid) END,"
+                " gen_random_uuid(), 'process_document', '{}', :state, 5, clock_timestamp(),"
+                " CASE WHEN :state = 'failed' THEN clock_timestamp() END, 0, 3, 0, false, 0"
+                " FROM generate_series(1, :count) AS number"
+            ),
+            {"ours": library.id, "state": state, "count": count},
+        )
+
+
+def counted() -> dict[str, int]:
+    with the_ledger() as session:
+        rows = ledger.count_by_state(session, ledger.Filter())
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.state] = counts.get(row.state, 0) + row.jobs
+    return counts
+
+
+def test_many_are_changed_in_chunks(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.cli.bulk.CHUNK", 100)
+    many(library, 950)
+    many(library, 350, "failed")
+    assert ask("jobs", "cancel", "--all").out == "950 jobs cancelled\n"
+    assert counted() == {"cancelled": 950, "failed": 350}
+    assert len(ask("jobs", "retry", "--all", "--json").json) == 350
+    assert counted() == {"cancelled": 950, "queued": 350}
+
+
+@pytest.mark.parametrize("interrupted_after", [0, 3])
+def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
+    library: Library, monkeypatch: pytest.MonkeyPatch, interrupted_after: int
+) -> None:
+    monkeypatch.setattr("worker.cli.bulk.CHUNK", 100)
+    many(library, 950)
+    chunks = 0
+
+    def change_keys(*arguments: Any, **options: Any) -> Any:
+        nonlocal chunks
+        changed = control.change_keys(*arguments, **options)
+        if chunks == interrupted_after:
+            raise KeyboardInterrupt  # within a chunk: it has not been committed
+        chunks += 1
+        return changed
+
+    monkeypatch.setattr(ledger, "change_keys", change_keys)
+    answer = ask("jobs", "cancel", "--all")
+    assert (answer.exit_code, answer.out) == (130, "")
+    assert answer.err == f"interrupted: {100 * interrupted_after} jobs cancelled; run it again for the rest\n"
+    assert counted().get("cancelled", 0) == 100 * interrupted_after
+    monkeypatch.undo()
+    assert ask("jobs", "cancel", "--all").out == f"{950 - 100 * interrupted_after} jobs cancelled\n"
+
+
+def test_a_job_that_a_producer_holds_is_waited_for_at_the_end(library: Library) -> None:
+    held, *_ = add_jobs(library, *"abc")
+    with opened_database(), ThreadPoolExecutor(1) as pool:
+        with overseeing() as holder:
+            holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
+            answer = pool.submit(docworker, "jobs", "cancel", "--all")
+            eventually(
+                lambda: counted_in(holder) == {"cancelled": 2, "queued": 1}, within_seconds=30, what="the others"
+            )
+        assert answer.result().out == "3 jobs cancelled\n"
+
+
+def counted_in(session: TenantSession) -> dict[str, int]:
+    return {row.state: row.jobs for row in ledger.count_by_state(session, ledger.Filter())}
+
+
+def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(library: Library) -> None:
+    held, *_ = add_jobs(library, *"abc")
+    with opened_database(), overseeing() as holder:
+        holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
+        answer = docworker("jobs", "cancel", "--all", environment={"DOCWORKER_LOCK_TIMEOUT": "0.3"})
+        assert (answer.exit_code, answer.out) == (1, "")
+        assert (
+            f"2 jobs are done; up to 1 are held by other transactions for too long, the first of them {held}"
+            in answer.err
+        )
+        assert counted_in(holder) == {"cancelled": 2, "queued": 1}
+
+
+def test_a_long_list_has_one_header_and_every_job(library: Library) -> None:
+    many(library, 2500)
+    with the_ledger() as session:
+        session.execute(text("UPDATE ledger.jobs SET error_class = 'E', error_message = repeat('e', 100000)"))
+    lines = ask("jobs", "list", "--limit", 10_000).lines
+    assert len(lines) == 2501
+    assert sum(line[0] == "id" for line in lines) == 1
+    listed = ask("jobs", "list", "--limit", 10_000, "--json").json
+    assert {one["id"] for one in listed} == {line[0] for line in lines[1:]}
+    assert not {"arguments", "result", "error_traceback"} & listed[0].keys()
+    assert len(listed[0]["error_message"]) == 1000
+    assert ask("jobs", "list", "--state", "running", "--json").json == []
+
+
+def test_a_job_that_docworker_would_not_have_written_is_shown_with_the_others(library: Library) -> None:
+    odd, good = add_jobs(library, *"ab")
+    deep = "[" * 3000 + "]" * 3000
+    with the_ledger() as session:
+        session.execute(
+            text(
+                "UPDATE ledger.jobs SET run_at = '-infinity', created_at = '0044-03-15 BC',"
+                " cursor = CAST(:deep AS jsonb), error_class = 'E', error_message = E'\\n', kind = E'\\x01odd'"
+                " WHERE id = :id"
+            ),
+            {"id": odd, "deep": deep},
+        )
+    assert {line[0] for line in ask("jobs", "list").lines[1:]} == {str(odd), str(good)}
+    assert len(ask("jobs", "list", "--json").json) == 2
+    shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", odd).lines}
+    assert shown["cursor"].startswith("cannot be read: ")
+    assert ask("jobs", "show", odd, "--json").json["id"] == str(odd)
+    assert ask("jobs", "watch", odd, "--timeout", 0).exit_code == 1
 
 
 def test_a_pause_holds_until_it_is_taken_back(library: Library) -> None:
