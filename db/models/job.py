@@ -22,6 +22,10 @@ class JobState(StrEnum):
 
 LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 
+_FIRST, _LAST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
+"""What Python holds, with a day to spare for every time zone."""
+_TIMES = "run_at, created_at, claimed_at, finished_at, dispatched_at, redispatch_at, lease_expires_at, run_until"
+
 
 class Job(TenantOwned, Base):
     """One piece of work of one organization.
@@ -78,6 +82,17 @@ class Job(TenantOwned, Base):
             name="running_is_leased",
         ),
         CheckConstraint("(state = 'dispatched') = (redispatch_at IS NOT NULL)", name="dispatched_is_due_again"),
+        # What no reader could read: `db.ledger.values` refuses more of it, and earlier.
+        CheckConstraint(
+            f"least({_TIMES}) >= {_FIRST} AND greatest({_TIMES}) <= {_LAST}",
+            name="times",
+        ),
+        CheckConstraint("jsonb_typeof(arguments) = 'object'", name="arguments"),
+        CheckConstraint("jsonb_typeof(cursor) IN ('object', 'null')", name="cursor"),
+        CheckConstraint("jsonb_typeof(result) IN ('object', 'null')", name="result"),
+        CheckConstraint("octet_length(kind) BETWEEN 1 AND 200", name="kind"),
+        CheckConstraint("char_length(unique_key) BETWEEN 1 AND 500", name="unique_key"),
+        CheckConstraint("faults >= 0 AND dispatches >= 0 AND coalesce(children, 0) >= 0", name="counts"),
         Index(
             "ix_jobs_queued",
             "organization_id",
@@ -144,7 +159,10 @@ class ScheduleFire(Base):
     """One tick of one schedule. The key makes two beats fire once."""
 
     __tablename__ = "schedule_fires"
-    __table_args__ = ({"schema": "ledger"},)
+    __table_args__ = (
+        CheckConstraint(f"least(due_at, fired_at) >= {_FIRST} AND greatest(due_at, fired_at) <= {_LAST}", name="times"),
+        {"schema": "ledger"},
+    )
 
     schedule: Mapped[str] = mapped_column(primary_key=True)
     due_at: Mapped[datetime] = mapped_column(primary_key=True)

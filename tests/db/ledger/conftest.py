@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import text
 
 from db import ledger
-from db.engines import Database, database
+from db.engines import Database, database, owner_engine
 from db.ledger import Claimed
 from db.models import Job
 from db.models.base import new_id
 from db.sessions import TenantSession, overseeing, writing
+from db.settings import settings
 from tests.waiting import eventually
 
 
@@ -112,6 +113,26 @@ def held_back(work: Callable[[], Any]) -> Iterator[Future[Any]]:
 def somebody_waits() -> bool:
     with TenantSession(database().cluster().ledger, None, database().settings) as session:
         return bool(session.scalar(_WAITING))
+
+
+_CONSTRAINTS = text("""
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'ledger.jobs'::regclass AND contype = 'c'
+""")
+
+
+@contextmanager
+def without_constraints() -> Iterator[None]:
+    """The table of jobs takes whatever an operator's hand or another program writes; it is empty afterwards."""
+    owner = owner_engine(settings())
+    with owner.begin() as connection:
+        constraints = connection.execute(_CONSTRAINTS).all()
+        for name, _ in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs DROP CONSTRAINT {name}"))
+    yield
+    with owner.begin() as connection:
+        connection.execute(text("TRUNCATE ledger.jobs"))
+        for name, definition in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT {name} {definition}"))
 
 
 @pytest.fixture

@@ -4,40 +4,30 @@ Written by SQL and past the table's constraints, as an operator's hand or anothe
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from db import ledger
-from db.engines import owner_engine
+from db.engines import close_database, open_database
 from db.loading import AFTER_ALL, BEFORE_ALL, Unreadable
+from db.models.job import ScheduleFire
 from db.sessions import overseeing
 from db.settings import settings
-from tests.db.ledger.conftest import Steps
-
-_CONSTRAINTS = text("""
-SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'ledger.jobs'::regclass AND contype = 'c'
-""")
+from migrations.runner import downgrade, upgrade
+from tests.db.ledger.conftest import Steps, without_constraints
 
 
 @pytest.fixture
 def unguarded(steps: Steps) -> Iterator[Steps]:
-    """A ledger without its constraints."""
-    owner = owner_engine(settings())
-    with owner.begin() as connection:
-        constraints = connection.execute(_CONSTRAINTS).all()
-        for name, _ in constraints:
-            connection.execute(text(f"ALTER TABLE ledger.jobs DROP CONSTRAINT {name}"))
-    yield steps
-    with overseeing() as session:
-        session.execute(text("DELETE FROM ledger.jobs"))
-    with owner.begin() as connection:
-        for name, definition in constraints:
-            connection.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT {name} {definition}"))
+    with without_constraints():
+        yield steps
 
 
 def spoil(job_id: UUID, assignments: str) -> None:
@@ -184,3 +174,72 @@ def test_json_that_cannot_be_read_says_why(steps: Steps) -> None:
     deep = read(f"""'{"[" * 3000}{"]" * 3000}'::jsonb""")
     assert isinstance(deep, Unreadable)
     assert deep.startswith("cannot be read: ")
+
+
+REFUSED = [
+    "arguments = '[]'",
+    "arguments = 'null'",
+    "attempt = -1",
+    "max_attempts = 0",
+    "run_at = '-infinity'",
+    "run_at = 'infinity'",
+    "run_at = '4713-01-01 BC'",
+    "run_at = '10000-01-01'",
+    "created_at = 'infinity'",
+    "claimed_at = '10000-01-01'",
+    "faults = -7",
+    "dispatches = -32768",
+    "children = -1",
+    "cursor = '\"odd\"'",
+    "result = '7'",
+    "kind = ''",
+    "kind = repeat('k', 201)",
+    "unique_key = ''",
+    "unique_key = repeat('k', 501)",
+    "priority = -32768",
+    "state = 'unheard of'",
+    "state = 'running', claim_token = id, lease_expires_at = 'infinity', run_until = '-infinity'",
+    "state = 'dispatched', redispatch_at = 'infinity'",
+]
+
+
+@pytest.mark.parametrize("assignments", REFUSED)
+def test_the_table_refuses_what_no_reader_could_read(steps: Steps, assignments: str) -> None:
+    (job_id,) = steps.enqueue()
+    with pytest.raises(IntegrityError):
+        spoil(job_id, assignments)
+
+
+@pytest.mark.usefixtures("fresh_environment")
+def test_a_migration_sets_aside_what_is_there_already_and_lets_the_rest_run() -> None:
+    open_database(settings(), application_name="tests")
+    steps = Steps()
+    good, ended, *bad = steps.enqueue(len(REFUSED) + 2)
+    downgrade("0002")
+    spoil(ended, "state = 'succeeded', finished_at = '-infinity', result = '7'")
+    kept = 0
+    for job_id, assignments in zip(bad, REFUSED, strict=True):
+        try:
+            spoil(job_id, assignments)
+        except IntegrityError:
+            kept += 1  # refused by a constraint that was there before
+    with overseeing() as session:
+        session.add(ScheduleFire(schedule="s", due_at=datetime.now(UTC), job_id=good))
+        session.execute(
+            text("INSERT INTO ledger.schedule_fires VALUES ('s', 'infinity', '-infinity', gen_random_uuid())")
+        )
+    upgrade()
+    look_at_everything(steps)
+    assert steps.job(good).state == "queued"
+    assert (steps.job(ended).state, steps.job(ended).error_class) == ("succeeded", "UnreadableJob")
+    ends = Counter((steps.job(one).state, steps.job(one).error_class) for one in bad)
+    assert ends == {("failed", "UnreadableJob"): len(bad) - kept, ("queued", None): kept}
+    assert kept < 5
+    with overseeing() as session:
+        assert len(session.scalars(select(ScheduleFire)).all()) == 1
+        assert ledger.retry_failed(session, ledger.Filter())
+        forced = "SELECT relforcerowsecurity FROM pg_class WHERE oid = 'ledger.jobs'::regclass"
+        assert session.scalar(text(forced)) is True
+        unvalidated = "SELECT count(*) FROM pg_constraint WHERE NOT convalidated"
+        assert session.scalar(text(unvalidated)) == 0
+    close_database()
