@@ -4,7 +4,6 @@ Not how they come to be claimed: that is `jobs.task`.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,7 +74,8 @@ class Attempt:
                 owned = ledger.lock_owned(session, [self.claimed])
                 if owned:
                     result = effect(session) if effect is not None else None
-                    ledger.succeed(session, [(self.claimed, None if result is None else json.dumps(result))])
+                    kept = None if result is None else ledger.as_json(result, "what the effect returns")
+                    ledger.succeed(session, [(self.claimed, kept)])
         except BaseException as error:
             self.failed_finish = error
             raise

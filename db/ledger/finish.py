@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.ledger.claim import OWNED, Claimed, ClaimKey, mine
+from db.ledger.values import as_json
 from db.sessions import organization_of
 
 MOST_KEPT = 20_000
@@ -187,10 +187,10 @@ def _give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], failure:
 
 
 _RECORD_CURSOR = text("""
-UPDATE ledger.jobs SET cursor = :cursor, children = coalesce(children, 0) + :added, given_back = 0
+UPDATE ledger.jobs SET cursor = CAST(:cursor AS jsonb), children = coalesce(children, 0) + :added, given_back = 0
 WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
 RETURNING id
-""").bindparams(bindparam("cursor", type_=JSONB))
+""")
 
 
 def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *, children_added: int) -> bool:
@@ -201,7 +201,7 @@ def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *,
             "organization_id": organization_of(session),
             "id": claimed.id,
             "token": claimed.claim_token,
-            "cursor": cursor,
+            "cursor": as_json(cursor, "the cursor"),
             "added": children_added,
         },
     )

@@ -1,5 +1,6 @@
 """How a job ends: what each class of error means for its state, attempts and time; and what makes a kind."""
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -400,3 +401,39 @@ def takes_an_id(attempt: Attempt, id: UUID) -> None: ...
 def test_what_cannot_be_a_job_is_told_where_it_is_defined(function: Any, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         job(function)
+
+
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        ({"at": object()}, "a object has no form in JSON"),
+        ({"share": float("nan")}, "Out of range float"),
+        ({"text": "a\x00b"}, "NUL"),
+        ({"text": "\ud800"}, "half of a character"),
+        ({1: "x"}, "the key 1 is no text"),
+        ({"deep": json.loads("[" * 180 + "]" * 180)}, "nested more than 100 levels deep"),
+        (["no", "mapping"], "no mapping of names to values"),
+        ({"number": 10**300}, "more than 300 digits"),
+    ],
+)
+def test_a_result_that_the_ledger_could_not_read_back_fails_the_job_at_once(
+    tenant: Tenant, result: Any, complaint: str
+) -> None:
+    task = single(lambda attempt: attempt.finish(lambda _: result))
+    job_id = enter(tenant, task)
+    deliver(task)
+    ended = state(job_id)
+    assert (ended.state, ended.attempt, ended.error_class) == ("failed", 1, "InvalidArgumentError")
+    assert "what the effect returns" in str(ended.error_message)
+    assert complaint in str(ended.error_message)
+
+
+def test_a_cursor_that_the_ledger_could_not_read_back_is_refused(tenant: Tenant) -> None:
+    def move(attempt: Attempt) -> None:
+        with writing(attempt.organization_id) as session:
+            ledger.record_cursor(session, attempt.claimed, {"after": object()}, children_added=0)
+
+    task = single(move)
+    job_id = enter(tenant, task)
+    deliver(task)
+    assert (state(job_id).state, state(job_id).error_class) == ("failed", "InvalidArgumentError")
