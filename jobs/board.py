@@ -188,6 +188,12 @@ def record_of(key: Claimed | ClaimKey) -> bytes:
     return key.organization_id.bytes + key.id.bytes + key.claim_token.bytes
 
 
+def is_stopped(process_id: int) -> bool:
+    """Whether the process was stopped by a signal and not continued."""
+    found = _state(process_id)
+    return found is not None and found[0] in "Tt"
+
+
 def _started(process_id: int) -> int:
     found = _state(process_id)
     return 0 if found is None else found[1]

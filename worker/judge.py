@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import Counter
 
 from db import ledger
-from db.continuity import Continuity
+from db.continuity import PROMPT_SECONDS, Continuity
 from db.faults import classify
 from db.ledger import Rescued
 from db.sessions import overseeing
@@ -75,6 +75,10 @@ class Judge:
                 ledger.begin_judging(session)
                 rescued = ledger.rescue_expired(session, until=trusted_until)
                 master_seconds = ledger.master_seconds(session)
+                if time.monotonic() - asked_at > PROMPT_SECONDS:
+                    # Whatever held this up held up those who write: they have had no chance to renew since.
+                    session.rollback()
+                    rescued = []
         except Exception:
             self._continuity.broke()
             raise

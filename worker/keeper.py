@@ -16,13 +16,14 @@ from collections.abc import Callable
 
 import structlog
 
-from jobs.board import Board
+from jobs.board import Board, is_stopped
 
 log = structlog.get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _UP_SECONDS, _UP_POLL_SECONDS = 20.0, 0.02
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_WATCH_SECONDS = 0.5
 
 
 class KeeperProcess:
@@ -47,7 +48,7 @@ class KeeperProcess:
             time.sleep(_UP_POLL_SECONDS)
 
     def watch(self) -> None:
-        """From now on, start another one whenever it ends."""
+        """From now on, start another one whenever it ends, or is stopped: leases do not wait for who continues it."""
         threading.Thread(target=self._watch, name="keeper", daemon=True).start()
 
     def _watch(self) -> None:
@@ -55,7 +56,7 @@ class KeeperProcess:
         while True:
             started = time.monotonic()
             if self._popen is not None:
-                log.warning("keeper.ended", exit_code=self._popen.wait())
+                log.warning("keeper.ended", exit_code=_end_of(self._popen))
             lived_long = time.monotonic() - started > 2 * _LONGEST_PAUSE_SECONDS
             pause_seconds = _SHORTEST_PAUSE_SECONDS if lived_long else min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
             time.sleep(pause_seconds)
@@ -73,6 +74,16 @@ class KeeperProcess:
         except OSError as error:
             log.warning("keeper.not_started", error=str(error))
             return None
+
+
+def _end_of(keeper: subprocess.Popen[bytes]) -> int:
+    """Its exit code, once it has ended; one that somebody has stopped is killed."""
+    while True:
+        try:
+            return keeper.wait(_WATCH_SECONDS)
+        except subprocess.TimeoutExpired:
+            if is_stopped(keeper.pid):
+                keeper.kill()
 
 
 def _environment() -> dict[str, str]:

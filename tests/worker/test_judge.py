@@ -151,3 +151,26 @@ def test_a_judge_that_was_frozen_between_its_decision_and_its_statement_takes_no
         patch.setattr(ledger, "begin_judging", frozen_first)
         judge.look()
     assert mine.job(claimed.id).state == "running"
+
+
+def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[Steps, LocalStack]) -> None:
+    """A disk that stands still stops those who write, also the living; who only reads does not notice."""
+    mine, _ = steps
+    judge = Judge(lease_seconds=0.5)
+    eventually(lambda: judge.look() == [] and watched_for(judge, 0.5)(), what="the judge to be trusted")
+    (claimed,) = mine.run()
+    mine.expire([claimed.id])
+    with owner_engine(settings()).begin() as connection:
+        connection.execute(text(_SLOW_WRITES))
+    assert judge.look() == []
+    assert mine.job(claimed.id).state == "running"
+    assert not watched_for(judge, 0.5)()
+    with owner_engine(settings()).begin() as connection:
+        connection.execute(text("DROP TRIGGER slow ON ledger.jobs"))
+    eventually(lambda: bool(judge.look()), within_seconds=20, what="the rescue")
+
+
+_SLOW_WRITES = """
+CREATE FUNCTION ledger.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2.5); RETURN NEW; END';
+CREATE TRIGGER slow BEFORE UPDATE ON ledger.jobs FOR EACH ROW EXECUTE FUNCTION ledger.slow()
+"""
