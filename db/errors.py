@@ -17,6 +17,10 @@ class InvalidArgumentError(DocworkerError):
     """A value given by the caller cannot be used."""
 
 
+class UnacceptedArgumentsError(DocworkerError):
+    """A job of another release: its kind's arguments have changed, and this release does not take these."""
+
+
 class BadInputError(DocworkerError):
     """What was given to be processed cannot be, and would not be another time."""
 

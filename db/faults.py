@@ -18,6 +18,7 @@ from db.errors import (
     NotFoundError,
     PoolTimeoutError,
     StoreError,
+    UnacceptedArgumentsError,
 )
 
 
@@ -38,6 +39,8 @@ class Fault(Enum):
     """No pooled connection came free: later, and somebody should look at the pool."""
     OVERLOAD = "overload"
     """A statement timed out or the server lacks resources: later, with growing pauses."""
+    ARGUMENTS = "arguments"
+    """Another release enqueued the job: later, when a worker may have it that takes its arguments."""
     BAD_INPUT = "bad_input"
     """The data cannot be stored or processed as it is: fail with the reason, again would be the same."""
     OUR_BUG = "our_bug"
@@ -56,8 +59,8 @@ class Fault(Enum):
 
     @property
     def uses_attempt(self) -> bool:
-        """False for conflicts and infrastructure faults, which have a bound of their own."""
-        return not (self.is_infrastructure or self in (Fault.CONFLICT, Fault.SERIALIZATION))
+        """False for conflicts, infrastructure faults and other releases, which have a bound of their own."""
+        return not (self.is_infrastructure or self in (Fault.CONFLICT, Fault.SERIALIZATION, Fault.ARGUMENTS))
 
 
 _INFRASTRUCTURE = frozenset(
@@ -108,6 +111,7 @@ _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (BadInputError, Fault.BAD_INPUT),
     (NotFoundError, Fault.BAD_INPUT),
     (InvalidArgumentError, Fault.BAD_INPUT),
+    (UnacceptedArgumentsError, Fault.ARGUMENTS),
     (DocworkerError, Fault.OUR_BUG),
     (UnicodeError, Fault.BAD_INPUT),  # a lone surrogate has no bytes to send
 )

@@ -45,7 +45,7 @@ class Attempt:
 
     @functools.cached_property
     def arguments(self) -> BaseModel:
-        return self.kind.arguments.model_validate(self.claimed.arguments)
+        return self.kind.accept(self.claimed.arguments)
 
     @property
     def should_stop(self) -> bool:

@@ -7,6 +7,7 @@ database refuses is set apart, and its own job alone is retried or failed.
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast as cast_type
 from uuid import UUID
 
 import structlog
@@ -99,7 +100,7 @@ class _Part:
 
 
 def _document_of(attempt: Attempt) -> UUID:
-    return UUID(attempt.claimed.arguments["document_id"])
+    return cast_type(ProcessDocument, attempt.arguments).document_id
 
 
 def _load(batch: Batch, wanted: set[UUID]) -> dict[UUID, Unprocessed]:

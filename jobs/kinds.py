@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
 
-from db.errors import ConfigurationError, InvalidArgumentError
+from db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
 from db.ledger.values import MAX_ATTEMPTS, check_integer, check_kind, check_nesting, shortened
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class Kind:
             kept = given.model_dump(mode="json")
             read_back = self.arguments.model_validate(kept)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise self._refusal(problems) from None
+            raise self._refusal(_problems(error)) from None
         except (PydanticSerializationError, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise self._refusal(f"{shortened(arguments)} cannot be kept as JSON: {error}") from error
         for name in type(given).model_fields:
@@ -84,9 +83,26 @@ class Kind:
                 raise self._refusal(f"{name}: its keys would be kept as other ones: use texts as keys")
         return kept
 
+    def accept(self, kept: dict[str, Any]) -> BaseModel:
+        """Arguments as the function gets them; raises UnacceptedArgumentsError naming each that this release, unlike
+        the one that enqueued the job, does not take."""
+        try:
+            return self.arguments.model_validate(kept)
+        except ValidationError as error:
+            problems = _problems(error).encode("utf-8", "backslashreplace").decode()
+            raise UnacceptedArgumentsError(
+                f"this release's {self.name} does not take the job's arguments: {problems[:MAX_SHOWN]}. Run a release "
+                "that does, then `docworker jobs retry`; a new argument needs a default, an old one has to stay "
+                "until its jobs are done"
+            ) from None
+
     def _refusal(self, problems: str) -> InvalidArgumentError:
         shown = problems.encode("utf-8", "backslashreplace").decode()
         return InvalidArgumentError(f"{self.name} cannot take these arguments: {shown[:MAX_SHOWN]}")
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
 
 
 def _same_keys(given: Any, kept: Any) -> bool:
@@ -98,11 +114,20 @@ def _same_keys(given: Any, kept: Any) -> bool:
     return True
 
 
+def check_function(function: Callable[..., Any]) -> None:
+    """Raises ConfigurationError for a function that would only make a coroutine or a generator, and run nothing."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{function.__name__}: a job is an ordinary function, not an async one")
+    if inspect.isgeneratorfunction(function):
+        raise ConfigurationError(
+            f"{function.__name__}: a job is an ordinary function, not a generator: take out `yield`"
+        )
+
+
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:
     """The arguments model of a function whose first parameter is the attempt; raises ConfigurationError."""
     name = function.__name__
-    if inspect.iscoroutinefunction(function):
-        raise ConfigurationError(f"{name}: a job is an ordinary function, not an async one")
+    check_function(function)
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     if not parameters:
         raise ConfigurationError(f"{name}: a job takes the attempt as its first parameter")

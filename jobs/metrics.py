@@ -28,6 +28,12 @@ UNKNOWN_MESSAGES = Counter(
     "docworker_unknown_messages_total", "Messages of a kind that this worker does not know; their jobs go to others."
 )
 
+UNACCEPTED = Counter(
+    "docworker_unaccepted_jobs_total",
+    "Attempts at jobs whose arguments this worker's release does not take; they wait for another.",
+    _KIND,
+)
+
 
 def count_claimed(kind: str, queued_seconds: Iterable[float]) -> None:
     """Count how long claimed jobs have waited since they were due."""

@@ -19,13 +19,15 @@ from pydantic import BaseModel
 
 from db import ledger
 from db.engines import database
+from db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
+from db.ledger.values import check_nesting
 from db.sessions import writing
 from jobs import metrics
 from jobs.attempts import Attempt as Attempt
 from jobs.attempts import Batch as Batch
-from jobs.kinds import Kind, arguments_of
+from jobs.kinds import Kind, arguments_of, check_function
 from jobs.running import leases
-from jobs.settling import end
+from jobs.settling import end, settle_error
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +80,14 @@ def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
     one that it never came to is given back, and so are all when the worker stops, without using an attempt.
     """
 
+    if arguments.model_config.get("extra") is None:
+        raise ConfigurationError(
+            f"{arguments.__name__} would drop arguments that it does not know, such as a newer release's: derive it "
+            "from jobs.kinds.Arguments, or set `extra` in its model_config"
+        )
+
     def decorate(function: Callable[[Batch], None]) -> Any:
+        check_function(function)
         named = Limits(name=function.__name__) | limits
         return _task_of(Kind(arguments=arguments, run=function, takes_batches=True, **named), function)
 
@@ -108,11 +117,19 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
 
 
 def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, Any]) -> None:
-    """A plain Celery call becomes a job under its Celery id, whatever number of times it is delivered."""
+    """A plain Celery call becomes a job under its Celery id, whatever number of times it is delivered.
+
+    Raises InvalidArgumentError for arguments that the ledger cannot keep.
+    """
+    check_nesting(arguments, f"the arguments of {kind.name}")
+    try:
+        kept = kind.serialize(arguments)
+    except InvalidArgumentError:
+        kept = arguments  # perhaps of another release: the ledger keeps the job for it, and the reason
     entered = ledger.enqueue_statement(
         organization_id,
         kind.name,
-        [kind.serialize(arguments)],
+        [kept],
         max_attempts=kind.max_attempts,
         priority=kind.priority,
         ids=[job_id],
@@ -147,13 +164,27 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
 
 def _run(batch: Batch) -> None:
     try:
-        batch.kind.run(batch)
+        _set_unaccepted_apart(batch)
+        if batch.attempts:
+            batch.kind.run(batch)
     except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
         end(batch, error)
         if issubclass(type(error), KeyboardInterrupt):
             raise
     else:
         end(batch)
+
+
+def _set_unaccepted_apart(batch: Batch) -> None:
+    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
+    for attempt in batch.attempts:
+        try:
+            attempt.arguments  # noqa: B018 - checked here, and kept for the function
+        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
+            if issubclass(type(error), UnacceptedArgumentsError):
+                metrics.UNACCEPTED.labels(batch.kind.name).inc()
+            settle_error(attempt, error)
+    batch.attempts = batch.unsettled
 
 
 @functools.cache
