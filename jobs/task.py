@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
@@ -32,11 +33,29 @@ from jobs.settling import end, settle_error
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class _Definition:
+    kind: Kind
+    function: Callable[..., Any]
+
+    @property
+    def place(self) -> str:
+        return place_of(self.function)
+
+
+_defined: dict[str, _Definition] = {}
+"""Every kind that was defined in this process, by name."""
+
+
 class LedgerTask(Task):
     """The Celery task of a kind. Its messages carry an organization and job ids."""
 
     abstract = True
-    kind: Kind
+
+    @property
+    def kind(self) -> Kind:
+        """What was defined last: Celery keeps the first task of a module that is loaded again."""
+        return _defined[str(self.name)].kind
 
 
 class Limits(TypedDict, total=False):
@@ -94,7 +113,34 @@ def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
     return decorate
 
 
+def place_of(function: Callable[..., Any]) -> str:
+    """Where a function is defined, for messages."""
+    code = getattr(function, "__code__", None)
+    line = "" if code is None else f" ({code.co_filename}:{code.co_firstlineno})"
+    return f"{function.__module__}:{function.__qualname__}{line}"
+
+
+def is_same_place(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two functions are one that was loaded twice: a module reloaded, or run as a program and imported too."""
+    files = [getattr(getattr(each, "__code__", None), "co_filename", None) for each in (one, other)]
+    is_same_module = one.__module__ == other.__module__ or files[0] == files[1] is not None
+    return is_same_module and one.__qualname__ == other.__qualname__
+
+
+def _define(kind: Kind, function: Callable[..., Any]) -> None:
+    """Raises ConfigurationError when another function has the kind's name: one of them would run the other's jobs."""
+    earlier = _defined.get(kind.name)
+    if earlier is not None and not is_same_place(earlier.function, function):
+        raise ConfigurationError(
+            f"two kinds of job are called {kind.name!r}: {earlier.place} and {place_of(function)}. "
+            "Give one of them another name, with `name=`"
+        )
+    _defined[kind.name] = _Definition(kind, function)
+
+
 def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
+    _define(kind, function)
+
     @functools.wraps(function)
     def run(self: LedgerTask, organization_id: str, job_ids: Sequence[str] | None = None, **arguments: Any) -> None:
         if job_ids is None:
@@ -109,7 +155,6 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         bind=True,
         base=LedgerTask,
         name=kind.name,
-        kind=kind,
         typing=False,
         soft_time_limit=kind.soft_limit_seconds,
         time_limit=kind.hard_limit_seconds,
@@ -197,7 +242,17 @@ def _worker_name() -> str:
 
 
 def known_kinds(app: Any) -> dict[str, Kind]:
-    """The kinds of job among the tasks of a Celery app, by name; imports the app's task modules."""
+    """The kinds of job among the tasks of a Celery app, by name; imports the app's task modules.
+
+    Raises ConfigurationError when a plain Celery task has the name of a kind.
+    """
     app.loader.import_default_modules()
     app.finalize()
+    for name, definition in _defined.items():
+        task = app.tasks.get(name)
+        if task is not None and not isinstance(task, LedgerTask):
+            raise ConfigurationError(
+                f"a kind of job and a Celery task are called {name!r}: {definition.place} and "
+                f"{type(task).__module__}:{type(task).__qualname__}. Give one of them another name"
+            )
     return {task.kind.name: task.kind for task in app.tasks.values() if isinstance(task, LedgerTask)}

@@ -3,12 +3,15 @@
 Not how a worker runs them (`worker.program`), nor what they do (`jobs`).
 """
 
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
 from celery import Celery
 
+from db.errors import ConfigurationError
 from db.settings import Settings, settings
+from jobs.task import is_same_place
 from worker import lifecycle
 
 TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
@@ -21,9 +24,27 @@ ENTRY_POINT_GROUP = "docworker.tasks"
 SOCKET_TIMEOUT_SECONDS = 10
 
 
+class _App(Celery):
+    """Celery's app, which refuses a second task of one name: Celery would keep one of them, without a word."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        self._functions: dict[str, Callable[..., Any]] = {}
+        super().__init__(*positional, **named)  # type: ignore[no-untyped-call]
+
+    def _task_from_fun(self, fun: Callable[..., Any], *positional: Any, **options: Any) -> Any:
+        task = super()._task_from_fun(fun, *positional, **options)
+        earlier = self._functions.setdefault(task.name, fun)
+        if not is_same_place(earlier, fun):
+            raise ConfigurationError(
+                f"two tasks are called {task.name!r}: {earlier.__module__}:{earlier.__qualname__} and "
+                f"{fun.__module__}:{fun.__qualname__}. Give one of them another name, with `name=`"
+            )
+        return task
+
+
 def build_app(configured: Settings) -> Celery:
     """A Celery app that only carries ids: JSON, late acknowledgement, nothing prefetched, no results unless asked."""
-    celery = Celery("docworker")
+    celery = _App("docworker")
     celery.conf.update(
         broker_url=configured.broker_url,
         broker_transport_options=transport_options(configured),

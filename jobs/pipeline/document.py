@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from db.errors import DocworkerError
+from db.errors import ConfigurationError, DocworkerError
 
 JSON = str | int | float | bool | None | list["JSON"] | dict[str, "JSON"]
 
@@ -41,7 +41,7 @@ class PipelineError(DocworkerError):
         self.reason = str(reason)
 
 
-class ProcessorError(DocworkerError):
+class ProcessorError(ConfigurationError):
     """A processor is declared wrongly, or two of them clash: the installation is at fault, not a document."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from jobs.pipeline.document import Document
+from jobs.pipeline.document import Document, ProcessorError
 from jobs.pipeline.limits import Limits
 
 
@@ -53,6 +53,7 @@ def processor(
 ) -> Callable[[Callable[[Document], Document]], Callable[[Document], Document]]:
     """Declare a function as a processor; its module must be imported before the pipeline is loaded.
 
+    Raises ProcessorError when another one has its name.
     A package that others install uses the entry point group `docworker.processors` instead.
     """
 
@@ -64,8 +65,28 @@ def processor(
             "process": lambda _self, document: function(document),
             "__doc__": function.__doc__,
             "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
         }
-        declared.append(type(function.__name__, (Processor,), members))
+        _declare(type(function.__name__, (Processor,), members))
         return function
 
     return declare
+
+
+def _declare(kind: type[Processor]) -> None:
+    """The same function again is its module loaded anew; raises ProcessorError when the name is another's."""
+    for number, earlier in enumerate(declared):
+        if earlier.name == kind.name:
+            if path_of(earlier) != path_of(kind):
+                raise ProcessorError(
+                    f"two processors are called {kind.name!r}: {path_of(earlier)} and {path_of(kind)}. "
+                    "Rename one of them"
+                )
+            declared[number] = kind
+            return
+    declared.append(kind)
+
+
+def path_of(kind: type[Processor]) -> str:
+    """Where a processor is defined, for messages."""
+    return f"{kind.__module__}.{kind.__qualname__}"

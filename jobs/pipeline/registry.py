@@ -14,7 +14,7 @@ from typing import Self
 
 from jobs.pipeline.document import Document, PipelineError, Processed, ProcessorError, Reason, Source
 from jobs.pipeline.limits import Limits
-from jobs.pipeline.processor import Options, Processor, declared
+from jobs.pipeline.processor import Options, Processor, declared, path_of
 
 ENTRY_POINT_GROUP = "docworker.processors"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -42,8 +42,8 @@ def in_order(found: Iterable[tuple[type[Processor], str]]) -> list[type[Processo
         taken, taken_by = by_name.setdefault(kind.name, (kind, origin))
         if taken is not kind:
             raise ProcessorError(
-                f"two processors are called {kind.name!r}: {_path(taken)} ({taken_by}) and {_path(kind)} ({origin}). "
-                "Rename one of them, or uninstall its package"
+                f"two processors are called {kind.name!r}: {path_of(taken)} ({taken_by}) and "
+                f"{path_of(kind)} ({origin}). Rename one of them, or uninstall its package"
             )
     return sorted((kind for kind, _ in by_name.values()), key=lambda kind: (kind.order, kind.name))
 
@@ -114,15 +114,11 @@ def _check(kind: type[Processor], origin: str) -> None:
     name, version, order = (getattr(kind, attribute, None) for attribute in ("name", "version", "order"))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ProcessorError(
-            f"{_path(kind)} ({origin}): name must be lower-case letters, digits, '-' and '_', got {name!r}"
+            f"{path_of(kind)} ({origin}): name must be lower-case letters, digits, '-' and '_', got {name!r}"
         )
     if type(version) is not int or version < 1:
         raise ProcessorError(f"processor {name!r} ({origin}): version must be an integer from 1, got {version!r}")
     if type(order) is not int:
         raise ProcessorError(f"processor {name!r} ({origin}): order must be an integer, got {order!r}")
     if kind.__abstractmethods__:
-        raise ProcessorError(f"processor {name!r} ({origin}): {_path(kind)} does not implement process()")
-
-
-def _path(kind: type[Processor]) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+        raise ProcessorError(f"processor {name!r} ({origin}): {path_of(kind)} does not implement process()")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from db.errors import ConfigurationError
 from jobs.pipeline import processor as processors
 from jobs.pipeline.document import Document, PipelineError, ProcessorError, Source
 from jobs.pipeline.limits import Limits
@@ -104,6 +105,27 @@ def test_processor_of_another_package_whose_name_is_taken_is_refused(install: In
     with pytest.raises(ProcessorError, match=r"two processors are called 'normalize'.*rival") as caught:
         installed_processors()
     assert "jobs.pipeline.normalize.Normalize" in str(caught.value)
+
+
+def rot13(document: Document) -> Document:
+    return document
+
+
+def another(document: Document) -> Document:
+    return document
+
+
+def test_a_second_processor_of_one_name_is_refused_where_it_is_declared() -> None:
+    declare = processor(name="rot13", version=1, order=50)
+    declare(rot13)
+    with pytest.raises(ConfigurationError, match=r"called 'rot13': .*test_registry.rot13 and .*test_registry.another"):
+        declare(another)
+
+
+def test_a_processor_whose_module_is_loaded_anew_takes_its_own_place() -> None:
+    for version in (1, 2):
+        processor(name="rot13", version=version, order=50)(rot13)
+    assert [each.version for each in installed_processors() if each.name == "rot13"] == [2]
 
 
 @pytest.mark.parametrize(
