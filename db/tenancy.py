@@ -56,6 +56,7 @@ class TenantSession(Session):
         self._context = _context_of(organization_id, settings)
         self.holder = holder or Holder.of(opener())
         self._held: list[Holders] = []
+        self._connection: Connection | None = None
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
@@ -72,6 +73,7 @@ class TenantSession(Session):
     def begun(self, connection: Connection) -> None:
         """A transaction begins on `connection`: tell it the organization, and see what the server is."""
         self._hold(connection.engine)
+        self._connection = connection
         self.standing = transactions.begin(
             connection,
             self._context,
@@ -115,7 +117,9 @@ class TenantSession(Session):
         except DBAPIError as error:
             # What was not committed is given up either way, and this must not take the place of what the block raised.
             log.debug("session.not_rolled_back", error=str(error))
-            self.invalidate()
+            # It may be amid a statement that a time limit broke off, and hold locks; the session has forgotten it.
+            if self._connection is not None and not self._connection.closed:
+                self._connection.invalidate()
         if self.holder.open_seconds() > self.settings.long_session:
             self.holder.report()
         for holders in self._held:
