@@ -12,7 +12,7 @@ from celery import Celery
 from db.errors import ConfigurationError
 from db.settings import Settings, settings
 from jobs.task import is_same_place
-from worker import lifecycle
+from worker import lifecycle, transport
 
 TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
@@ -64,6 +64,9 @@ def build_app(configured: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_send_sent_event=False,
         worker_prefetch_multiplier=1,
+        worker_consumer="worker.consumer:Consumer",
+        # Our transport counts what still runs itself, after a new link; Celery's would be short of slots for long.
+        worker_enable_prefetch_count_reduction=False,
         worker_pool=POOLS.get(configured.worker_pool, configured.worker_pool),
         worker_concurrency=configured.worker_processes,
         worker_max_tasks_per_child=configured.max_tasks_per_child or None,
@@ -108,4 +111,5 @@ def transport_options(configured: Settings) -> dict[str, Any]:
 
 
 lifecycle.connect_signals()
+transport.install()
 app = build_app(settings())

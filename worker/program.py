@@ -29,6 +29,7 @@ from jobs.board import MOST_CLAIMS
 from jobs.running import share_board
 from worker import lifecycle, logs
 from worker.app import app
+from worker.consumer import TakeOver
 from worker.health import Pulse, Report
 from worker.keeper import KeeperProcess
 from worker.metrics import MetricsServer
@@ -128,6 +129,7 @@ class Worker(_CeleryWorker):
         super().on_before_init(**options)
         self.app.steps["worker"].add(_Observers)
         self.app.steps["consumer"].add(_LoopPulse)
+        self.app.steps["consumer"].add(TakeOver)
 
     def on_start(self) -> None:
         super().on_start()

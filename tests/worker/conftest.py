@@ -15,3 +15,12 @@ def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Pat
     directory = tmp_path / "trial"
     directory.mkdir()
     return Trial(processes, directory)
+
+
+@pytest.fixture
+def bare_trial(processes: Processes, tmp_path: Path) -> Trial:
+    """As `trial`, with the settings that are in force."""
+    install_trial_tasks(tmp_path / "processes")
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    return Trial(processes, directory)

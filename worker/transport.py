@@ -1,0 +1,186 @@
+"""kombu's Redis transports with links to the broker that are given up whole.
+
+Celery's worker swallows a failed acknowledgement, and the message counts against the prefetch window for ever; an error
+reply ends the worker. Here either ends the link, and the next one begins with the full window. What was delivered over
+the old link and still runs (`Unsettled`) is acknowledged over the new one; what had not begun goes back to the queue.
+Not for other brokers: AMQP has links and windows of its own.
+"""
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from functools import partial
+from operator import methodcaller
+from typing import Any
+
+from kombu import transport as transports
+from kombu.transport import redis
+from kombu.transport.virtual import Message as VirtualMessage
+from redis.exceptions import InvalidResponse, ResponseError
+
+_ERROR_REPLIES = (ResponseError, InvalidResponse)
+"""A broker that answers so (READONLY, MISCONF, NOPERM, …) is waited for like one that is away."""
+
+
+class Unsettled:
+    """The messages of links that were given up, until they are settled. Used by the main loop only."""
+
+    def __init__(self) -> None:
+        self._running: set[str] = set()
+        self._settled: dict[str, Callable[[Any], Any]] = {}
+        self._channel: Any = None
+
+    def __len__(self) -> int:
+        """How many still take a place of the prefetch window."""
+        return len(self._running)
+
+    def add(self, tags: Collection[str]) -> None:
+        """Their link was given up."""
+        self._running.update(tags)
+        self._channel = None
+
+    def settle(self, tag: str, how: Callable[[Any], Any]) -> None:
+        """Acknowledge or return a message, now or as soon as there is a link; `how` is given its QoS."""
+        self._running.discard(tag)
+        self._settled[tag] = how
+        if self._channel is not None:
+            self._settle_all()
+
+    def take_over(self, channel: Any, running: Collection[str]) -> None:
+        """There is a new link. Messages that are not running have been forgotten: they go back to their queue."""
+        for tag in self._running - set(running):
+            self.settle(tag, methodcaller("restore_by_tag", tag))
+        self._channel = channel
+        self._settle_all()
+
+    def _settle_all(self) -> None:
+        for tag, how in list(self._settled.items()):
+            how(self._channel.qos)  # if this fails, the next link does it
+            del self._settled[tag]
+
+
+unsettled = Unsettled()
+
+
+class Message(VirtualMessage):
+    """A message whose acknowledgement or rejection ends the link when it fails."""
+
+    def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:  # noqa: ARG002
+        self._settle(partial(self.ack, multiple=multiple), methodcaller("forget", self.delivery_tag))
+
+    def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:  # noqa: ARG002
+        tag = self.delivery_tag
+        later = methodcaller("restore_by_tag", tag, leftmost=True) if requeue else methodcaller("forget", tag)
+        self._settle(partial(self.reject, requeue=requeue), later)
+
+    def _settle(self, now: Callable[[], Any], later: Callable[[Any], Any]) -> None:
+        if not self.channel.given_up:
+            try:
+                now()
+            except redis.Transport.connection_errors + _ERROR_REPLIES:
+                # Before the link is given up, so that the message does not count as one that runs.
+                unsettled.settle(self.delivery_tag, later)
+                self.channel.qos.let_go(self.delivery_tag)
+                raise
+        else:
+            unsettled.settle(self.delivery_tag, later)
+
+
+class QoS(redis.QoS):
+    """The prefetch window: also what was delivered over former links and still runs takes a place."""
+
+    def can_consume(self) -> bool:
+        most = self.prefetch_count
+        return not most or len(self._delivered) - len(self._dirty) + len(unsettled) < most
+
+    def forget(self, tag: str) -> None:
+        """Acknowledge a message of a former link."""
+        self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+
+    def let_go(self, tag: str) -> None:
+        """It is settled as far as this link is concerned."""
+        self._dirty.add(tag)
+
+    def give_up(self) -> set[str]:
+        """Forget all messages without a word to the broker; returns those that were not settled."""
+        self._flush()  # type: ignore[no-untyped-call]
+        left = set(self._delivered)
+        self._delivered.clear()
+        self._on_collect.cancel()
+        return left
+
+
+class _GivenUp:
+    """What makes a channel one that can be given up, for both kinds of it."""
+
+    given_up = False
+    _in_poll: Any
+    _in_listen: Any
+    Message = Message
+    QoS = QoS
+
+    def give_up(self: Any) -> set[str]:
+        """Let go of everything at once: nothing is read, written or waited for over this link again."""
+        self.given_up = True
+        self.do_restore = False
+        left: set[str] = self.qos.give_up()
+        self._in_poll = self._in_listen = None
+        for part in (self._disconnect_pools, self._close_clients):
+            with suppress(Exception):  # the link is broken
+                part()
+        return left
+
+
+class Channel(_GivenUp, redis.Channel):
+    """A channel to one Redis."""
+
+
+class SentinelChannel(_GivenUp, redis.SentinelChannel):
+    """A channel to the primary that Sentinels name."""
+
+
+class Poller(redis.MultiChannelPoller):
+    """Looks for abandoned messages once a second, and so notices a link that is frozen or answers with errors."""
+
+    def maybe_restore_messages(self) -> None:
+        for channel in self._channels:
+            if channel.active_queues:
+                channel.qos.restore_visible(
+                    num=channel.unacked_restore_limit, interval=channel.unacked_restore_throttle
+                )
+                return
+
+
+class _Link:
+    """What makes a transport one whose link is given up whole, for both kinds of it."""
+
+    cycle: Any
+    connection_errors = redis.Transport.connection_errors + _ERROR_REPLIES
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cycle = Poller()  # type: ignore[no-untyped-call]
+
+    def give_up(self: Any) -> None:
+        for channel in list(self.channels):
+            unsettled.add(channel.give_up())
+
+
+class Transport(_Link, redis.Transport):
+    """For redis:// and rediss:// addresses."""
+
+    Channel = Channel
+
+
+class SentinelTransport(_Link, redis.SentinelTransport):
+    """For sentinel:// addresses."""
+
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Have kombu use these for the addresses of Redis."""
+    transports.TRANSPORT_ALIASES.update(
+        redis="worker.transport:Transport",
+        rediss="worker.transport:Transport",
+        sentinel="worker.transport:SentinelTransport",
+    )
