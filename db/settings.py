@@ -33,6 +33,19 @@ def _broker_url(value: str) -> str:
     return value
 
 
+def _key_prefix(value: str) -> str:
+    # The client cuts it off by its length in characters from keys that are bytes, and subscribes to it as a pattern.
+    if not (value.isascii() and all(one.isprintable() for one in value)) or set(value) & set("*?[]\\"):
+        raise ValueError("use printable ASCII characters other than * ? [ ] and the backslash, such as 'docworker:'")
+    return value
+
+
+def _queue_name(value: str) -> str:
+    if not value.isprintable():  # the client's own separator is made of control characters
+        raise ValueError("use printable characters, such as 'docworker'")
+    return value
+
+
 def _without_password(url: str) -> str:
     head, at, tail = url.rpartition("@")
     return f"{head.split('://')[0]}://…@{tail}" if at else url
@@ -72,8 +85,8 @@ class Settings(BaseSettings):
     owner_url: PostgresUrl | None = None
     """Master, as the owner role; only `docworker migrate` uses it."""
     broker_url: BrokerUrl = "redis://localhost:6379/0"
-    broker_key_prefix: str = "docworker:"
-    queue: str = Field("docworker", min_length=1)
+    broker_key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "docworker:"
+    queue: Annotated[str, Field(min_length=1), AfterValidator(_queue_name)] = "docworker"
     result_backend_url: str | None = None
     store: str = "var/store"
     """Where source bytes are kept: a directory, or an fsspec address such as s3://bucket/prefix."""

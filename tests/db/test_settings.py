@@ -1,0 +1,34 @@
+"""Settings that the programs behind them could not carry are refused, with the variable, the value and what to do."""
+
+import pytest
+
+from db.errors import ConfigurationError
+from db.settings import settings
+
+
+@pytest.mark.parametrize(
+    "value", ["Präfix:", "\N{GRINNING FACE}", "a\tb", "a\nb", "a\x06\x16b", "a*", "a?", "a[b]", "\\"]
+)
+def test_a_key_prefix_that_the_brokers_client_cannot_carry_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("DOCWORKER_BROKER_KEY_PREFIX", value)
+    settings.cache_clear()
+    with pytest.raises(ConfigurationError, match="DOCWORKER_BROKER_KEY_PREFIX: use printable ASCII") as refused:
+        settings()
+    assert repr(value) in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["", "one:two:", "{hash tag}", "a b'\"#%s/.", "x" * 2000])
+def test_any_other_key_prefix_is_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DOCWORKER_BROKER_KEY_PREFIX", value)
+    settings.cache_clear()
+    assert settings().broker_key_prefix == value
+
+
+@pytest.mark.parametrize("value", ["", "a\x06\x16b", "a\nb"])
+def test_a_queue_that_the_brokers_client_cannot_carry_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DOCWORKER_QUEUE", value)
+    settings.cache_clear()
+    with pytest.raises(ConfigurationError, match="DOCWORKER_QUEUE"):
+        settings()
