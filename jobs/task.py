@@ -26,6 +26,7 @@ from db.sessions import writing
 from jobs import metrics
 from jobs.attempts import Attempt as Attempt
 from jobs.attempts import Batch as Batch
+from jobs.forks import no_way_out_of_a_fork
 from jobs.kinds import Kind, arguments_of, check_function
 from jobs.running import leases
 from jobs.settling import end, settle_error
@@ -80,9 +81,9 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
     def decorate(function: Callable[..., Any]) -> Any:
         def run(batch: Batch) -> None:
             for attempt in batch:
-                function(
-                    attempt, **{name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
-                )
+                arguments = {name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
+                with no_way_out_of_a_fork():
+                    function(attempt, **arguments)
                 if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
                     attempt.finish()
 
@@ -211,7 +212,8 @@ def _run(batch: Batch) -> None:
     try:
         _set_unaccepted_apart(batch)
         if batch.attempts:
-            batch.kind.run(batch)
+            with no_way_out_of_a_fork():
+                batch.kind.run(batch)
     except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
         end(batch, error)
         if issubclass(type(error), KeyboardInterrupt):

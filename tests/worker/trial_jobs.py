@@ -56,6 +56,20 @@ def overrun(attempt: Attempt, path: str) -> None:
     eventually(lambda: False, within_seconds=LONGEST_SECONDS, what="the end of time")
 
 
+@job(name="trial.fork", max_attempts=1)
+def fork(attempt: Attempt, path: str, how: str) -> None:
+    """Fork; the child `returns`, `raises` or `exits`. Append how it ended, as its parent knows it."""
+    pid = os.fork()
+    if pid == 0:
+        _append(path, f"child {os.getpid()}")
+        if how == "raises":
+            raise RuntimeError("in the forked process")
+        if how == "exits":
+            raise SystemExit(3)
+        return
+    _append(path, f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
 def _append(path: str, line: str) -> None:
     with Path(path).open("a") as file:
         file.write(f"{line}\n")
