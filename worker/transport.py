@@ -21,6 +21,9 @@ _ERROR_REPLIES = (ResponseError, InvalidResponse)
 """A broker that answers so (READONLY, MISCONF, NOPERM, …) is waited for like one that is away."""
 
 
+_LINK_ERRORS = redis.Transport.connection_errors + _ERROR_REPLIES
+
+
 class Unsettled:
     """The messages of links that were given up, until they are settled. Used by the main loop only."""
 
@@ -42,13 +45,18 @@ class Unsettled:
         """Acknowledge or return a message, now or as soon as there is a link; `how` is given its QoS."""
         self._running.discard(tag)
         self._settled[tag] = how
-        if self._channel is not None:
-            self._settle_all()
+        channel = self._channel
+        if channel is not None and channel.connection.error is None:
+            try:
+                self._settle_all()
+            except _LINK_ERRORS as error:
+                channel.connection.error = error
 
     def take_over(self, channel: Any, running: Collection[str]) -> None:
         """There is a new link. Messages that are not running have been forgotten: they go back to their queue."""
         for tag in self._running - set(running):
-            self.settle(tag, methodcaller("restore_by_tag", tag))
+            self._running.discard(tag)
+            self._settled[tag] = methodcaller("restore_by_tag", tag)
         self._channel = channel
         self._settle_all()
 
@@ -62,7 +70,7 @@ unsettled = Unsettled()
 
 
 class Message(VirtualMessage):
-    """A message whose acknowledgement or rejection ends the link when it fails."""
+    """A message that ends the link when it cannot be acknowledged or rejected over it."""
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:  # noqa: ARG002
         self._settle(partial(self.ack, multiple=multiple), methodcaller("forget", self.delivery_tag))
@@ -73,16 +81,18 @@ class Message(VirtualMessage):
         self._settle(partial(self.reject, requeue=requeue), later)
 
     def _settle(self, now: Callable[[], Any], later: Callable[[Any], Any]) -> None:
-        if not self.channel.given_up:
+        """Now, or over the next link. The error is raised by the link's next turn: here it would take the loop's other
+        callbacks with it, and so the ends of other messages."""
+        channel = self.channel
+        if not channel.given_up and channel.connection.error is None:
             try:
                 now()
-            except redis.Transport.connection_errors + _ERROR_REPLIES:
-                # Before the link is given up, so that the message does not count as one that runs.
-                unsettled.settle(self.delivery_tag, later)
-                self.channel.qos.let_go(self.delivery_tag)
-                raise
-        else:
-            unsettled.settle(self.delivery_tag, later)
+            except _LINK_ERRORS as error:
+                channel.connection.error = error
+            else:
+                return
+        channel.qos.let_go(self.delivery_tag)
+        unsettled.settle(self.delivery_tag, later)
 
 
 class QoS(redis.QoS):
@@ -139,7 +149,17 @@ class SentinelChannel(_GivenUp, redis.SentinelChannel):
 
 
 class Poller(redis.MultiChannelPoller):
-    """Looks for abandoned messages once a second, and so notices a link that is frozen or answers with errors."""
+    """Raises what has befallen the link. It looks for abandoned messages once a second, and so notices a link that is
+    frozen or answers with errors."""
+
+    def __init__(self, link: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._link = link
+
+    def on_poll_start(self) -> None:
+        if self._link.error is not None:
+            raise self._link.error
+        super().on_poll_start()  # type: ignore[no-untyped-call]
 
     def maybe_restore_messages(self) -> None:
         for channel in self._channels:
@@ -154,13 +174,24 @@ class _Link:
     """What makes a transport one whose link is given up whole, for both kinds of it."""
 
     cycle: Any
-    connection_errors = redis.Transport.connection_errors + _ERROR_REPLIES
+    connection_errors = _LINK_ERRORS
+    error: BaseException | None = None
+    """What a message could not be settled for; the link is to be given up."""
+    _loop: Any = None
+    _turns: Collection[Any] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.cycle = Poller()  # type: ignore[no-untyped-call]
+        self.cycle = Poller(self)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        before = set(loop.on_tick)
+        super().register_with_event_loop(connection, loop)  # type: ignore[misc]
+        self._loop, self._turns = loop, loop.on_tick - before
 
     def give_up(self: Any) -> None:
+        if self._loop is not None:
+            self._loop.on_tick.difference_update(self._turns)  # it would go on turning this link for ever
         for channel in list(self.channels):
             unsettled.add(channel.give_up())
 
