@@ -3,8 +3,8 @@
 Sessions check again when their transaction begins (`db.transactions`); this here is for every user of an engine.
 """
 
+import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,15 +15,17 @@ from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Connection, Dialect, Engine, event, exc
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
 from db import asking, loading, metrics
 from db.answering import QUESTION_SECONDS, BoundedAsyncConnection, BoundedConnection
 from db.capacity import LIMITS, check_connections
-from db.errors import ConfigurationError, DemotedMasterError
+from db.errors import ConfigurationError
 from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
 from db.pool import MeasuredPool
-from db.replication import Server
+from db.replication import Server, Timelines
 from db.settings import Settings
+from db.survey import Survey
 from db.transactions import IDENTIFY, ask, examine_master, send
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,13 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
         **address,
         "client_encoding": asking.ENCODING,
     }
+
+
+def survey_of(arguments: dict[str, Any], settings: Settings, timelines: Timelines, *, role: str) -> Survey:
+    """The survey of an address of the master, with all replicas that the settings name."""
+    name = str(arguments.get("application_name", "docworker"))
+    replicas = [connect_arguments(url, settings, name) for url in settings.replica_urls]
+    return Survey(arguments, replicas, timelines, role=role)
 
 
 def connect_plainly(arguments: dict[str, Any], settings: Settings) -> BoundedConnection:
@@ -94,9 +103,14 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
     """
     capacity = settings if server.role == "master" and settings.prepared_statements else None
 
+    survey: Survey | None = None
+
     def connect(dialect: Dialect, record: ConnectionPoolEntry | None, arguments: Any, keywords: dict[str, Any]) -> Any:
-        nonlocal capacity
-        connection = _connect(dialect, record, server, arguments, keywords)
+        nonlocal capacity, survey
+        if not server.is_replica:
+            survey = survey or survey_of(keywords, settings, server.timelines, role=server.role)
+            keywords = _find(dialect, survey)
+        connection = _connect_to(dialect, record, server, arguments, keywords)
         dialect.get_driver_connection(connection).answer_seconds = settings.answer_timeout
         if capacity is not None:
             _check_capacity(dialect, connection, capacity)
@@ -104,6 +118,8 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
         return connection
 
     def checkout(_connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        if survey is not None:
+            survey.look_again()
         _look(server, record)
 
     def checkin(_: Any, record: ConnectionPoolEntry) -> None:
@@ -119,29 +135,11 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
     _measure(engine, server)
 
 
-def _connect(
-    dialect: Dialect, record: ConnectionPoolEntry | None, server: Server, arguments: Any, keywords: dict[str, Any]
-) -> Any:
-    """Connect; where a replica or an old master answers for the master, try each host of the address by itself."""
-    try:
-        return _connect_to(dialect, record, server, arguments, keywords)
-    except DemotedMasterError as error:
-        refusal = error
-    for one in _one_by_one(keywords):
-        try:
-            return _connect_to(dialect, record, server, arguments, one)
-        except (DemotedMasterError, psycopg.OperationalError) as error:
-            log.debug("master.passed_over", host=one["host"], port=one["port"], reason=str(error))
-    raise refusal
-
-
-def _one_by_one(keywords: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The same arguments for each host of an address that names several."""
-    hosts = str(keywords.get("host", "")).split(",")
-    ports = str(keywords.get("port", "")).split(",")
-    if len(hosts) > 1:
-        for number, host in enumerate(hosts):
-            yield {**keywords, "host": host, "port": ports[number if len(ports) > 1 else 0]}
+def _find(dialect: Dialect, survey: Survey) -> dict[str, Any]:
+    """The arguments that lead to the master, without stopping an event loop meanwhile."""
+    if dialect.is_async:
+        return await_only(asyncio.to_thread(survey.master))
+    return survey.master()
 
 
 def _connect_to(
@@ -154,7 +152,7 @@ def _connect_to(
         asking.check_encoding(driver)
         # For who begins without us: SQLAlchemy, when it looks at an engine's first connection.
         connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
-        system_identifier, timeline = _identify(driver, server)
+        system_identifier, timeline = examine(driver, server)
     except BaseException:
         connection.close()
         raise
@@ -171,11 +169,11 @@ def bounded(dialect: Dialect, arguments: Any, keywords: dict[str, Any]) -> Any:
     return BoundedConnection.connect(*arguments, **keywords)
 
 
-def _identify(driver: Any, server: Server) -> tuple[int, int | None]:
-    """The system identifier, and the timeline of a master."""
+def examine(driver: Any, server: Server) -> tuple[int, int | None]:
+    """The system identifier, and the timeline of a master; raises what `examine_master` does."""
     system_identifier, in_recovery, walfile_name, _ = ask(driver, IDENTIFY)
-    timeline = None if server.is_replica else examine_master(server, in_recovery == "t", walfile_name)
-    return int(system_identifier or 0), timeline
+    system = int(system_identifier or 0)
+    return system, None if server.is_replica else examine_master(server, system, in_recovery == "t", walfile_name)
 
 
 def _check_capacity(dialect: Dialect, connection: Any, settings: Settings) -> None:

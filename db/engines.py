@@ -13,9 +13,8 @@ from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from db.choosing import obstacle_to_reading
-from db.connecting import ask_for_session, bounded, watch
+from db.connecting import ask_for_session, bounded, survey_of, watch
 from db.connecting import connect_arguments as connect_arguments
-from db.connecting import connect_plainly as connect_plainly
 from db.errors import ConfigurationError, DocworkerError, ForkedEngineError
 from db.pool import Holders, MeasuredPool
 from db.replication import Server, Timelines
@@ -39,6 +38,11 @@ class Cluster:
     ledger: Engine
     dispatcher: Engine | None
     sampler: Sampler
+
+    @property
+    def timelines(self) -> Timelines:
+        """What is known of who may be the master."""
+        return self.sampler.timelines
 
     @property
     def engines(self) -> list[Engine]:
@@ -223,6 +227,7 @@ def owner_engine(settings: Settings) -> Engine:
     arguments = connect_arguments(settings.owner_url, settings, "docworker migrate")
     engine = create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
     # Without a limit: an index is made for as long as it takes, but not on a server that is gone.
-    event.listen(engine, "do_connect", lambda dialect, _, values, names: bounded(dialect, values, names))
+    survey = survey_of(arguments, settings, Timelines(), role="owner")
+    event.listen(engine, "do_connect", lambda dialect, _, values, __: bounded(dialect, values, survey.master()))
     event.listen(engine, "connect", lambda connection, _: ask_for_session(connection))
     return engine

@@ -3,13 +3,15 @@
 Pure data and decisions; the servers are asked in `db.sampler` and `db.transactions`.
 """
 
+import mmap
 import re
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from db.errors import InvalidArgumentError
+from db.errors import ConfigurationError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -85,17 +87,80 @@ def position_after(session_or_cluster: "Session | Cluster") -> WalPosition:
     return ask_position(master_of(session_or_cluster))
 
 
+# Made before any fork, so what one process of a worker learns all of them know, and the child that replaces one.
+# Three numbers in a place that the system's identifier gives: the identifier, its highest timeline, and when (monotonic
+# milliseconds) somebody last asked all servers. Two systems that meet in one place only forget what they shared.
+_SHARED = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+_PLACES = len(_SHARED) // 3
+
+
 class Timelines:
-    """The highest timeline that this process has seen in a cluster: a master on a lower one is an old one."""
+    """Which system a cluster is, and the highest timeline that this process, or one forked with it, has seen of it: a
+    master on a lower one is an old one."""
 
     def __init__(self) -> None:
-        self.highest = 0
+        self.system_identifier: int | None = None
+        self._noted: dict[int, int] = {}
         self._guard = threading.Lock()
 
-    def note(self, timeline: int) -> None:
-        if timeline > self.highest:
+    @property
+    def highest(self) -> int:
+        """0 until it is known which system this is."""
+        return 0 if self.system_identifier is None else self._highest_of(self.system_identifier)
+
+    def note(self, system_identifier: int, timeline: int) -> None:
+        """A server of that system is on this timeline, or somebody says so."""
+        if timeline > self._highest_of(system_identifier):
             with self._guard:
-                self.highest = max(self.highest, timeline)
+                timeline = max(timeline, self._highest_of(system_identifier))
+                self._noted[system_identifier] = timeline
+                place = _place_of(system_identifier)
+                _SHARED[place + 1] = timeline
+                _SHARED[place] = system_identifier
+
+    def identify(self, system_identifier: int) -> None:
+        """The master is of this system. Raises ConfigurationError when it was of another one before."""
+        if self.system_identifier is None:
+            self.system_identifier = system_identifier
+        elif self.system_identifier != system_identifier:
+            raise ConfigurationError(
+                f"the master is of system {system_identifier}, but was of system {self.system_identifier} before: "
+                "another database answers at its address; correct the address, or restart this process to use it"
+            )
+
+    def __str__(self) -> str:
+        """For a message, which `hear` reads; empty as long as nothing is known."""
+        return f"{self.system_identifier}/{self.highest}" if self.highest else ""
+
+    def hear(self, text: str) -> None:
+        """Note what another process has said; what is not of its form says nothing."""
+        system_identifier, slash, timeline = text.partition("/")
+        if slash and system_identifier.isdecimal() and timeline.isdecimal():
+            self.note(int(system_identifier), int(timeline))
+
+    def wants_a_look(self, after_seconds: float) -> bool:
+        """Whether nobody has asked all servers for so long; who is told so asks them."""
+        system_identifier = self.system_identifier
+        if system_identifier is None:
+            return False
+        wants = time.monotonic() * 1000 - _SHARED[_place_of(system_identifier) + 2] > after_seconds * 1000
+        if wants:
+            self.looked()
+        return wants
+
+    def looked(self) -> None:
+        """All servers are being asked now."""
+        if self.system_identifier is not None:
+            _SHARED[_place_of(self.system_identifier) + 2] = int(time.monotonic() * 1000)
+
+    def _highest_of(self, system_identifier: int) -> int:
+        place = _place_of(system_identifier)
+        shared = _SHARED[place + 1] if _SHARED[place] == system_identifier else 0
+        return max(shared, self._noted.get(system_identifier, 0))
+
+
+def _place_of(system_identifier: int) -> int:
+    return system_identifier % _PLACES * 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from psycopg.pq import ExecStatus
 
 from db import metrics
 from db.asking import question
-from db.connecting import connect_arguments
+from db.connecting import connect_arguments, survey_of
 from db.replication import MasterHistory, Sample, Standing, Timelines, parse_lsn, timeline_of
 from db.settings import Settings
 
@@ -33,7 +33,8 @@ _ASK_MASTER = """
 SELECT pg_catalog.pg_is_in_recovery(),
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
             THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,
-       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END,
+       (SELECT system_identifier FROM pg_catalog.pg_control_system())
 """
 _ASK_REPLICA = """
 SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn(), receiver.received_tli,
@@ -57,7 +58,9 @@ class Sampler:
         self.settings = settings
         self.timelines = timelines
         self._history = MasterHistory()
-        self._master = connect_arguments(settings.master_url, settings, application_name)
+        self.survey = survey_of(
+            connect_arguments(settings.master_url, settings, application_name), settings, timelines, role="master"
+        )
         self._replicas = [connect_arguments(url, settings, application_name) for url in settings.replica_urls]
         self._samples: list[Sample | None] = [None] * len(self._replicas)
         self._asked = [False] * len(self._replicas)
@@ -121,9 +124,11 @@ class Sampler:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        watches = [self._repeat(self._master, self._watch_master, self._forget_master)]
-        for number, arguments in enumerate(self._replicas):
-            watches.append(self._repeat(arguments, self._watcher_of(number), self._forgetter_of(number)))
+        watches = [self._repeat(self._find_master, self._watch_master, self._forget_master)]
+        watches += [
+            self._repeat(self._finder_of(number), self._watcher_of(number), self._forgetter_of(number))
+            for number in range(len(self._replicas))
+        ]
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         if self._thread is None:  # stopped before it had begun
             self._cancel()
@@ -135,7 +140,7 @@ class Sampler:
 
     async def _repeat(
         self,
-        arguments: dict[str, Any],
+        find: Callable[[], Coroutine[Any, Any, dict[str, Any]]],
         watch: Callable[[AsyncConnection], Coroutine[Any, Any, None]],
         forget: Callable[[], None],
     ) -> None:
@@ -144,6 +149,7 @@ class Sampler:
             while True:
                 try:
                     if connection is None:
+                        arguments = await find()
                         async with asyncio.timeout(ANSWER_SECONDS + self.settings.connect_timeout):
                             connection = await AsyncConnection.connect(**arguments, autocommit=True)
                     await watch(connection)
@@ -158,13 +164,25 @@ class Sampler:
             if connection is not None:
                 await connection.close()
 
+    async def _find_master(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self.survey.master)
+
+    def _finder_of(self, number: int) -> Callable[[], Coroutine[Any, Any, dict[str, Any]]]:
+        async def find() -> dict[str, Any]:
+            return self._replicas[number]
+
+        return find
+
     async def _watch_master(self, connection: AsyncConnection) -> None:
-        in_recovery, walfile_name, flushed = await _ask(connection, _ASK_MASTER)
+        in_recovery, walfile_name, flushed, system_identifier = await _ask(connection, _ASK_MASTER)
         if in_recovery == "t" or walfile_name is None or flushed is None:
             await connection.close()  # so that the next one looks for the master again
             raise psycopg.OperationalError("the master is a replica now")
         timeline = timeline_of(walfile_name)
-        self.timelines.note(timeline)
+        self.timelines.note(int(system_identifier or 0), timeline)
+        if timeline < self.timelines.highest:
+            await connection.close()
+            raise psycopg.OperationalError("the master is an old one")
         self._history.note(time.monotonic(), timeline, parse_lsn(flushed))
         if self.on_tick is not None:
             self.on_tick()
@@ -195,9 +213,9 @@ class Sampler:
         if receives == "t" and timeline is None:
             self._warn_hidden()
         if promoted_to is not None:
-            self.timelines.note(timeline_of(promoted_to))
+            self.timelines.note(standing.system_identifier, timeline_of(promoted_to))
         if standing.timeline is not None:
-            self.timelines.note(standing.timeline)
+            self.timelines.note(standing.system_identifier, standing.timeline)
             if sent is not None:
                 self._history.note(now, standing.timeline, parse_lsn(sent))
         lsn = standing.replayed or 0

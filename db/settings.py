@@ -75,7 +75,8 @@ class Settings(BaseSettings):
 
     # Servers
     master_url: PostgresUrl = "postgresql://docworker_worker@localhost:5432/docworker"
-    """Master, as the worker role. Several hosts may be named; add target_session_attrs=read-write."""
+    """Master, as the worker role. Name every server that may become it, with target_session_attrs=read-write: all are
+    asked, and the one that takes writes on the highest timeline is taken."""
     replica_urls: Annotated[tuple[PostgresUrl, ...], NoDecode, BeforeValidator(_split_on_spaces)] = ()
     """Replicas, as the worker role, separated by spaces."""
     dispatcher_url: PostgresUrl | None = None

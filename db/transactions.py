@@ -227,7 +227,7 @@ def _as_sqlalchemy_error(connection: Connection, statements: str, error: psycopg
 def check_master(connection: Connection, server: Server, result: PGresult, first: int) -> int:
     """Whether this is a master, and the latest; returns its timeline."""
     try:
-        return examine_master(server, _bool(result, first), _text(result, first + 1))
+        return examine_master(server, _system_identifier(connection), _bool(result, first), _text(result, first + 1))
     except DemotedMasterError as error:
         raise _dismissed(connection, error) from None
 
@@ -246,17 +246,19 @@ def demoted(server: Server) -> DemotedMasterError:
     )
 
 
-def examine_master(server: Server, in_recovery: bool, walfile_name: str | None) -> int:
-    """The timeline of a server that is used as a master; raises DemotedMasterError or StaleMasterError."""
+def examine_master(server: Server, system_identifier: int, in_recovery: bool, walfile_name: str | None) -> int:
+    """The timeline of a server that is used as a master; raises DemotedMasterError, StaleMasterError, or
+    ConfigurationError when it is of another system than before."""
     if in_recovery or walfile_name is None:
         raise demoted(server)
     timeline = timeline_of(walfile_name)
+    server.timelines.identify(system_identifier)
     if timeline < server.timelines.highest:
         raise StaleMasterError(
             f"the server that answers as {server.cluster} {server.role} is on timeline {timeline}, but timeline "
             f"{server.timelines.highest} was seen: it is an old master that came back; stop it or make it a replica"
         )
-    server.timelines.note(timeline)
+    server.timelines.note(system_identifier, timeline)
     return timeline
 
 

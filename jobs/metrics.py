@@ -24,6 +24,9 @@ RETRIES = Counter("docworker_job_retries_total", "Attempts that were repeated, b
 FENCED = Counter("docworker_jobs_fenced_total", "Attempts that had lost their job and wrote nothing.", _KIND)
 RUNNING = Gauge("docworker_jobs_running", "Jobs running now.", _KIND, multiprocess_mode="livesum")
 MESSAGES = Counter("docworker_messages_total", "Messages taken from the broker.", _KIND)
+UNFOUNDED_MESSAGES = Counter(
+    "docworker_unfounded_messages_total", "Messages whose jobs the ledger does not know, or has not dispatched.", _KIND
+)
 UNKNOWN_MESSAGES = Counter(
     "docworker_unknown_messages_total", "Messages of a kind that this worker does not know; their jobs go to others."
 )

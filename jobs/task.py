@@ -22,7 +22,7 @@ from db import ledger
 from db.engines import database
 from db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
 from db.ledger.values import check_nesting
-from db.sessions import writing
+from db.sessions import reading, writing
 from jobs import metrics
 from jobs.attempts import Attempt as Attempt
 from jobs.attempts import Batch as Batch
@@ -147,6 +147,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         if job_ids is None:
             enter(self.kind, UUID(organization_id), UUID(self.request.id), arguments)
         else:
+            database().cluster().timelines.hear(str(arguments.get("timeline", "")))
             with suppress(KeyboardInterrupt):  # a worker handles the real one by a signal
                 run_message(self.kind, UUID(organization_id), [UUID(one) for one in job_ids], UUID(self.request.id))
 
@@ -187,16 +188,9 @@ def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, 
 def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], message_id: UUID | None) -> int:
     """Claim the jobs a message names, run them, and settle each; returns how many were claimed."""
     metrics.MESSAGES.labels(kind.name).inc()
-    with writing(organization_id) as session:
-        claim = ledger.claim(
-            session,
-            kind.name,
-            job_ids,
-            message_id=message_id,
-            worker=_worker_name(),
-            lease_seconds=database().settings.lease,
-            max_run_seconds=kind.hard_limit_seconds,
-        )
+    claim = _claim(kind, organization_id, job_ids, message_id)
+    if claim.position is None and _may_be_elsewhere(kind, organization_id, job_ids):
+        claim = _claim(kind, organization_id, job_ids, message_id)
     if claim.position is None:
         log.debug("message.stale", kind=kind.name, jobs=len(job_ids))
         return 0
@@ -206,6 +200,35 @@ def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], mess
         _run(Batch(kind, [Attempt(kind, one, claim.position) for one in claim.jobs], claim.position))
     log.info("message.done", kind=kind.name, jobs=len(claim.jobs), seconds=round(time.monotonic() - started, 3))
     return len(claim.jobs)
+
+
+def _claim(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], message_id: UUID | None) -> ledger.Claim:
+    with writing(organization_id) as session:
+        return ledger.claim(
+            session,
+            kind.name,
+            job_ids,
+            message_id=message_id,
+            worker=_worker_name(),
+            lease_seconds=database().settings.lease,
+            max_run_seconds=kind.hard_limit_seconds,
+        )
+
+
+def _may_be_elsewhere(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID]) -> bool:
+    """Nothing was claimed. Usually others have run the jobs. Where the ledger does not know them, or has not dispatched
+    them, it may be an old master's: then all servers are asked again; True when there is a newer one."""
+    with reading(organization_id, source="master") as session:
+        waiting, missing = ledger.undispatched(session, job_ids)
+    if not waiting + missing:
+        return False
+    metrics.UNFOUNDED_MESSAGES.labels(kind.name).inc()
+    cluster = database().cluster()
+    before = cluster.timelines.highest
+    cluster.sampler.survey.take()
+    is_old = cluster.timelines.highest > before
+    log.warning("message.unfounded", kind=kind.name, missing=missing, queued=waiting, old_master=is_old)
+    return is_old
 
 
 def _run(batch: Batch) -> None:

@@ -7,13 +7,18 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import wait
 from socket import socketpair
+from typing import Any
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from db.engines import connect_arguments, connect_plainly
+from db.connecting import connect_arguments, connect_plainly, examine, survey_of
+from db.engines import HOME
+from db.errors import DemotedMasterError
+from db.replication import Server, Timelines
 from db.settings import Settings
+from db.survey import LOOK_AGAIN_SECONDS
 from worker.logs import first_line
 
 log = structlog.get_logger(__name__)
@@ -27,9 +32,12 @@ class Bell:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._arguments = connect_arguments(
+        arguments = connect_arguments(
             settings.listen_url or settings.dispatcher_database_url(), settings, "docworker bell"
         )
+        self._server = Server(HOME, "listener", Timelines())
+        self._survey = survey_of(arguments, settings, self._server.timelines, role=self._server.role)
+        self._examine_at = float("-inf")
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._retry_at = float("-inf")
         # Sockets, because a wait goes on after a signal was handled, and locks can deadlock in its handler.
@@ -45,9 +53,10 @@ class Bell:
         """Listen; a failure leaves the polling to find the work, and is not repeated too soon."""
         started = time.monotonic()
         try:
-            self._connection = connect_plainly(self._arguments, self._settings)
+            self._connection = connect_plainly(self._survey.master(), self._settings)
+            self._examine(self._connection)
             self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
-        except psycopg.Error as error:
+        except (psycopg.Error, DemotedMasterError) as error:
             log.warning("bell.silent", error=first_line(error))
             self._hang_up()
             now = time.monotonic()
@@ -60,6 +69,8 @@ class Bell:
         """Wait that long at most; True when somebody rang, or may have rung unheard: look now."""
         if self._connection is None and time.monotonic() >= self._retry_at and self.open():
             return True
+        if self._connection is not None and time.monotonic() >= self._examine_at:
+            self._examine_again(self._connection)
         connection = self._connection
         line = None if connection is None else connection.fileno()
         ready = wait([self._reader] if line is None else [self._reader, line], seconds)
@@ -84,6 +95,19 @@ class Bell:
             log.warning("bell.lost", error=first_line(error))
             self._hang_up()
             return True
+
+    def _examine(self, connection: psycopg.Connection[Any]) -> None:
+        """Raises StaleMasterError on an old master, at which nobody rings."""
+        self._examine_at = time.monotonic() + LOOK_AGAIN_SECONDS
+        examine(connection, self._server)
+        self._survey.look_again()
+
+    def _examine_again(self, connection: psycopg.Connection[Any]) -> None:
+        try:
+            self._examine(connection)
+        except (psycopg.Error, DemotedMasterError) as error:
+            log.warning("bell.lost", error=first_line(error))
+            self._hang_up()
 
     def _forget_wakes(self) -> None:
         with suppress(BlockingIOError):

@@ -45,23 +45,25 @@ class Broker:
         DEPTH.set(depth)
         return depth
 
-    def publish(self, messages: Sequence[Message]) -> list[Message]:
-        """Send in order; returns the messages that the broker did not take, or of which it is not known."""
+    def publish(self, messages: Sequence[Message], *, timeline: str = "") -> list[Message]:
+        """Send in order, with the timeline they were planned on; returns the messages that the broker did not take, or
+        of which it is not known."""
         for number, message in enumerate(messages):
             try:
-                self._send(message)
+                self._send(message, timeline)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not taken
                 log.warning("broker.refused", messages=len(messages) - number, error=str(error))
                 return list(messages[number:])
         return []
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, timeline: str) -> None:
         with self._open_channel():
             self._app.send_task(
                 message.lane.kind,
                 kwargs={
                     "organization_id": str(message.lane.organization_id),
                     "job_ids": [str(one) for one in message.job_ids],
+                    "timeline": timeline,
                 },
                 task_id=str(message.id),
                 queue=self._queue.name,

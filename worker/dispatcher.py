@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import Session
 
 from db import ledger
-from db.engines import close_database, open_database
+from db.engines import close_database, database, open_database
 from db.faults import Fault, classify
 from db.ledger import Lane, Message
 from db.sessions import overseeing
@@ -205,7 +205,7 @@ class Dispatcher:
             log.warning("dispatcher.held_up", seconds=round(held_up_seconds, 1), messages=len(messages))
             unsent: Sequence[Message] = messages
         else:
-            unsent = self._broker.publish(messages)
+            unsent = self._broker.publish(messages, timeline=str(database().cluster().timelines))
         if messages:
             self._broker_takes = not unsent
         if unsent:

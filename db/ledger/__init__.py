@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, ClaimKey, claim, renew
+from db.ledger.claim import Claim, Claimed, ClaimKey, claim, renew, undispatched
 from db.ledger.control import (
     CANCEL,
     RETRY,
@@ -103,4 +103,5 @@ __all__ = [
     "retry_failed",
     "succeed",
     "undispatch",
+    "undispatched",
 ]

@@ -157,6 +157,20 @@ def _set_aside(session: Session, kind: str, ids: Sequence[UUID], unreadable: Seq
         log.error("job.unreadable", job=str(job_id), kind=kind, reason=reason)
 
 
+_UNDISPATCHED = text("""
+SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FROM ledger.jobs
+WHERE organization_id = :organization_id AND id = ANY(:ids)
+""")
+
+
+def undispatched(session: TenantSession, ids: Sequence[UUID]) -> tuple[int, int]:
+    """How many of the jobs of a message wait to be dispatched, and how many are not in this ledger."""
+    queued, known = session.execute(
+        _UNDISPATCHED, {"organization_id": organization_of(session), "ids": list(ids)}
+    ).one()
+    return queued, len(set(ids)) - known
+
+
 OWNED = """organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)
       AND state || '' = 'running'"""
 """The jobs that these claims still own. A token is random and belongs to one job, so the two lists need no pairing: a

@@ -1,12 +1,13 @@
 """Positions are ordered within one timeline only, and lag is told from where the master was when."""
 
 import math
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.errors import InvalidArgumentError
+from db.errors import ConfigurationError, InvalidArgumentError
 from db.replication import MasterHistory, Standing, Timelines, WalPosition, format_lsn, parse_lsn
 
 positions = st.builds(
@@ -101,8 +102,31 @@ def test_without_any_news_of_the_master_nothing_is_known_to_be_missing() -> None
     assert MasterHistory().lag_seconds(0, now=1, since_last_transaction=None) == 0
 
 
-def test_highest_timeline_is_kept() -> None:
-    timelines = Timelines()
+def test_highest_timeline_of_its_own_system_is_kept() -> None:
+    timelines, system = Timelines(), 7_000_000_000_000_000_001
     for timeline in (1, 3, 2):
-        timelines.note(timeline)
+        timelines.note(system, timeline)
+    timelines.note(system + 1, 9)
+    assert timelines.highest == 0, "which system it is, is not known yet"
+    timelines.identify(system)
     assert timelines.highest == 3
+    with pytest.raises(ConfigurationError, match="another database answers at its address"):
+        timelines.identify(system + 1)
+
+
+def test_timeline_is_heard_of_in_messages_and_from_those_it_was_forked_with() -> None:
+    system = 7_000_000_000_000_000_009
+    teller, listener = Timelines(), Timelines()
+    teller.identify(system)
+    teller.note(system, 4)
+    listener.hear(str(teller))
+    listener.hear("nonsense")
+    listener.hear("1/2/3")
+    listener.identify(system)
+    assert listener.highest == 4
+    child = os.fork()
+    if child == 0:
+        teller.note(system, 5)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert listener.highest == 5

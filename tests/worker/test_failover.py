@@ -3,6 +3,8 @@
 What must be unfinished when the master dies is made so by locks on its documents, which die with the master.
 """
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +14,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
 from db.engines import close_database, open_database
 from db.errors import DemotedMasterError
@@ -20,6 +23,7 @@ from db.sessions import overseeing, writing
 from db.settings import settings
 from jobs.documents import process_document
 from jobs.enqueue import enqueue_many
+from jobs.task import run_message
 from tests.conftest import OwnStack
 from tests.processes import Process, Processes
 from tests.tenants import Tenant
@@ -205,3 +209,48 @@ def test_what_the_new_master_never_got_is_done_again(
     assert len(lost & after.keys()) >= 50, "what was lost and had been enqueued was done again"
     assert versions_of(late) == {}, "of what was enqueued too late there is neither job nor effect"
     assert load.pids() == pids, "nobody was restarted"
+
+
+def test_old_master_that_comes_back_writable_gets_no_work(load: Load) -> None:
+    """It stands first in every address, on its old timeline, when a child, a beat and a dispatcher start."""
+    with load.hold(slice(-HELD, None)):
+        load.start()
+        eventually(lambda: states()["succeeded"] >= 100, within_seconds=20, what="100 jobs to succeed")
+        worker = next(process for process in load.running if process.name == "worker")
+        load.stack.wait_for_replicas()
+        former = load.stack.failover()
+        former.start()
+        assert not former.is_in_recovery()
+    for child in worker.children:
+        os.kill(child, signal.SIGKILL)
+    for process in load.running:
+        if process is not worker:
+            process.kill9()
+    load.running = [worker, *(load._processes.start(name, environment=SETTINGS) for name in ("dispatcher", "beat"))]
+
+    load.wait_for_all()
+    load.assert_each_done_once()
+    query = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'docworker%' AND application_name <> 'tests'"
+    assert former.execute(query) == [(0,)], "nobody stays there"
+
+
+def test_message_that_the_ledger_does_not_know_has_the_servers_asked(load: Load) -> None:
+    """A producer of messages knows of a master that the worker has not heard of: the old one never went away."""
+    database = open_database(settings(), application_name="tests")
+    tenant, documents = next(iter(load.texts.items()))
+    with writing(tenant.id):
+        pass
+    assert database.cluster().timelines.highest == 1
+    load.stack.replicas[0].promote()
+    message = new_id()
+    promoted = load.stack.replicas[0]
+    query = (
+        "UPDATE ledger.jobs SET state = 'dispatched', message_id = %s, dispatched_at = now(), redispatch_at = now()"
+        " WHERE organization_id = %s RETURNING id"
+    )
+    ids = [one for (one,) in promoted.execute(query, [message, tenant.id], database="docworker")]
+    assert len(ids) == len(documents)
+    with capture_logs() as logs:
+        assert run_message(process_document.kind, tenant.id, ids[:8], message) == 8
+    (entry,) = [log for log in logs if log["event"] == "message.unfounded"]
+    assert (entry["missing"], entry["queued"], entry["old_master"]) == (0, 8, True)
