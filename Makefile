@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test check format bench clean
+.PHONY: help install up demo test soak check format bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: $(STAMP) ## start everything, process the samples, show the result
 
 test: $(STAMP) ## run the whole test suite
 	@$(BIN)/python -m pytest
+
+soak: $(STAMP) ## run the tests that take minutes: everything fails, with further seeds
+	@$(BIN)/python -m pytest -m soak --numprocesses=2
 
 check: $(STAMP) ## lint, types, layers, patterns, schema drift
 	@$(BIN)/ruff check .

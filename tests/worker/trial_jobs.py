@@ -4,8 +4,13 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
+from db.models.audit import AuditEntry
+from db.models.base import new_id
 from jobs.task import Attempt, job
 from tests.waiting import eventually
 
@@ -68,6 +73,77 @@ def fork(attempt: Attempt, path: str, how: str) -> None:
             raise SystemExit(3)
         return
     _append(path, f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
+@job(name="trial.record")
+def record(attempt: Attempt) -> None:
+    """Have the one effect of writing an entry."""
+    attempt.finish(lambda session: _write_entry(session, attempt))
+
+
+@job(name="trial.odd", soft_limit_seconds=30, hard_limit_seconds=40)
+def odd(attempt: Attempt, how: str) -> None:
+    """Do something that a job should not, one of `ODD_ENDS`, and have the effect of writing an entry if that is
+    survived."""
+    _ODD[how]()
+    attempt.finish(lambda session: _write_entry(session, attempt))
+
+
+class PanicError(BaseException):
+    """As an extension in another language raises."""
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise PanicError
+
+
+def _panic() -> None:
+    raise PanicError("at the disco")
+
+
+def _be_unspeakable() -> None:
+    raise UnspeakableError
+
+
+def _hold_the_interpreter() -> None:
+    """For longer than the lease of an impatient test: no other thread of this process runs meanwhile."""
+    ctypes.PyDLL(None).usleep(5_000_000)
+
+
+def _fork_and_return() -> None:
+    os.fork()
+
+
+def _fork_and_exit() -> None:
+    if os.fork() == 0:
+        sys.exit(0)
+
+
+_ODD: dict[str, Callable[[], object]] = {
+    "panic": _panic,
+    "unspeakable": _be_unspeakable,
+    "sys.exit": lambda: sys.exit(3),
+    "os._exit": lambda: os._exit(1),
+    "hold the interpreter": _hold_the_interpreter,
+    "fork and return": _fork_and_return,
+    "fork and exit": _fork_and_exit,
+}
+ODD_ENDS = {how: how in {"hold the interpreter", "fork and return", "fork and exit"} for how in _ODD}
+"""What `odd` can do, and whether the job succeeds all the same."""
+
+
+def _write_entry(session: Session, attempt: Attempt) -> None:
+    session.add(
+        AuditEntry(
+            organization_id=attempt.organization_id,
+            id=new_id(),
+            actor="trial",
+            action="trial",
+            subject="job",
+            subject_id=attempt.id,
+        )
+    )
 
 
 def _append(path: str, line: str) -> None:
