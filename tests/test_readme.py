@@ -39,6 +39,17 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def test_each_guarantee_names_a_test_that_is_there() -> None:
+    table = (PROJECT / "README.md").read_text().partition("## What it guarantees")[2].partition("\n\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert lines
+    for line in lines:
+        named = re.search(r'\[test\]\((tests/\S+\.py) "(test_\w+)"\) \|$', line)
+        assert named is not None, line
+        path, name = named.groups()
+        assert re.search(rf"^def {name}\(", (PROJECT / path).read_text(), re.MULTILINE), (path, name)
+
+
 @pytest.fixture
 def running(fresh_environment: dict[str, str], processes: Processes) -> None:
     processes.start("dispatcher")
