@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, func, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -25,7 +25,12 @@ log = structlog.get_logger(__name__)
 INDEXED_CHARACTERS = 200_000
 """How much of a text is indexed: a tsvector ends at 1 MB."""
 
+MOST_QUERY_CHARACTERS = 1000
+"""How long a search may be: cutting the snippets takes time and memory for each of its words at each place."""
+
 _FEWEST_INDEXED_CHARACTERS = 10_000
+_COMMENT, _NO_COMMENT = "<!--", "<\u200b!--"
+_LONG_WORD = r"\S{255}"
 _TOO_LARGE = "54000"
 # Control characters, which no normalized text contains.
 _START, _STOP = "\x02", "\x03"
@@ -68,11 +73,15 @@ def search_documents(organization_id: UUID, words: str, *, limit: int = 20) -> l
     """Documents that contain the words, best first, read from a replica.
 
     `words` is what people type into a search box: quotes for a phrase, `or`, a leading minus to exclude.
-    Raises InvalidArgumentError when there is no word in it to look for.
+    Raises InvalidArgumentError when there is no word in it to look for, or when it is too long.
     """
     if "\0" in words:
         raise InvalidArgumentError("a search cannot contain the NUL character")
-    query: ColumnElement[str] = func.websearch_to_tsquery("simple", words)
+    if len(words) > MOST_QUERY_CHARACTERS:
+        raise InvalidArgumentError(
+            f"the search has {len(words)} characters, more than the {MOST_QUERY_CHARACTERS} allowed: use fewer words"
+        )
+    query: ColumnElement[str] = func.websearch_to_tsquery("simple", _parsable(literal(words)))
     with reading(organization_id) as session:
         if not session.scalar(select(func.numnode(query))):
             raise InvalidArgumentError(f"there is no word to look for in {words!r}")
@@ -111,7 +120,7 @@ def _matches(
         .subquery()
     )
     # Snippets are dear: they are cut for the best hits only, after the limit.
-    text_searched = func.left(func.coalesce(Document.content, ""), INDEXED_CHARACTERS)
+    text_searched = _parsable(func.left(func.coalesce(Document.content, ""), INDEXED_CHARACTERS))
     return (
         select(
             Document.id,
@@ -128,12 +137,24 @@ def _matches(
     )
 
 
+def _parsable(text: ColumnElement[str]) -> ColumnElement[str]:
+    """The text as PostgreSQL's parser of texts can be given it, whoever wrote it.
+
+    That parser looks for the end of a comment at each beginning of one, and for an address at each letter of a word:
+    20 KB of `a_a_a_…` take it minutes. So comments do not begin, and words end after 255 characters.
+    """
+    return func.regexp_replace(func.replace(text, _COMMENT, _NO_COMMENT), _LONG_WORD, r"\& ", "g")
+
+
 def _fragments(headline: str) -> tuple[Fragment, ...]:
     fragments = []
-    for number, piece in enumerate(headline.split(_START)):
+    for number, piece in enumerate(headline.replace(_NO_COMMENT, _COMMENT).split(_START)):
         match, stop, rest = piece.partition(_STOP) if number else ("", "", piece)
-        fragments += [Fragment(match, is_match=bool(stop)), Fragment(rest, is_match=False)]
-    return tuple(fragment for fragment in fragments if fragment.text)
+        if match:
+            fragments.append(Fragment(match, is_match=bool(stop)))
+        if rest:
+            fragments.append(Fragment(rest, is_match=False))
+    return tuple(fragments)
 
 
 def _index_what_fits(session: Session, document_id: UUID) -> int:
@@ -152,8 +173,10 @@ def _index_what_fits(session: Session, document_id: UUID) -> int:
 def _index(session: Session, document_ids: Collection[UUID], characters: int) -> int:
     organization_id = organization_of(session)
     title = func.coalesce(Document.title, Document.filename)
-    vector = func.setweight(func.to_tsvector("simple", title), literal_column("'A'")).op("||")(
-        func.setweight(func.to_tsvector("simple", func.left(Document.content, characters)), literal_column("'B'"))
+    vector = func.setweight(func.to_tsvector("simple", _parsable(title)), literal_column("'A'")).op("||")(
+        func.setweight(
+            func.to_tsvector("simple", _parsable(func.left(Document.content, characters))), literal_column("'B'")
+        )
     )
     texts = (
         select(Document.organization_id, Document.id, Document.latest_version, vector)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from db.errors import InvalidArgumentError
 from db.models import Document, DocumentSearch
@@ -130,3 +130,28 @@ def test_text_too_rich_for_one_vector_is_indexed_in_part_and_costs_no_other(stac
     plain = tenant.write("/plain.txt", "findable", index=False)
     assert index(tenant, rich, plain) == 2
     assert set(paths(found(stack, tenant, "findable"))) == {"/rich.txt", "/plain.txt"}
+
+
+@pytest.mark.parametrize("unit", ["a_", "~/", "<!--", "<!-- a ", "1.e-", "@<!--", "e<!--#>", "<?xml <!--1", "a.b_"])
+def test_text_that_the_parser_of_texts_would_never_finish_is_indexed_and_shown(
+    stack: LocalStack, tenant: Library, unit: str
+) -> None:
+    document_id = tenant.write("/hostile.txt", "needle " + unit * (60_000 // len(unit)), title="T", index=False)
+    with writing(tenant.id) as session:
+        session.execute(text("SET LOCAL statement_timeout = '10s'"))
+        assert index_documents(session, [document_id]) == 1
+    [hit] = found(stack, tenant, "needle")
+    assert "needle" in [fragment.text for fragment in hit.snippet if fragment.is_match]
+
+
+def test_comment_and_long_word_are_found_and_shown(stack: LocalStack, tenant: Library) -> None:
+    tenant.write("/a.txt", f"text <!-- remark --> {'long' * 100}")
+    [hit] = found(stack, tenant, "remark")
+    assert "".join(fragment.text for fragment in hit.snippet).startswith("text <!-- remark --> long")
+    assert paths(found(stack, tenant, "long" * 100)) == ["/a.txt"]
+    assert paths(found(stack, tenant, "long" * 99)) == []
+
+
+def test_search_longer_than_people_type_is_refused(tenant: Library) -> None:
+    with pytest.raises(InvalidArgumentError, match="1001 characters, more than the 1000"):
+        search_documents(tenant.id, "a" * 1001)
