@@ -7,11 +7,17 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from db.errors import InvalidArgumentError
 from db.folders import ROOT, FolderPath
+
+MOST_NAME_BYTES = 1024
+"""Longer names do not fit into an index."""
+
+_SORTED_ENTRIES = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,25 +55,31 @@ def walk(root: Path) -> Iterator[Found]:
         return
     if not root.is_dir():
         raise InvalidArgumentError(f"{str(root)!r} is neither a folder nor a regular file")
-    waiting: list[tuple[FolderPath, Path]] = [(ROOT, root)]
+    waiting: list[tuple[FolderPath, str]] = [(ROOT, str(root))]
     while waiting:
         path, location = waiting.pop()
+        folders = []
         try:
             with os.scandir(location) as scanned:
-                entries = sorted(scanned, key=lambda entry: os.fsencode(entry.name))
+                entries = _in_order(scanned)
+                if path:
+                    yield FoundFolder(path)
+                while entries:
+                    for entry in entries:
+                        found = _look_at(path, entry)
+                        if isinstance(found, FoundFolder):
+                            folders.append((found.path, entry.path))
+                        else:
+                            yield found
+                    entries = _in_order(scanned)
         except OSError as error:
             yield Refused(path, f"cannot be listed: {error.strerror}")
-            continue
-        if path:
-            yield FoundFolder(path)
-        folders = []
-        for entry in entries:
-            found = _look_at(path, entry)
-            if isinstance(found, FoundFolder):
-                folders.append((found.path, Path(entry.path)))
-            else:
-                yield found
         waiting.extend(reversed(folders))
+
+
+def _in_order(scanned: Iterator[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    """The next entries; a folder of millions is not held in memory as a whole, so its order begins anew at times."""
+    return sorted(islice(scanned, _SORTED_ENTRIES), key=lambda entry: os.fsencode(entry.name))
 
 
 def open_file(location: Path) -> BinaryIO:
@@ -114,7 +126,9 @@ def _unseen(path: FolderPath, location: Path, error: OSError) -> Refused:
 
 def _with_valid_name(found: FoundFolder | FoundFile) -> Found:
     try:
-        found.path[-1].encode()
+        size_bytes = len(found.path[-1].encode())
     except UnicodeEncodeError:
         return Refused(found.path, "the name is not valid UTF-8: rename it")
+    if size_bytes > MOST_NAME_BYTES:
+        return Refused(found.path, f"the name has {size_bytes} bytes, more than {MOST_NAME_BYTES}: rename it")
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from db.errors import InvalidArgumentError
+from jobs import files as walking
 from jobs.files import FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 
 
@@ -106,3 +107,32 @@ def test_pipe_put_in_the_place_of_a_file_does_not_hang_the_reader(tmp_path: Path
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(OSError, match="not a regular file"):
         open_file(tmp_path / "a.txt")
+
+
+def test_folder_of_very_many_is_walked_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "_SORTED_ENTRIES", 3)
+    for number in range(10):
+        (tmp_path / f"{number}.txt").touch()
+        (tmp_path / f"folder{number}").mkdir()
+        (tmp_path / f"folder{number}" / "inside.txt").touch()
+    found = files(tmp_path)
+    assert len(found) == len(set(found)) == 20
+    assert [path for path in found if path.count("/") == 2] == found[10:]
+
+
+def test_tree_deeper_than_a_path_may_be_long_ends_with_a_reason(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert list(refused(tmp_path).values()) == ["cannot be looked at: File name too long"] or list(
+        refused(tmp_path).values()
+    ) == ["cannot be listed: File name too long"]
+
+
+def test_name_too_long_for_an_index_is_refused() -> None:
+    found = walking._with_valid_name(FoundFile(("ü" * 600,), Path("x")))
+    assert found == Refused(("ü" * 600,), "the name has 1200 bytes, more than 1024: rename it")
