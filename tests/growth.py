@@ -26,9 +26,9 @@ NEVER_MIND_SECONDS = 0.02
 """What is done so fast at the large size is not measured any further: the clock is too coarse for it."""
 CPU_SECONDS = 5
 """For one input, of either size; the kernel ends the process that takes longer."""
-MOST_SECONDS = 0.3
-"""For the large size, a microsecond a byte: what is bounded by a constant must not be so by a large one."""
-TRIALS = 4
+MOST_SECONDS = 1.0
+"""For the large size, four microseconds a byte: what is bounded by a constant must not be so by a large one."""
+TRIALS = 3
 
 Subject = Callable[[bytes], object]
 Shape = Callable[[int], bytes]

@@ -1,10 +1,14 @@
 """What looks at strangers' bytes outside the sandbox: each function with how it is fed, or why it need not be."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable
-from io import BytesIO
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO
 
+from db.search import _fragments
+from jobs.files import printable_path
 from jobs.pipeline import media_types
 from jobs.pipeline.describe import Describe
 from jobs.pipeline.document import Document, Source
@@ -16,6 +20,7 @@ from jobs.pipeline.limits import Limits
 from jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, utf16_without_bom
 from jobs.pipeline.normalize import Normalize, normalized
 from jobs.pipeline.registry import Pipeline
+from worker.cli.output import cell_text, print_json, print_json_list, printable, printable_lines
 
 Subject = Callable[[bytes], object]
 
@@ -29,11 +34,23 @@ def document(data: bytes, media_type: str = MARKDOWN) -> Document:
     return Document(Source(text=text(data)), text(data), facts={"media_type": media_type})
 
 
+def _silently(show: Callable[[str], None], shown: str) -> None:
+    with redirect_stdout(StringIO()):
+        show(shown)
+
+
 _LIMITS = Limits()
 _EXTRACT = Extract(_LIMITS, documents_per_child=1)
 _PIPELINE = Pipeline([_EXTRACT, Normalize(), Describe()])
 
 FED: dict[str, dict[str, Subject]] = {
+    "db.search.search_documents": {"fragments": lambda data: _fragments(text(data))},
+    "jobs.files.printable_path": {"": lambda data: printable_path((os.fsdecode(data),))},
+    "worker.cli.output.cell_text": {"": lambda data: cell_text(text(data))},
+    "worker.cli.output.print_json": {"": lambda data: _silently(print_json, text(data))},
+    "worker.cli.output.print_json_list": {"": lambda data: _silently(lambda one: print_json_list([one]), text(data))},
+    "worker.cli.output.printable": {"": lambda data: printable(text(data))},
+    "worker.cli.output.printable_lines": {"": lambda data: printable_lines(text(data))},
     "jobs.pipeline.describe.Describe.process": {
         "Markdown": lambda data: Describe().process(document(data)),
         "text": lambda data: Describe().process(document(data, TEXT)),
@@ -85,13 +102,22 @@ SUBJECTS: dict[str, Subject] = {
     **SPECIMENS,
 }
 
-FURTHER_MODULES = ()
+FURTHER_MODULES = ("db.search", "jobs.files", "worker.cli.output")
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
 
+_DATABASE = "in the database, under its limits: see test_search.py"
+_DISK = "bounded by what a name, a path and a folder may be: see test_files.py"
 _CHILD = "runs in the sandbox's child"
 _LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
 _INSTALLATION = "sees the installation and no document"
 EXEMPT: dict[str, str] = {
+    "db.search.index_documents": _DATABASE,
+    "jobs.files.walk": _DISK,
+    "jobs.files.open_file": _DISK,
+    "worker.cli.output.console": "shows nothing by itself",
+    "worker.cli.output.error_console": "shows nothing by itself",
+    "worker.cli.output.print_table": "shows cells, each made by `cell_text`",
+    "worker.cli.output.size_text": "shows a number",
     "jobs.pipeline.child.main": _CHILD,
     "jobs.pipeline.frames.read_frame": _CHILD,
     "jobs.pipeline.extract.Extract.build": _INSTALLATION,

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from db.errors import DocworkerError
+from worker.cli.output import printable_lines
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,7 +28,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"docworker: {self.message}", file=file or sys.stderr)
+        click.echo(f"docworker: {printable_lines(self.message)}", file=file or sys.stderr)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ STATE_STYLES = {
     "unchanged": "dim",
     "skipped": "dim",
 }
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def console() -> Console:
@@ -62,15 +62,18 @@ def _console(*, stderr: bool) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout. Dataclasses become objects; ids, times and paths become strings."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_as_json))
+    """One JSON document on stdout. Dataclasses become objects; ids, times and paths become strings.
+
+    What would drive a terminal is escaped as JSON allows, so that a reader gets it and a terminal does not.
+    """
+    click.echo(_json_text(value))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
     """As `print_json` for a list, of which only one value at a time is in memory."""
     before = "["
     for value in values:
-        made = json.dumps(value, ensure_ascii=False, indent=2, default=_as_json).replace("\n", "\n  ")
+        made = _json_text(value).replace("\n", "\n  ")
         click.echo(f"{before}\n  {made}", nl=False)
         before = ","
     click.echo("[]" if before == "[" else "\n]")
@@ -125,7 +128,7 @@ def cell_text(value: Any) -> Text:
 
 
 def printable(text: str) -> str:
-    """The text without control characters and without marks that turn the direction of writing."""
+    """The text without control characters, halves of characters, and marks that turn the direction of writing."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -143,6 +146,11 @@ def size_text(size_bytes: int | None) -> str | None:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def _json_text(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)
+    return _CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def _as_json(value: Any) -> Any:

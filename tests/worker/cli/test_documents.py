@@ -18,7 +18,7 @@ def library(environment: dict[str, str], stack: LocalStack) -> Iterator[Library]
             "/reports/2026/q3.txt", "Net revenue grew.\nStaff too.", "Net revenue fell.\nStaff too.", title="Q3"
         )
         library.write("/reports/draft.md")
-        library.write("/\x1b[31mred\n.txt", "harm \x1b]0;title\x07 less")
+        library.write("/\x1b[31mred\n\x9b1m\u202e.txt", "harm \x1b]0;title\x07 less")
         stack.wait_for_replicas()
         yield library
 
@@ -63,6 +63,16 @@ def test_names_from_outside_cannot_drive_a_terminal(library: Library) -> None:
         assert "\x1b" not in answer.out
         assert "\x07" not in answer.out
         assert "\N{REPLACEMENT CHARACTER}[31mred" in answer.out
+
+
+def test_json_gives_names_as_they_are_and_drives_no_terminal_either(library: Library) -> None:
+    hostile = "/\x1b[31mred\n\x9b1m\u202e.txt"
+    for answer in (ask(library, "documents", "--json"), ask(library, "search", "harm", "--json")):
+        assert hostile in [one["path"] for one in answer.json]
+        assert not {"\x1b", "\x9b", "\u202e"} & set(answer.out)
+    missing = ask(library, "show", "/\x9b1mnowhere\u202e")
+    assert missing.exit_code == 1
+    assert not {"\x9b", "\u202e"} & set(missing.err)
 
 
 def test_search_shows_hits_and_marks_them_in_json(library: Library) -> None:
