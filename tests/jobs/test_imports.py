@@ -22,6 +22,7 @@ from db.sessions import reading, writing
 from db.settings import settings
 from db.store import source_store
 from jobs.imports import FileResult, Imported, import_tree
+from jobs.testing import drain
 from tests.libraries import Library, opened_database
 from tests.waiting import eventually
 
@@ -300,3 +301,30 @@ def test_thousand_files_are_imported_in_seconds(tenant: Library, tree: Path) -> 
     started = time.monotonic()
     assert counts(run(tenant, tree)) == {"new": 1000}
     assert time.monotonic() - started < 10
+
+
+def test_hostile_file_costs_itself_and_nobody_else(tenant: Library, tree: Path) -> None:
+    hostile = {
+        "comments.svg.txt": b"<!-- a -->\n" * 5000 + b"<svg>",
+        "headings.md": b"# " * 30_000 + b"x",
+        "marks.txt": "e\u0301\u0316".encode() + "\u0301\u0316".encode() * 24_000,
+        "words.txt": b"a_" * 50_000,
+        "nested.html": b"<div>" * 19_000 + b"bottom",
+        "guess.txt": b"\x81\x40\xff" * 33_000,
+    }
+    for name, content in hostile.items():
+        (tree / name).write_bytes(content)
+    (tree / "good.txt").write_text("good")
+    other = Library()
+    assert counts(run(tenant, tree)) == {"new": 7}
+    assert counts(run(other, tree / "good.txt")) == {"new": 1}
+    drain()
+    assert find_document(other.id, "/good.txt").status == "processed"
+    became = {entry.path: entry.status_reason for entry in list_documents(tenant.id)}
+    assert became["/good.txt"] is None
+    for path, reason in became.items():
+        assert reason is None or reason.startswith(("undecodable: ", "cpu_limit: ")), (path, reason)
+    with reading(tenant.id, source="master") as session:
+        states = Counter(session.execute(select(Job.kind, Job.state)).tuples())
+    assert states["index_documents", "succeeded"] >= 1
+    assert not states["index_documents", "failed"]
