@@ -17,6 +17,7 @@ from sqlalchemy import (
     delete,
     func,
     select,
+    text,
     tuple_,
     update,
 )
@@ -110,6 +111,13 @@ def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, 
     ).all()
 
 
+# A chunk of keys in their order, whatever the planner believes of a queue's statistics: each by the primary key.
+_BY_KEY = text("""
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
+""")
+
+
 Key = tuple[UUID, UUID]
 """The primary key of a job: organization and id."""
 
@@ -155,6 +163,7 @@ def retry_failed(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> 
 
 def next_keys(session: Session, change: Change, wanted: Filter, *, after: Key | None, most: int) -> list[Key]:
     """The keys of the next jobs that are to be changed, in their order; it locks nothing."""
+    session.execute(_BY_KEY)
     statement = select(Job.organization_id, Job.id).where(Job.state.in_(change.states), *wanted.conditions())
     if after is not None:
         statement = statement.where(tuple_(Job.organization_id, Job.id) > tuple_(*after))
@@ -165,6 +174,7 @@ def next_keys(session: Session, change: Change, wanted: Filter, *, after: Key | 
 def change_keys(session: Session, change: Change, keys: Sequence[Key], *, skip_locked: bool) -> list[UUID]:
     """Change those of these jobs that are still in such a state; returns their ids. With `skip_locked` those that
     somebody holds are left, else they are waited for, as long as a lock may take."""
+    session.execute(_BY_KEY)
     organizations, ids = zip(*keys, strict=True)
     given = func.unnest(_array_of(organizations), _array_of(ids)).table_valued("organization_id", "id").render_derived()
     return _change(

@@ -217,6 +217,17 @@ def test_an_attempt_costs_the_same(scans: list[Scan]) -> None:
     assert_cheap(scans, statements=len(["claim", "renew", "still held", "lock", "succeed", "finished", "give back"]))
 
 
+def test_changing_a_chunk_costs_the_same(scans: list[Scan]) -> None:
+    with overseeing() as session:
+        lane = ledger.lanes(session, most=BATCH)[0]
+        message = ledger.dispatch(session, ledger.Message(UUID(int=2), lane, BATCH), redispatch_after_seconds=10)
+        keys = [(lane.organization_id, one) for one in message.job_ids]
+        scans.clear()
+        assert len(ledger.change_keys(session, ledger.CANCEL, keys, skip_locked=True)) == BATCH
+        session.rollback()
+    assert_cheap(scans, statements=1)
+
+
 def test_rescuing_costs_the_same(scans: list[Scan]) -> None:
     _, claimed = claimed_jobs(lease=-1)
     scans.clear()
