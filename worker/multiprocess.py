@@ -4,18 +4,22 @@ The files belong to places in the pool, not to process ids: a replaced child goe
 stopped, so totals stay right and files do not grow in number. Only the gauges of living children are added up.
 """
 
+import mmap
 import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from billiard.process import current_process
-from prometheus_client import values
+from prometheus_client import mmap_dict, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from db.errors import DocworkerError
+
+log = structlog.get_logger(__name__)
 
 _VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PARENT = "parent"
@@ -30,7 +34,69 @@ def prepare(directory: Path) -> None:
     if early:
         raise DocworkerError(f"{', '.join(early)} was imported before the metrics directory was chosen")
     os.environ[_VARIABLE] = str(directory)
+    values.MmapedDict = ReservedDict  # type: ignore[attr-defined]
     values.ValueClass = values.MultiProcessValue(process_identifier=place)  # type: ignore[no-untyped-call]
+
+
+class ReservedDict(mmap_dict.MmapedDict):
+    """A file of values whose room on the disk is reserved before it is used: a write to mapped memory that a full disk
+    has no room for kills the process (SIGBUS).
+
+    Where there is no room, or no directory any more, the values stay in memory until the process ends: it counts on,
+    and nobody sees it.
+    """
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:
+        try:
+            _reserve(filename, mmap_dict._INITIAL_MMAP_SIZE)
+        except OSError as error:
+            _say_lost(filename, error)
+            descriptor = os.memfd_create("docworker-metrics")
+            super().__init__(f"/proc/self/fd/{descriptor}", read_mode)  # type: ignore[no-untyped-call]
+            os.close(descriptor)
+        else:
+            super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        needed = len(key.encode()) + _MOST_BYTES_OF_A_VALUE
+        while self._used + needed > self._capacity:
+            try:
+                os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+            except OSError as error:
+                _say_lost(self._fname, error)
+                self._move_to_memory()
+            else:
+                self._capacity *= 2
+                self._m = mmap.mmap(self._f.fileno(), self._capacity)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+    def _move_to_memory(self) -> None:
+        content = bytes(self._m)
+        self._f.close()
+        self._f = os.fdopen(os.memfd_create("docworker-metrics"), "w+b")
+        self._f.write(content)
+        self._f.flush()
+
+
+_MOST_BYTES_OF_A_VALUE = 40
+"""Besides its key: its length, padding, the value and when it was set."""
+
+
+def _reserve(filename: str, size: int) -> None:
+    """Raises OSError, and leaves no half of a file, when there is no room for a new one."""
+    with open(filename, "ab") as file:  # noqa: PTH123 - as the client opens it
+        if os.fstat(file.fileno()).st_size:
+            return
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            with suppress(OSError):
+                Path(filename).unlink()
+            raise
+
+
+def _say_lost(filename: str, error: OSError) -> None:
+    log.warning("metrics.not_kept", file=Path(filename).name, error=error.strerror, remedy="make room for the state")
 
 
 def place() -> str:
@@ -44,9 +110,12 @@ def start_child() -> None:
     directory = os.environ.get(_VARIABLE)
     if directory is None or place() == _PARENT:
         return
-    _pid_path(Path(directory), place()).write_text(str(os.getpid()))
-    for path in Path(directory).glob(f"gauge_live*_{place()}.db"):
-        path.unlink()
+    try:
+        _pid_path(Path(directory), place()).write_text(str(os.getpid()))
+        for path in Path(directory).glob(f"gauge_live*_{place()}.db"):
+            path.unlink()
+    except OSError as error:  # a full disk costs metrics, and no child
+        _say_lost(str(_pid_path(Path(directory), place())), error)
 
 
 class LivingCollector(MultiProcessCollector):

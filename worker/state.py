@@ -13,7 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import structlog
+
 from db.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 PORT = "port"
 METRICS = "metrics"
@@ -29,10 +33,13 @@ class StateDirectory:
         self._lock = lock
 
     def write_port(self, port: int) -> None:
-        """Say where our metrics and health are."""
+        """Say where our metrics and health are. Where there is no room for it, `docworker health` does not find us."""
         new = self.path / f"{PORT}.new"
-        new.write_text(f"{port}\n")
-        new.replace(self.path / PORT)
+        try:
+            new.write_text(f"{port}\n")
+            new.replace(self.path / PORT)
+        except OSError as error:
+            log.warning("port.not_written", port=port, error=error.strerror, remedy="make room for the state directory")
 
     def remove(self) -> None:
         """Leave nothing behind. Safe in a forked child and when called twice."""

@@ -1,0 +1,81 @@
+"""A disk without room for metrics costs metrics, and neither jobs nor children."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db import ledger
+from db.sessions import overseeing, writing
+from jobs.enqueue import enqueue
+from tests.processes import Processes
+from tests.tenants import Tenant
+from tests.waiting import eventually
+from tests.worker.trial_jobs import record
+from tests.worker.trials import install_trial_tasks
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for half a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if _libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=512k"):
+        pytest.skip(f"cannot mount a file system here: {os.strerror(ctypes.get_errno())}")
+    yield place
+    _libc.umount2(os.fsencode(place), 2)
+
+
+def fill(place: Path) -> None:
+    room = os.statvfs(place)
+    (place / "filler").write_bytes(bytes(room.f_bavail * room.f_bsize))
+    assert os.statvfs(place).f_bavail == 0
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from worker import multiprocess
+multiprocess.prepare(Path(sys.argv[1]))
+from prometheus_client import Counter
+counter = Counter("many", "Many.", ["number"])
+for number in range(10_000):
+    counter.labels(number).inc()
+assert counter.labels(9_999)._value.get() == 1
+"""
+
+
+@pytest.mark.parametrize("full", ["before", "meanwhile"])
+def test_a_process_counts_on_where_there_is_no_room_for_what_it_counts(small_disk: Path, full: str) -> None:
+    if full == "before":
+        fill(small_disk)
+    done = subprocess.run([sys.executable, "-c", COUNT, str(small_disk)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "metrics.not_kept" in done.stdout + done.stderr
+
+
+def test_jobs_run_on_while_the_disk_of_the_metrics_is_full(
+    small_disk: Path, tenant: Tenant, processes: Processes, tmp_path: Path
+) -> None:
+    install_trial_tasks(tmp_path / "processes")
+    processes.start("dispatcher")
+    worker = processes.start("worker", environment={"DOCWORKER_STATE_DIRECTORY": str(small_disk)})
+    worker.wait_for_log("worker.ready", within_seconds=30)
+    children = worker.children
+    fill(small_disk)
+    with writing(tenant.id) as session:
+        job_ids = [enqueue(session, record) for _ in range(8)]
+
+    def states() -> set[str]:
+        with overseeing() as session:
+            return {ledger.get(session, one).state for one in job_ids}
+
+    eventually(lambda: states() == {"succeeded"}, within_seconds=30, what="the jobs to succeed")
+    assert worker.children == children, "no child died of it"
+    assert "metrics.not_kept" in worker.log
