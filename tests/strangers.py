@@ -121,6 +121,7 @@ EXEMPT: dict[str, str] = {
     "jobs.pipeline.child.main": _CHILD,
     "jobs.pipeline.frames.read_frame": _CHILD,
     "jobs.pipeline.extract.Extract.build": _INSTALLATION,
+    "jobs.pipeline.processor.path_of": _INSTALLATION,
     "jobs.pipeline.extract.Extract.close": _INSTALLATION,
     "jobs.pipeline.parser_process.ParserProcess.end": _LIMITS_HOLD,
     "jobs.pipeline.parser_process.ParserProcess.is_alive": _LIMITS_HOLD,

@@ -44,7 +44,7 @@ def test_each_guarantee_names_a_test_that_is_there() -> None:
     lines = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert lines
     for line in lines:
-        named = re.search(r'\[test\]\((tests/[^#]+\.py)#(test_\w+)\) \|$', line)
+        named = re.search(r"\[test\]\((tests/[^#]+\.py)#(test_\w+)\) \|$", line)
         assert named is not None, line
         path, name = named.groups()
         assert re.search(rf"^def {name}\(", (PROJECT / path).read_text(), re.MULTILINE), (path, name)

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import ledger
 from db.engines import close_database, open_database, owner_engine
+from db.errors import DocworkerError
 from db.ledger import Claimed
 from db.sessions import overseeing, writing
 from db.settings import settings
@@ -46,12 +48,12 @@ def judging(judge: Judge) -> Iterator[Judge]:
 
 @contextmanager
 def living(steps: Steps, claimed: list[Claimed]) -> Iterator[None]:
-    """A worker that renews as often as it can."""
+    """A worker that renews as often as it can, whatever the master does meanwhile."""
     gone = Event()
 
     def renew() -> None:
         while not gone.wait(LEASE / 6):
-            with writing(steps.organization_id) as session:
+            with suppress(SQLAlchemyError, DocworkerError), writing(steps.organization_id) as session:
                 ledger.renew(session, claimed, lease_seconds=LEASE)
 
     thread = Thread(target=renew, daemon=True)
