@@ -118,7 +118,7 @@ def as_json(value: Any, what: str = "arguments") -> str:
     check_nesting(value, what)
     _check_values(value, what)
     try:
-        made = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_as_dict)
+        made = _ENCODER.encode(value)
         size = len(made.encode())
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InvalidArgumentError(f"{what} cannot be kept as JSON: {_reason(error)}") from None
@@ -136,6 +136,10 @@ def _as_dict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+# `json.dumps` would make one for each call.
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, default=_as_dict)
 
 
 def _reason(error: Exception) -> str:
