@@ -1,0 +1,56 @@
+"""`python -m benchmarks` gets each queue through a handful of jobs, and ends with the ratio."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(400)]
+
+PROJECT = Path(__file__).parents[2]
+LIBRARIES = {
+    "usual": "celery",
+    "docworker-batches": "celery",
+    "docworker": "celery",
+    "celery": "celery",
+    "dramatiq": "dramatiq",
+    "procrastinate": "procrastinate",
+    "pgqueuer": "pgqueuer",
+    "oban": "oban",
+}
+
+
+def benchmark(*arguments: str) -> str:
+    """What the command prints; it must end well."""
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=360, check=False)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return ended.stdout
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_peer_does_jobs_of_both_shapes_in_each_turn(name: str) -> None:
+    said = benchmark("--documents", "0", "--peers", name, "--jobs", "20", "--turns", "2")
+
+    if find_spec(LIBRARIES[name]) is None:
+        assert re.search(rf"^peer {name} left out: {LIBRARIES[name]} .+", said, re.MULTILINE), said
+        pytest.skip(said.strip().splitlines()[-1])
+    line = re.search(rf"^peer {name} noop (\d+) document (\d+)$", said, re.MULTILINE)
+    assert line, said
+    assert int(line[1]) > 0
+    assert int(line[2]) > 0
+
+
+def test_comparison_ends_with_the_ratio() -> None:
+    said = benchmark("--documents", "200", "--singles", "3", "--turns", "2", "--peers", "none", "--cpu")
+
+    for row in ("documents per second", "enqueued per second", "one document, median, ms", "one document, 99 %, ms"):
+        assert re.search(rf"^{row}( +[\d,.]+){{3}}$", said, re.MULTILINE), f"no {row} in {said}"
+    for role in ("parent", "keeper", "children"):
+        assert re.search(rf"^{role}, MB at the end( +[\d,.]+){{2}}$", said, re.MULTILINE), f"no {role} in {said}"
+    for name in ("usual", "docworker-batches"):
+        assert re.search(rf"^{name} document( +[\d.]+){{10}}$", said, re.MULTILINE), f"no CPU of {name} in {said}"
+    assert re.match(r"ratio \d+\.\d$", said.splitlines()[-1]), said
