@@ -24,12 +24,16 @@ InForce = Callable[[LocalStack], dict[str, str]]
 
 def install_trial_tasks(directory: Path) -> None:
     """Let processes that are started in `directory` find a package there that brings the trial tasks."""
+    install_tasks(directory, "tests.worker.trial_tasks", "tests.worker.trial_jobs")
+
+
+def install_tasks(directory: Path, *modules: str) -> None:
+    """Let processes that are started in `directory` find a package there that brings the tasks of these modules."""
     package = directory / EXTENSION
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: docworker-trial\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text(
-        "[docworker.tasks]\ntrial = tests.worker.trial_tasks\njobs = tests.worker.trial_jobs\n"
-    )
+    entries = "".join(f"{module.rpartition('.')[2]} = {module}\n" for module in modules)
+    (package / "entry_points.txt").write_text(f"[docworker.tasks]\n{entries}")
 
 
 class Trial:
