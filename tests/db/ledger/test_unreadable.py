@@ -210,6 +210,38 @@ def test_the_table_refuses_what_no_reader_could_read(steps: Steps, assignments: 
         spoil(job_id, assignments)
 
 
+LARGE = {
+    "compressed": "SELECT jsonb_agg(0) FROM generate_series(1, 20000)",
+    "stored apart": "SELECT jsonb_agg(md5(number::text)) FROM generate_series(1, 20000) AS number",
+}
+
+
+@pytest.mark.parametrize("large", LARGE.values(), ids=LARGE.keys())
+def test_large_arguments_that_are_no_object_are_set_aside_when_they_are_claimed(steps: Steps, large: str) -> None:
+    """The table does not fetch them at each change of a row only to see what they are."""
+    odd, good = steps.enqueue(2)
+    spoil(odd, f"arguments = ({large})")
+    spoil(odd, "faults = 0")
+    (message,) = steps.dispatch()
+    assert [one.id for one in steps.claim(message.job_ids, message_id=message.id)] == [good]
+    assert (steps.job(odd).state, steps.job(odd).error_class) == ("failed", "UnreadableJob")
+
+
+def test_a_change_of_a_job_reads_nothing_of_its_large_arguments(steps: Steps) -> None:
+    (job_id,) = steps.enqueue()
+    spoil(job_id, f"arguments = jsonb_build_object('large', ({LARGE['stored apart']}))")
+    change, look = "faults = 1", "faults = length(left(arguments::text, 10))"
+    assert blocks_touched(job_id, look) - blocks_touched(job_id, change) > 50
+    assert blocks_touched(job_id, change) < 40
+
+
+def blocks_touched(job_id: UUID, assignments: str) -> int:
+    explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) UPDATE ledger.jobs SET {assignments} WHERE id = :id"
+    with overseeing() as session:
+        plan = session.scalars(text(explained), {"id": job_id}).one()[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
 @pytest.mark.usefixtures("fresh_environment")
 def test_a_migration_sets_aside_what_is_there_already_and_lets_the_rest_run() -> None:
     open_database(settings(), application_name="tests")
