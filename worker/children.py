@@ -5,6 +5,7 @@ with it, and a new link to the broker neither hands a message to a child that is
 what runs. How a process that runs tasks is opened and closed is in `worker.lifecycle`.
 """
 
+import gc
 import multiprocessing
 import multiprocessing.process
 import os
@@ -114,6 +115,13 @@ class _Processes(asynpool.AsynPool):
     """The children, as the parent sees them."""
 
     Worker = _Child
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # Before each fork the pool collects garbage. Nothing that was imported by now is any, and to look through it
+        # again would take longer than all else that a new child needs.
+        gc.collect()
+        gc.freeze()
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
 
     def _join_exited_workers(self, shutdown: bool = False) -> Any:
         before = self._pids()

@@ -67,6 +67,14 @@ def test_a_worker_that_ends_by_force_takes_what_its_jobs_started_along(trial: Tr
     eventually(lambda: not any(map(is_alive, pids)), within_seconds=10)
 
 
+def test_a_fork_looks_for_no_garbage_in_what_was_imported(trial: Trial) -> None:
+    """The pool collects garbage before each; with all that a worker imports that takes longer than the rest."""
+    trial.start_worker(worker_processes="1")
+    trial.send("frozen", path=trial.path("out"))
+    (frozen,) = eventually(lambda: trial.lines("out"), within_seconds=20)
+    assert int(frozen) > 50_000
+
+
 def test_a_child_that_has_served_its_messages_is_replaced_at_once(trial: Trial) -> None:
     """With Celery's own pool each child waits for more than a second before it ends, in which its place is empty."""
     trial.start_worker(worker_processes="1", max_tasks_per_child="1")

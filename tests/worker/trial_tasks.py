@@ -3,6 +3,7 @@
 They are Celery tasks without a ledger, installed into a worker as a user's package would be.
 """
 
+import gc
 import math
 import multiprocessing
 import os
@@ -53,6 +54,12 @@ def count(path: str, seconds: float = 0) -> None:
     metrics.QUEUE_SECONDS.labels("trial.count").observe(0.1)
     time.sleep(seconds)
     _append(path, f"ran {os.getpid()}")
+
+
+@shared_task(name="trial.frozen")
+def frozen(path: str) -> None:
+    """Append how many objects the collector of garbage leaves alone."""
+    _append(path, str(gc.get_freeze_count()))
 
 
 @shared_task(name="trial.hold_connections")
