@@ -111,7 +111,7 @@ def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, 
     ).all()
 
 
-# A chunk of keys in their order, whatever the planner believes of a queue's statistics: each by the primary key.
+# Each key of a chunk by the primary key, whatever the planner believes of a queue's statistics.
 _BY_KEY = text("""
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
@@ -162,8 +162,8 @@ def retry_failed(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> 
 
 
 def next_keys(session: Session, change: Change, wanted: Filter, *, after: Key | None, most: int) -> list[Key]:
-    """The keys of the next jobs that are to be changed, in their order; it locks nothing."""
-    session.execute(_BY_KEY)
+    """The keys of the next jobs that are to be changed, in their order; it locks nothing. Take many: each time it may
+    walk through all jobs."""
     statement = select(Job.organization_id, Job.id).where(Job.state.in_(change.states), *wanted.conditions())
     if after is not None:
         statement = statement.where(tuple_(Job.organization_id, Job.id) > tuple_(*after))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from db.ledger.control import Key
 
 CHUNK = 1000
+CHUNKS_OF_A_LOOK = 100
+"""Chunks whose keys are read at once: to look for jobs may cost a walk through the whole table, however few it gives.
+"""
 
 
 def change_all(change: Change, wanted: Filter, *, doing: str, done: str, hidden: bool) -> list[UUID]:
@@ -47,23 +50,26 @@ def change_all(change: Change, wanted: Filter, *, doing: str, done: str, hidden:
 def _first_pass(change: Change, wanted: Filter, changed: list[UUID], advance: Callable[[int], None]) -> Iterator[Key]:
     """Change what nobody holds, and give the keys of the others."""
     after: Key | None = None
+    most = CHUNKS_OF_A_LOOK * CHUNK
     while True:
         with overseeing() as session:
-            keys = ledger.next_keys(session, change, wanted, after=after, most=CHUNK)
-            done = ledger.change_keys(session, change, keys, skip_locked=True) if keys else []
-        changed += done
-        advance(len(done))
-        left = set(done)
-        yield from (key for key in keys if key[1] not in left)
-        if len(keys) < CHUNK:
+            keys = ledger.next_keys(session, change, wanted, after=after, most=most)
+        for chunk in _chunks(keys):
+            with overseeing() as session:
+                done = ledger.change_keys(session, change, chunk, skip_locked=True)
+            changed += done
+            advance(len(done))
+            left = set(done)
+            yield from (key for key in chunk if key[1] not in left)
+        if len(keys) < most:
             return
         after = keys[-1]
 
 
 def _second_pass(change: Change, held: list[Key], changed: list[UUID], advance: Callable[[int], None]) -> None:
     """Wait for the others; those that have changed by themselves meanwhile need nothing."""
-    for start in range(0, len(held), CHUNK):
-        keys = held[start : start + CHUNK]
+    waiting = len(held)
+    for keys in _chunks(held):
         try:
             with overseeing() as session:
                 done = ledger.change_keys(session, change, keys, skip_locked=False)
@@ -71,12 +77,17 @@ def _second_pass(change: Change, held: list[Key], changed: list[UUID], advance: 
             if classify(error) is not Fault.SERIALIZATION:
                 raise
             raise DocworkerError(
-                f"{len(changed)} jobs are done; up to {len(held) - start} are held by other transactions for too long, "
+                f"{len(changed)} jobs are done; up to {waiting} are held by other transactions for too long, "
                 "the first of them "
                 f"{keys[0][1]}: run it again for them, or look at pg_locks"
             ) from error
         changed += done
         advance(len(done))
+        waiting -= len(keys)
+
+
+def _chunks(keys: list[Key]) -> Iterator[list[Key]]:
+    return (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))
 
 
 @contextmanager

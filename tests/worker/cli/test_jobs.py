@@ -294,6 +294,7 @@ def counted() -> dict[str, int]:
 
 def test_many_are_changed_in_chunks(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.cli.bulk.CHUNK", 100)
+    monkeypatch.setattr("worker.cli.bulk.CHUNKS_OF_A_LOOK", 2)
     many(library, 950)
     many(library, 350, "failed")
     assert ask("jobs", "cancel", "--all").out == "950 jobs cancelled\n"
