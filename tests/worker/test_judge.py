@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -172,6 +173,45 @@ def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[Steps, Lo
     eventually(lambda: bool(judge.look()), within_seconds=20, what="the rescue")
 
 
+@pytest.fixture
+def settable(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, LocalStack]]:
+    """A ledger on a server whose clock can be set."""
+    stack = own_stack(replicas=0, migrated=True)
+    in_force(stack)
+    stack.master.execute(_SETTABLE_CLOCK, database="docworker")
+    open_database(settings(), application_name="tests")
+    yield Steps(), stack
+    close_database()
+
+
+@pytest.mark.parametrize("ahead", [30, -3600])
+def test_when_the_masters_clock_is_set_the_living_renew_first(settable: tuple[Steps, LocalStack], ahead: float) -> None:
+    """Set by less than what is left of the time that a job may run, which is reckoned by the same clock."""
+    mine, stack = settable
+    judge = Judge(LEASE)
+    eventually(lambda: judge.look() == [] and watched_for(judge, LEASE)(), what="the judge to be trusted")
+    (alive,), (dead,) = mine.run(), mine.run()
+    stack.master.execute("UPDATE public.clock SET ahead = %s", [ahead], database="docworker")
+    assert has_ended(mine, alive) == (ahead > 0)
+    assert [judge.look() for _ in range(3)] == [[]] * 3
+    assert not watched_for(judge, LEASE)()
+
+    def rescued() -> list[UUID]:
+        renewed_until(mine, alive)
+        return [one.id for one in judge.look()]
+
+    if ahead > 0:
+        assert eventually(rescued, within_seconds=20, what="the dead one's job to be rescued") == [dead.id]
+    assert mine.finish([alive]) == {alive.id}
+
+
+_SETTABLE_CLOCK = """
+SET allow_system_table_mods = on;
+CREATE TABLE public.clock AS SELECT 0::float8 AS ahead;
+ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO true_clock_timestamp;
+CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql SECURITY DEFINER
+AS 'SELECT pg_catalog.true_clock_timestamp() + ahead * interval ''1 second'' FROM public.clock'
+"""
 _SLOW_WRITES = """
 CREATE FUNCTION ledger.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2.5); RETURN NEW; END';
 CREATE TRIGGER slow BEFORE UPDATE ON ledger.jobs FOR EACH ROW EXECUTE FUNCTION ledger.slow()
