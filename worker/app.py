@@ -21,7 +21,8 @@ POOLS = {"prefork": "worker.children:Pool"}
 """Our own classes of pool; the others are Celery's."""
 
 ENTRY_POINT_GROUP = "docworker.tasks"
-SOCKET_TIMEOUT_SECONDS = 10
+SOCKET_TIMEOUT_SECONDS = 5
+"""For each answer of the broker; then its link is given up."""
 
 
 class _App(Celery):

@@ -3,6 +3,7 @@
 Connects when used and anew after each error. Nothing here waits for a broker for longer than a few seconds.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,6 +20,10 @@ log = structlog.get_logger(__name__)
 TIMEOUT_SECONDS = 3.0
 """For each answer. The dispatcher rescues jobs while the broker is away, so it must not be held up for long."""
 
+_TRIAL_KEY = "_docworker.trial"
+_TRIAL_SECONDS = 1.0
+"""For so long it is believed that a broker which has taken a message takes the next one."""
+
 MESSAGES = Counter("docworker_dispatched_messages_total", "Messages given to the broker.", ("kind",))
 DISPATCHED = Counter("docworker_dispatched_jobs_total", "Jobs given to the broker.", ("kind",))
 DEPTH = Gauge("docworker_broker_depth", "Messages that wait at the broker.")
@@ -33,17 +38,30 @@ class Broker:
         self._connection: Connection | None = None
         self._channel: Any = None
         self._producer: Any = None
+        self._took_at = float("-inf")
 
     def depth(self) -> int | None:
-        """Messages waiting now; None when the broker does not answer."""
+        """Messages waiting now; None when the broker does not answer, or would take no message."""
         try:
             with self._open_channel() as channel:
                 depth = int(self._queue(channel).queue_declare().message_count)
+                self._try(channel)
         except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not there
             log.warning("broker.unreachable", error=str(error))
             return None
         DEPTH.set(depth)
         return depth
+
+    def _try(self, channel: Any) -> None:
+        """Raises what a message would meet. A Redis that takes none (a replica, one whose disk or memory is full)
+        still says how many wait."""
+        assert self._connection is not None
+        is_redis = self._connection.transport.driver_type == "redis"
+        if not is_redis or time.monotonic() - self._took_at < _TRIAL_SECONDS:
+            return
+        with channel.conn_or_acquire() as client, client.pipeline() as transaction:
+            transaction.lpush(_TRIAL_KEY, "").rpop(_TRIAL_KEY).execute()
+        self._took_at = time.monotonic()
 
     def publish(self, messages: Sequence[Message], *, timeline: str = "") -> list[Message]:
         """Send in order, with the timeline they were planned on; returns the messages that the broker did not take, or
@@ -71,6 +89,7 @@ class Broker:
                 retry=False,
                 ignore_result=True,
             )
+        self._took_at = time.monotonic()
         MESSAGES.labels(message.lane.kind).inc()
         DISPATCHED.labels(message.lane.kind).inc(len(message.job_ids))
 

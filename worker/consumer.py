@@ -15,8 +15,11 @@ from worker.transport import unsettled
 
 log = structlog.get_logger(__name__)
 
-_PAUSE_SECONDS = (0.1, 5.0)
+_PAUSE_SECONDS = (0.1, 2.0)
 """The first and the longest pause before a new link, when the one before it lasted for less than the longest."""
+
+_SILENT_SECONDS = 4.0
+"""A link that works is answered about once a second; this leaves room for a busy machine."""
 
 LINKS_LOST = Counter("docworker_broker_links_lost_total", "Links to the broker that were given up.")
 
@@ -28,8 +31,20 @@ class Consumer(celery_consumer.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        self._link: Any = None
         self._linked_at = 0.0
         self._pause_seconds = 0.0
+
+    @property
+    def hears(self) -> bool:
+        """Whether messages come over the link now, as far as its transport knows. Safe in any thread."""
+        link = self._link
+        return link is not None and getattr(link, "silent_seconds", 0.0) < _SILENT_SECONDS
+
+    def connect(self) -> Any:
+        connection = super().connect()  # type: ignore[no-untyped-call]
+        self._link = connection.transport
+        return connection
 
     def ensure_connected(self, conn: Any) -> Any:
         """Wait for the broker without limit, and look often enough that it is soon found well again."""
@@ -38,13 +53,14 @@ class Consumer(celery_consumer.Consumer):
             log.warning("broker.unreachable", broker=conn.as_uri(), error=str(error), again_in_seconds=seconds)
 
         conn.ensure_connection(
-            failed, interval_start=0.5, interval_step=0.5, interval_max=5, callback=state.maybe_shutdown
+            failed, interval_start=0.5, interval_step=0.5, interval_max=2, callback=state.maybe_shutdown
         )
         self.first_connection_attempt = False
         self._linked_at = time.monotonic()
         return conn
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
+        self._link = None
         LINKS_LOST.inc()
         log.warning("broker.link_lost", error=str(exc) or repr(exc), running=len(state.active_requests))
         give_up = getattr(self.connection.transport, "give_up", None)

@@ -232,7 +232,7 @@ class Worker(_CeleryWorker):
         """Whether the worker takes messages now."""
         checks = {
             "broker_answers": self.watchdog.broker_answers,
-            "consuming": self.is_connected and self.loop_pulse is not None,
+            "consuming": self.is_connected and self.loop_pulse is not None and self.consumer.hears,
             "master_answers": self.board.master_silent_seconds < MASTER_SILENT_SECONDS,
             "children_up": not self._is_prefork or len(self.children()) >= self.slots,
             "not_stopping": not self.shutdown.begun,

@@ -6,10 +6,12 @@ the old link and still runs (`Unsettled`) is acknowledged over the new one; what
 Not for other brokers: AMQP has links and windows of its own.
 """
 
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from operator import methodcaller
+from queue import Empty
 from typing import Any
 
 from kombu import transport as transports
@@ -139,6 +141,16 @@ class _GivenUp:
                 part()
         return left
 
+    def _brpop_read(self: Any, **options: Any) -> Any:
+        """Also that there is no message is an answer."""
+        try:
+            found = super()._brpop_read(**options)  # type: ignore[misc]
+        except Empty:
+            self.connection.has_answered()
+            raise
+        self.connection.has_answered()
+        return found
+
 
 class Channel(_GivenUp, redis.Channel):
     """A channel to one Redis."""
@@ -167,6 +179,8 @@ class Poller(redis.MultiChannelPoller):
                 channel.qos.restore_visible(
                     num=channel.unacked_restore_limit, interval=channel.unacked_restore_throttle
                 )
+                if not channel.qos.can_consume():  # then it is not asked for messages
+                    self._link.has_answered()
                 return
 
 
@@ -177,6 +191,7 @@ class _Link:
     connection_errors = _LINK_ERRORS
     error: BaseException | None = None
     """What a message could not be settled for; the link is to be given up."""
+    _answered_at = float("-inf")
     _loop: Any = None
     _turns: Collection[Any] = ()
 
@@ -188,6 +203,16 @@ class _Link:
         before = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)  # type: ignore[misc]
         self._loop, self._turns = loop, loop.on_tick - before
+
+    def has_answered(self) -> None:
+        """The broker has answered what shows that messages come over this link."""
+        self._answered_at = time.monotonic()
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long it has not answered. A link that works is answered about once a second, and a new one has not
+        been answered yet: it may be refused. Safe in any thread."""
+        return time.monotonic() - self._answered_at
 
     def give_up(self: Any) -> None:
         if self._loop is not None:

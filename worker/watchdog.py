@@ -16,6 +16,7 @@ from kombu.entity import Exchange, Queue
 log = structlog.get_logger(__name__)
 
 PROBE_TIMEOUT_SECONDS = 2.0
+LONGEST_INTERVAL_SECONDS = 1.0
 
 
 class BrokerProbe:
@@ -70,7 +71,7 @@ class Watchdog:
         self.waiting: int | None = None
         self.looked_at: float | None = None
         self._timeout_seconds = timeout_seconds
-        self._interval_seconds = min(2.0, timeout_seconds / 4)
+        self._interval_seconds = min(LONGEST_INTERVAL_SECONDS, timeout_seconds / 4)
         self._ask_waiting = waiting
         self._activity = activity
         self._on_deaf = on_deaf
