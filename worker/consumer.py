@@ -31,6 +31,8 @@ class Consumer(celery_consumer.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        self.link_errors = 0
+        """How often a link was lost or could not be had."""
         self._link: Any = None
         self._linked_at = 0.0
         self._pause_seconds = 0.0
@@ -50,6 +52,7 @@ class Consumer(celery_consumer.Consumer):
         """Wait for the broker without limit, and look often enough that it is soon found well again."""
 
         def failed(error: Exception, seconds: float) -> None:
+            self.link_errors += 1
             log.warning("broker.unreachable", broker=conn.as_uri(), error=str(error), again_in_seconds=seconds)
 
         conn.ensure_connection(
@@ -61,6 +64,7 @@ class Consumer(celery_consumer.Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         self._link = None
+        self.link_errors += 1
         LINKS_LOST.inc()
         log.warning("broker.link_lost", error=str(exc) or repr(exc), running=len(state.active_requests))
         give_up = getattr(self.connection.transport, "give_up", None)

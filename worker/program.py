@@ -5,6 +5,7 @@ What its children open and close is in `worker.lifecycle`; what tasks there are,
 
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from socket import gethostname
@@ -84,6 +85,10 @@ def check_time_limits(celery: Celery, configured: Settings) -> None:
             )
 
 
+class DeafLinkError(ConnectionError):
+    """A link to the broker that seems well and brings no messages; the consumer gives it up like a broken one."""
+
+
 class Worker(_CeleryWorker):
     """Celery's worker, which ends in time, says how it is, and notices when it is deaf."""
 
@@ -108,6 +113,7 @@ class Worker(_CeleryWorker):
         self.keeper = KeeperProcess(self.board)
         self.keeper.launch()
         self.loop_pulse: Pulse | None = None
+        self._deaf = threading.Event()
         self.wakened, self.waker = os.pipe()
         self.shutdown = Shutdown(
             timeout_seconds=configured.shutdown_timeout,
@@ -119,7 +125,8 @@ class Worker(_CeleryWorker):
             timeout_seconds=configured.watchdog_timeout,
             waiting=BrokerProbe(self._probe_connection, configured.queue).waiting,
             activity=self._activity,
-            on_deaf=self._end_deaf,
+            get_fresh_link=self._deaf.set,
+            end=self._end_deaf,
         )
         super().__init__(app, **options)
 
@@ -167,6 +174,11 @@ class Worker(_CeleryWorker):
             self.shutdown.hurry()
         self.shutdown.begin(reason=signal.Signals(number).name)
         self._stop_main_loop()
+
+    def leave_deaf_link(self) -> None:
+        """In the main loop. Raises DeafLinkError when the watchdog has asked for a fresh link."""
+        if self._deaf.is_set():
+            raise DeafLinkError("messages wait, and none comes over this link")
 
     def _end_deaf(self) -> None:
         # If the main loop still turns it ends in order; if it hangs, the deadline ends it.
@@ -241,7 +253,11 @@ class Worker(_CeleryWorker):
 
     def _activity(self) -> Activity:
         busy = len(state.active_requests)
-        return Activity(begun=state.all_total_count[0], idle_slots=max(0, self.slots - busy))
+        return Activity(
+            begun=state.all_total_count[0],
+            idle_slots=max(0, self.slots - busy),
+            link_errors=getattr(self.consumer, "link_errors", 0),
+        )
 
     def _probe_connection(self) -> Connection:
         options = {**self.app.conf.broker_transport_options, "socket_timeout": PROBE_TIMEOUT_SECONDS}
@@ -272,6 +288,8 @@ class _LoopPulse(bootsteps.StartStopStep):
         worker = consumer.controller
         pulse = worker.loop_pulse = Pulse()
         hub.call_repeatedly(1.0, pulse.beat)
+        worker._deaf.clear()  # this link is fresh
+        hub.call_repeatedly(1.0, worker.leave_deaf_link)
         if worker._is_prefork:
             # By itself the pool looks every 5 seconds whether the message of a killed child is to be given back.
             hub.call_repeatedly(1.0, worker.pool.maintain_pool)

@@ -74,6 +74,7 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
         url = stack.broker.url.replace(f":{stack.broker.port}/", f":{proxy.port}/")
         values["DOCWORKER_BROKER_URL"] = url if password else f"redis://127.0.0.1:{proxy.port}/0"
         values["DOCWORKER_WORKER_PROCESSES"] = str(SLOTS)
+        values["DOCWORKER_WATCHDOG_TIMEOUT"] = "4"
         with applied(values):
             upgrade()
             open_database(settings(), application_name="tests")
@@ -220,3 +221,15 @@ def test_a_worker_whose_slots_are_all_taken_stays_ready(scene: Scene) -> None:
     scene.trial.release("release-busy")
     assert said == {200}
     scene.await_all("busy", "finished")
+
+
+def test_a_worker_that_may_not_take_what_waits_is_not_deaf(scene: Scene) -> None:
+    await_readiness(200)
+    lost = scene.worker.log.count("broker.link_lost")
+    with forbidden(scene.broker, "brpop"):
+        scene.trial.send("write", path=scene.trial.path("taken"))
+        scene.worker.wait_for_log(
+            "broker.link_lost", within_seconds=30, times=lost + 8
+        )  # longer than the watchdog waits
+    eventually(lambda: scene.trial.lines("taken") == ["ran"])
+    assert "worker.deaf" not in scene.worker.log

@@ -19,15 +19,21 @@ class Worker:
         self.waiting: int | None = 5
         self.begun = 0
         self.idle_slots = 1
+        self.link_errors = 0
         self.now = 1000.0
         monkeypatch.setattr("worker.watchdog.time.monotonic", lambda: self.now)
         self.watchdog = Watchdog(
             timeout_seconds=60,
             waiting=lambda: self.waiting,
-            activity=lambda: Activity(self.begun, self.idle_slots),
-            on_deaf=lambda: None,
+            activity=lambda: Activity(self.begun, self.idle_slots, self.link_errors),
+            get_fresh_link=self._get_fresh_link,
+            end=lambda: None,
         )
+        self.fresh_links = 0
         self.watchdog.look()
+
+    def _get_fresh_link(self) -> None:
+        self.fresh_links += 1
 
     def look_after(self, seconds: float) -> bool:
         self.now += seconds
@@ -39,26 +45,67 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     return Worker(monkeypatch)
 
 
-def test_idle_slots_and_waiting_messages_for_the_whole_time_mean_deaf(worker: Worker) -> None:
+def test_idle_slots_and_waiting_messages_for_the_whole_time_call_for_a_fresh_link(worker: Worker) -> None:
+    assert not worker.look_after(1)
+    assert not worker.look_after(59)
+    assert worker.fresh_links == 0
+    assert not worker.look_after(1)
+    assert worker.fresh_links == 1
+
+
+def test_for_the_whole_time_once_more_they_end_the_worker(worker: Worker) -> None:
+    worker.look_after(1)
+    worker.look_after(60)
     assert not worker.look_after(1)
     assert not worker.look_after(59)
     assert worker.look_after(1)
+    assert worker.fresh_links == 1
 
 
-@pytest.mark.parametrize("contradiction", [{"begun": 1}, {"idle_slots": 0}, {"waiting": 0}, {"waiting": None}], ids=str)
+def test_a_worker_that_begins_messages_over_its_fresh_link_gets_another_one_the_next_time(worker: Worker) -> None:
+    worker.look_after(1)
+    worker.look_after(60)
+    worker.begun += 1
+    worker.look_after(1)
+    worker.look_after(1)
+    assert not worker.look_after(60)
+    assert worker.fresh_links == 2
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [{"begun": 1}, {"idle_slots": 0}, {"waiting": 0}, {"waiting": None}, {"link_errors": 1}],
+    ids=str,
+)
 def test_one_contradiction_starts_the_time_again(worker: Worker, contradiction: dict[str, int | None]) -> None:
     worker.look_after(1)
     before = {name: getattr(worker, name) for name in contradiction}
     for name, value in contradiction.items():
         setattr(worker, name, value)
-    assert not worker.look_after(58)
+    worker.look_after(58)
     for name, value in before.items():
-        if name != "begun":
+        if name not in {"begun", "link_errors"}:
             setattr(worker, name, value)
 
-    assert not worker.look_after(3)
-    assert not worker.look_after(59)
-    assert worker.look_after(2)
+    worker.look_after(3)
+    worker.look_after(59)
+    assert worker.fresh_links == 0
+    worker.look_after(2)
+    assert worker.fresh_links == 1
+
+
+def test_a_worker_whose_link_died_without_a_word_goes_on_over_a_fresh_one(trial: Trial) -> None:
+    worker = trial.start_worker(watchdog_timeout="2")
+    eventually(lambda: get("/readyz")[0] == 200)
+    assert trial.app.control.broadcast("lose_link", reply=True)
+    eventually(lambda: get("/readyz")[0] == 503, what="it is not ready while nothing comes over its link")
+
+    trial.send("write", path=trial.path("out"))
+
+    eventually(lambda: trial.lines("out") == ["ran"], within_seconds=20)
+    assert worker.log.count("worker.deaf") == worker.log.count("broker.link_lost") == 1
+    eventually(lambda: get("/readyz")[0] == 200)
+    assert worker.running
 
 
 def make_deaf(trial: Trial) -> None:
@@ -68,14 +115,15 @@ def make_deaf(trial: Trial) -> None:
     eventually(lambda: list((control.inspect(timeout=0.5).active_queues() or {}).values()) == [[]])
 
 
-def test_a_worker_whose_consumer_is_cancelled_exits_for_its_supervisor(trial: Trial) -> None:
+def test_a_worker_that_a_fresh_link_does_not_help_exits_for_its_supervisor(trial: Trial) -> None:
     worker = trial.start_worker(watchdog_timeout="2", shutdown_timeout="5")
     make_deaf(trial)
 
     trial.send("write", path=trial.path("out"))
 
     assert worker.wait(within_seconds=20) == DEAF_EXIT_CODE
-    assert "worker.deaf" in worker.log
+    assert worker.log.count("worker.deaf") == 2
+    assert worker.log.count("broker.link_lost") == 1
     assert trial.lines("out") == []
     assert trial.waiting() == 1
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import shared_task
+from celery.worker.control import control_command
 from sqlalchemy import text
 
 from db.engines import database
@@ -127,6 +128,18 @@ def leave_behind(path: str, method: str, release: str) -> None:
     _append(path, f"{os.getpid()} {process.pid} {program.pid}")
     eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
     os._exit(0)
+
+
+@control_command()
+def lose_link(state: Any) -> dict[str, int]:
+    """Have the worker never look again at what comes over the connection that it asks for messages with."""
+    consumer = state.consumer
+    cycle = consumer.connection.transport.cycle
+    lost = [number for number, (_, command) in cycle._fd_to_chan.items() if command == "BRPOP"]
+    for number in lost:
+        del cycle._fd_to_chan[number]
+        consumer.hub.remove_reader(number)
+    return {"lost": len(lost)}
 
 
 def _append(path: str, line: str) -> None:
