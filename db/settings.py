@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     owner_url: PostgresUrl | None = None
     """Master, as the owner role; only `docworker migrate` uses it."""
     broker_url: BrokerUrl = "redis://localhost:6379/0"
+    """Several Sentinels are separated by semicolons; the password is the servers' that they watch."""
+    broker_sentinel_master: Annotated[str, Field(min_length=1)] | None = None
+    """The name under which the Sentinels of a sentinel:// address watch the broker."""
     broker_key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "docworker:"
     queue: Annotated[str, Field(min_length=1), AfterValidator(_queue_name)] = "docworker"
     result_backend_url: str | None = None
@@ -179,6 +182,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"DOCWORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout:g} s) must be longer than "
                 f"DOCWORKER_SHUTDOWN_TIMEOUT ({self.shutdown_timeout:g} s)"
+            )
+        if self.broker_url.startswith("sentinel") and self.broker_sentinel_master is None:
+            raise ValueError(
+                "DOCWORKER_BROKER_SENTINEL_MASTER is not set: a sentinel:// address needs the name under which the "
+                "Sentinels watch the broker, such as 'mymaster'"
             )
         if self.backoff_base > self.backoff_max:
             raise ValueError(

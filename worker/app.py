@@ -8,6 +8,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from celery import Celery
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from db.errors import ConfigurationError
 from db.settings import Settings, settings
@@ -23,6 +25,7 @@ POOLS = {"prefork": "worker.children:Pool"}
 ENTRY_POINT_GROUP = "docworker.tasks"
 SOCKET_TIMEOUT_SECONDS = 5
 """For each answer of the broker; then its link is given up."""
+SENTINEL_TIMEOUT_SECONDS = 2
 
 
 class _App(Celery):
@@ -97,7 +100,7 @@ def transport_options(configured: Settings) -> dict[str, Any]:
     """
     if configured.broker_url.startswith("amqp"):
         return {}
-    return {
+    options: dict[str, Any] = {
         "visibility_timeout": configured.visibility_timeout,
         # Messages of a killed worker come back within a second of the visibility timeout, not of the next sweep.
         "unacked_restore_interval": 1,
@@ -109,6 +112,15 @@ def transport_options(configured: Settings) -> dict[str, Any]:
         "health_check_interval": SOCKET_TIMEOUT_SECONDS,
         "global_keyprefix": configured.broker_key_prefix,
     }
+    if configured.broker_sentinel_master is not None:
+        options["master_name"] = configured.broker_sentinel_master
+        # One that is not there is not worth a second attempt, let alone the client's four: the next one is asked.
+        options["sentinel_kwargs"] = {
+            "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
+            "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
+            "retry": Retry(NoBackoff(), retries=0),
+        }
+    return options
 
 
 lifecycle.connect_signals()

@@ -32,3 +32,15 @@ def test_a_queue_that_the_brokers_client_cannot_carry_is_refused(monkeypatch: py
     settings.cache_clear()
     with pytest.raises(ConfigurationError, match="DOCWORKER_QUEUE"):
         settings()
+
+
+def test_a_sentinel_address_needs_the_name_of_what_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCWORKER_BROKER_URL", "sentinel://:secret@one:26379/0;sentinel://:secret@two:26379/0")
+    settings.cache_clear()
+    with pytest.raises(ConfigurationError, match="DOCWORKER_BROKER_SENTINEL_MASTER is not set") as refused:
+        settings()
+    assert "secret" not in str(refused.value)
+
+    monkeypatch.setenv("DOCWORKER_BROKER_SENTINEL_MASTER", "mymaster")
+    settings.cache_clear()
+    assert settings().broker_sentinel_master == "mymaster"
