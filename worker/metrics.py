@@ -5,14 +5,16 @@ What is counted is defined where it is counted (`db.metrics`, `jobs.metrics`).
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from db.errors import ConfigurationError
@@ -21,6 +23,20 @@ from worker import state
 from worker.health import Health, Report
 
 log = structlog.get_logger(__name__)
+
+
+class WithReadiness(Collector):
+    """What a registry has, and whether the process is ready now, as /readyz says it."""
+
+    def __init__(self, registry: CollectorRegistry | Collector, health: Health) -> None:
+        self._registry = registry
+        self._health = health
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._registry.collect()
+        yield GaugeMetricFamily(
+            "docworker_ready", "1 when the process can do its work now, else 0.", value=float(self._health.ready().well)
+        )
 
 
 class MetricsServer:
@@ -37,7 +53,7 @@ class MetricsServer:
                 f"cannot serve metrics on {host}:{port}: {error.strerror}; "
                 f"set {setting} to another port, or to 0 for a free one"
             ) from error
-        self._server.registry = registry
+        self._registry = registry
         self._thread: threading.Thread | None = None
 
     @property
@@ -46,6 +62,7 @@ class MetricsServer:
 
     def start(self, health: Health) -> None:
         self._server.health = health
+        self._server.metrics = WithReadiness(self._registry, health)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
         log.info("metrics.listening", host=self._server.server_address[0], port=self.port)
@@ -88,8 +105,8 @@ def serving(settings: Settings, process: str, health: Health) -> Iterator[Metric
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    registry: CollectorRegistry | Collector
     health: Health
+    metrics: WithReadiness
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -109,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_metrics(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        self._answer(HTTPStatus.OK, content_type, encode(self.server.registry))
+        self._answer(HTTPStatus.OK, content_type, encode(self.server.metrics))
 
     def _answer_report(self, report: Report) -> None:
         status = HTTPStatus.OK if report.well else HTTPStatus.SERVICE_UNAVAILABLE

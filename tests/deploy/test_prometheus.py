@@ -11,9 +11,12 @@ import pytest
 PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
 
 EVERY_METRIC = """
-import db.metrics, jobs.metrics, worker.beat, worker.dispatcher
+import db.metrics, jobs.metrics, worker.beat, worker.consumer, worker.dispatcher
 from prometheus_client import REGISTRY
-for metric in REGISTRY.collect():
+from worker.health import LoopHealth
+from worker.metrics import WithReadiness
+health = LoopHealth(stuck_after_seconds=60, ready_within_seconds=60)
+for metric in WithReadiness(REGISTRY, health).collect():
     print(metric.name)
 """
 

@@ -167,10 +167,12 @@ def ride_through(scene: Scene, trouble: AbstractContextManager[None], name: str,
         scene.trial.release(f"release-{before}")
         scene.await_all(before, "finished")
         scene.fill_slots(after)
+        assert {metric("docworker_ready", process=name) for name in NAMES} == {0}
         if answers:
             assert readiness_while_it_tries(scene.worker) == {503}, "no attempt looks like success"
 
     await_readiness(200)
+    assert {metric("docworker_ready", process=name) for name in NAMES} == {1}
     scene.await_all(after, "begun")
     scene.trial.release(f"release-{after}")
     scene.await_all(after, "finished")
