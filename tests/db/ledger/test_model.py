@@ -1,14 +1,16 @@
 """The ledger against a plain Python model, under random sequences of everything that can happen to jobs.
 
 The model says what must hold: no job lost, at most one committed effect a job, attempts within bounds, no fenced
-attempt finishing, caps and uniqueness kept, whoever renews is not rescued, and what was lost with a worker runs alone.
+attempt finishing, caps and uniqueness kept, whoever renews is not rescued, what was lost with a worker runs alone, what
+is locked waits, a change that was folded in is processed, and a row that cannot be read fails alone.
 Time is the model's own: `advance_clock` moves the ledger's times, in steps against which the test's own run time is
 nothing.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -29,9 +31,13 @@ from db.continuity import Continuity
 from db.engines import Database
 from db.ledger import Claimed, Message
 from db.ledger.dispatch import WAITS_AT_MOST_SECONDS
+from db.models.job import LIVE_STATES
 from db.sessions import overseeing, writing
+from jobs import task
+from jobs.running import clear_stop, request_stop
 from jobs.testing import advance_clock
 from tests.db.ledger.conftest import Steps
+from tests.jobs.trials import opened_with
 
 MAX_ATTEMPTS = 3
 MAX_FAULTS = 2
@@ -43,6 +49,28 @@ MOST_RUN_SECONDS = 60
 REDISPATCH_SECONDS = 10
 FAILURE = ledger.Failure("E", "m")
 KEYS = st.sampled_from(["a", "b", None, None])
+SPOILT = {
+    "garbled": f"""arguments = '{{"deep": {"[" * 3000}{"]" * 3000}}}'""",
+    "spent": "attempt = max_attempts",
+}
+"""What the table's constraints allow, and no worker can run."""
+
+MOST_CLAIMS = (MAX_ATTEMPTS + MAX_FAULTS) * (MAX_GIVEN_BACK + 1)
+"""Whatever is refunded: each attempt that counts, and each fault, after as many that are given back."""
+
+HOW = st.sampled_from(["return", "return, stopping", "see the stop", "raise", "raise, stopping"])
+told: dict[UUID, str] = {}
+
+
+@task.job(name=Steps.kind)
+def do_as_told(attempt: task.Attempt, number: int) -> None:
+    how = told[attempt.id]
+    if "stop" in how:
+        request_stop(60)
+    if how == "see the stop":
+        assert attempt.should_stop
+    if how.startswith("raise"):
+        raise RuntimeError(how)
 
 
 @dataclass
@@ -50,6 +78,7 @@ class Expected:
     """What the model knows of one job."""
 
     key: str | None
+    number: int
     state: str = "queued"
     attempt: int = 0
     ever_claimed: bool = False
@@ -61,6 +90,12 @@ class Expected:
     dispatches: int = 0
     message_id: UUID | None = None
     overdue_at: float = 0.0
+    claims: int = 0
+    garbled: bool = False
+
+    @property
+    def is_runnable(self) -> bool:
+        return not self.garbled and self.attempt < MAX_ATTEMPTS
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -77,6 +112,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.run_until: dict[UUID, float] = {}
         self.now = 0.0
         self.watched = Continuity()
+        self.held: set[UUID] = set()
+        self.entered = 0
 
     def of(self, steps: Steps, *states: str) -> list[UUID]:
         return [one for one, job in self.jobs.items() if self.tenant_of[one] is steps and job.state in states]
@@ -85,16 +122,122 @@ class LedgerMachine(RuleBasedStateMachine):
     def enqueue(self, tenant: int, key: str | None, count: int) -> None:
         steps = self.tenants[tenant]
         keys = None if key is None else [key] * count
-        for job_id in set(steps.enqueue(count, unique_keys=keys, max_attempts=MAX_ATTEMPTS)):
-            folded = [
-                one
-                for one in self.of(steps, "queued", "dispatched")
-                if key is not None and self.jobs[one].key == key and not self.jobs[one].ever_claimed
-            ]
-            assert [job_id] == folded or (not folded and job_id not in self.jobs)
-            if not folded:
-                self.jobs[job_id] = Expected(key)
-                self.tenant_of[job_id] = steps
+        self.entered += 1
+        ids = steps.enqueue(
+            count, arguments=[{"number": self.entered}] * count, unique_keys=keys, max_attempts=MAX_ATTEMPTS
+        )
+        for job_id in dict.fromkeys(ids):
+            self.note_entered(steps, key, job_id)
+
+    def unclaimed(self, steps: Steps, key: str | None) -> list[UUID]:
+        """The job that takes what is enqueued with this key."""
+        waiting = [] if key is None else self.of(steps, "queued", "dispatched")
+        return [one for one in waiting if self.jobs[one].key == key and not self.jobs[one].ever_claimed]
+
+    def note_entered(self, steps: Steps, key: str | None, job_id: UUID) -> None:
+        folded = self.unclaimed(steps, key)
+        assert [job_id] == folded or (not folded and job_id not in self.jobs)
+        if not folded:
+            self.jobs[job_id] = Expected(key, self.entered)
+            self.tenant_of[job_id] = steps
+            return
+        into = self.jobs[job_id]
+        into.number, into.garbled = self.entered, False
+        if into.state == "dispatched":
+            into.overdue_at = min(into.overdue_at, self.now + 1)
+            self.time_passes(10)
+
+    @rule(data=st.data(), tenant=st.integers(0, 1), key=st.sampled_from(["a", "b"]), is_kept=st.booleans())
+    def fold_slowly(self, data: st.DataObject, tenant: int, key: str, is_kept: bool) -> None:
+        """A producer takes long between its change and its COMMIT, or changes its mind."""
+        steps = self.tenants[tenant]
+        self.enqueue(tenant, key, 1)
+        if data.draw(st.booleans()):
+            self.dispatch(batch=3, capacity=3)
+        self.entered += 1
+        entered = ledger.enqueue_statement(
+            steps.organization_id,
+            steps.kind,
+            [{"number": self.entered}],
+            max_attempts=MAX_ATTEMPTS,
+            unique_keys=[key],
+        )
+        into = self.unclaimed(steps, key)
+        with writing(steps.organization_id) as producer:
+            (job_id,) = entered.ids(producer.execute(entered.statement, entered.parameters).all())
+            with self.holding(into):
+                self.meanwhile(data)
+            if not is_kept:
+                producer.rollback()
+        if is_kept:
+            self.note_entered(steps, key, job_id)
+
+    @rule(data=st.data(), tenant=st.integers(0, 1))
+    def somebody_holds(self, data: st.DataObject, tenant: int) -> None:
+        """An operator, or a program that stands still, has locked some jobs."""
+        self.enqueue(tenant, None, 2)
+        self.dispatch(batch=2, capacity=3)
+        ids = data.draw(st.lists(st.sampled_from(list(self.jobs)), min_size=1, max_size=3, unique=True))
+        with overseeing() as session, self.holding(ids):
+            session.execute(text("SELECT FROM ledger.jobs WHERE id = ANY(:ids) FOR NO KEY UPDATE"), {"ids": ids})
+            self.meanwhile(data)
+
+    @contextmanager
+    def holding(self, ids: Collection[UUID]) -> Iterator[None]:
+        self.held = set(ids)
+        yield
+        self.held = set()
+
+    def meanwhile(self, data: st.DataObject) -> None:
+        """What waits for no lock: it goes on with the other jobs."""
+        step = data.draw(st.sampled_from(["dispatch", "claim", "claim", "sweep", "change"]))
+        if step == "dispatch":
+            self.dispatch(batch=3, capacity=3)
+        elif step == "claim":
+            for steps, message in [one for one in self.messages if self.held & set(one[1].job_ids)]:
+                self.claim(steps, message)
+        elif step == "sweep":
+            self.sweep()
+        elif step == "change":
+            self.change_some(data.draw(st.sampled_from([ledger.CANCEL, ledger.RETRY])))
+
+    @rule(change=st.sampled_from([ledger.CANCEL, ledger.RETRY, ledger.RETRY]))
+    def change_some(self, change: ledger.Change) -> None:
+        """An operator's next chunk of jobs, passing over what is locked."""
+        chosen = sorted(
+            (self.tenant_of[one].organization_id, one) for one, job in self.jobs.items() if job.state in change.states
+        )
+        with overseeing() as session:
+            keys = ledger.next_keys(session, change, ledger.Filter(), after=None, most=2)
+            assert keys == chosen[:2]
+            changed = ledger.change_keys(session, change, keys, skip_locked=True) if keys else []
+        assert set(changed) == {job_id for _, job_id in keys} - self.held
+        for job_id in changed:
+            job = self.jobs[job_id]
+            if change is ledger.CANCEL:
+                job.state = "cancelled"
+            else:
+                job.state, job.attempt, job.faults, job.given_back, job.dispatches = "queued", 0, 0, 0, 0
+                job.ever_claimed, job.claims = True, 0
+
+    @rule(data=st.data(), tenant=st.integers(0, 1), key=KEYS, how=st.sampled_from(list(SPOILT)), late=st.booleans())
+    def spoil(self, data: st.DataObject, tenant: int, key: str | None, how: str, late: bool) -> None:
+        """Somebody writes to the table past docworker, before or after the dispatch."""
+        self.enqueue(tenant, key, 1)
+        self.enqueue(tenant, None, 1)
+        known = len(self.messages)
+        if late:
+            self.dispatch(batch=3, capacity=3)
+        waiting = [one for one, job in self.jobs.items() if job.state in ("queued", "dispatched")]
+        job_id = data.draw(st.sampled_from(waiting))
+        with overseeing() as session:
+            session.execute(text(f"UPDATE ledger.jobs SET {SPOILT[how]} WHERE id = :id"), {"id": job_id})
+        self.jobs[job_id].garbled |= how == "garbled"
+        if how == "spent":
+            self.jobs[job_id].attempt = MAX_ATTEMPTS
+        self.dispatch(batch=3, capacity=3)
+        for steps, message in self.messages[known:]:
+            self.claim(steps, message)
 
     @rule(batch=st.integers(1, 3), capacity=st.integers(1, 3))
     def dispatch(self, batch: int, capacity: int) -> None:
@@ -105,6 +248,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for job_id in message.job_ids:
                 job = self.jobs[job_id]
                 assert job.state == "queued"
+                assert job_id not in self.held
                 assert not job.alone or len(message.job_ids) == 1
                 job.state, job.message_id = "dispatched", message.id
                 job.overdue_at = self.now + min(REDISPATCH_SECONDS * 2**job.dispatches, 600)
@@ -122,19 +266,65 @@ class LedgerMachine(RuleBasedStateMachine):
         self.claim(steps, message)
 
     def claim(self, steps: Steps, message: Message) -> None:
+        runnable = self.note_claimed(message)
         claimed = steps.claim(message.job_ids, message_id=message.id, lease=LEASE_SECONDS)
-        assert {one.id for one in claimed} == {
-            one
-            for one in message.job_ids
-            if self.jobs[one].state == "dispatched"
-            and (not self.jobs[one].alone or self.jobs[one].message_id == message.id)
-        }
+        assert [one.id for one in claimed] == runnable
         for one in claimed:
-            job = self.jobs[one.id]
-            job.state, job.attempt, job.ever_claimed, job.dispatches = "running", job.attempt + 1, True, 0
-            assert one.attempt == job.attempt <= MAX_ATTEMPTS
+            assert (one.attempt, one.arguments) == (self.jobs[one.id].attempt, {"number": self.jobs[one.id].number})
+            assert one.claim_token not in self.run_until, "each claim has a token of its own"
             self.attempts.append((steps, one))
             self.run_until[one.claim_token] = self.now + MOST_RUN_SECONDS
+
+    def note_claimed(self, message: Message) -> list[UUID]:
+        """Those of a message's jobs that a worker now gets; what it cannot run fails on the way."""
+        runnable = []
+        for job_id in self.claimable(message):
+            job = self.jobs[job_id]
+            is_spent = job.attempt >= MAX_ATTEMPTS
+            if not is_spent and job.alone and job.message_id != message.id:
+                continue
+            if job.is_runnable:
+                runnable.append(job_id)
+            job.state, job.blamed = ("running", job.blamed) if job.is_runnable else ("failed", True)
+            if not is_spent:
+                job.attempt, job.ever_claimed, job.dispatches = job.attempt + 1, True, 0
+                job.claims += 1
+                assert job.claims <= MOST_CLAIMS
+        return runnable
+
+    def claimable(self, message: Message) -> list[UUID]:
+        return [one for one in message.job_ids if self.jobs[one].state == "dispatched" and one not in self.held]
+
+    @precondition(lambda self: any(self.jobs[one].state == "queued" for one in self.jobs))
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        """Messages run as a worker runs them, by a function that returns, raises, or is asked to stop and sees it or
+        not. One that returned without having seen it has succeeded."""
+        known = len(self.messages)
+        self.dispatch(batch=3, capacity=2)
+        for steps, message in self.messages[known:]:
+            runnable = self.note_claimed(message)
+            if not runnable:
+                continue
+            told.update((one, data.draw(HOW)) for one in runnable)
+            try:
+                ran = task.run_message(do_as_told.kind, steps.organization_id, message.job_ids, message.id)
+            finally:
+                clear_stop()
+            assert ran == len(runnable)
+            self.note_work(runnable)
+
+    def note_work(self, ids: Sequence[UUID]) -> None:
+        is_over = False
+        for job_id in ids:
+            job, how = self.jobs[job_id], told[job_id]
+            if is_over or how == "see the stop":
+                self.note_end(job, "give_back")
+            elif how.startswith("return"):
+                job.state, job.effects = "succeeded", job.effects + 1
+            else:
+                self.note_end(job, "retry")
+            is_over |= how != "return"
 
     @rule(tenant=st.integers(0, 1), count=st.integers(1, 3))
     def run_some(self, tenant: int, count: int) -> None:
@@ -180,7 +370,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 became = "failed" if ledger.fail(session, claimed, FAILURE) else None
             else:
                 became = ledger.retry(
-                    session, claimed, FAILURE, delay_seconds=1, uses_attempt=how == "retry", max_faults=MAX_FAULTS
+                    session, claimed, FAILURE, delay_seconds=0, uses_attempt=how == "retry", max_faults=MAX_FAULTS
                 )
         if owned:
             self.note_end(job, how)
@@ -189,8 +379,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["retry", "fault", "charge", "give_back", "die"]))
     def wear_out(self, how: str) -> None:
-        """One job ends in the same way again and again, and each message that ever carried it comes once more."""
-        self.enqueue(0, None, 1)
+        """One job ends in the same way again and again, each message that ever carried it comes once more, and each
+        attempt that is over tries to end once more."""
+        self.tenants.append(Steps())  # whose other jobs do not take up its room
+        self.enqueue(len(self.tenants) - 1, None, 1)
         worn = next(reversed(self.jobs))
         for _ in range(MAX_ATTEMPTS * (MAX_GIVEN_BACK + 1)):
             self.time_passes(10)
@@ -200,8 +392,13 @@ class LedgerMachine(RuleBasedStateMachine):
             if how == "die":
                 self.time_passes(30)
                 self.sweep()
-            for steps, claimed in [one for one in self.attempts if one[1].id == worn and self.owns(one[1])]:
-                self.end(steps, claimed, how)
+            mine = [one for one in self.attempts if one[1].id == worn]
+            for steps, claimed in sorted(mine, key=lambda one: self.owns(one[1])):
+                if not self.owns(claimed):
+                    assert steps.finish([claimed]) == set()
+                    self.end(steps, claimed, "fail")
+                if self.owns(claimed) or claimed is mine[0][1]:
+                    self.end(steps, claimed, "charge" if how == "die" else how)
 
     def note_end(self, job: Expected, how: str) -> None:
         """What it costs: an attempt, or one of the faults or returns that are free; the reason is kept."""
@@ -216,7 +413,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(tenant=st.integers(0, 1))
     def cancel(self, tenant: int) -> None:
-        live = self.of(self.tenants[tenant], "queued", "dispatched", "running")[:1]
+        live = self.of(self.tenants[tenant], *LIVE_STATES)[:1]
         if live:
             with overseeing() as session:
                 assert ledger.cancel(session, ledger.Filter(), live) == live
@@ -268,6 +465,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for one in rescued:
             job = self.jobs[one.id]
             assert job.state == "running"
+            assert one.id not in self.held
             job.state, job.alone = "failed" if job.attempt >= MAX_ATTEMPTS else "queued", True
             job.blamed, job.given_back = True, 0
             assert (one.state, one.attempt) == (job.state, job.attempt)
@@ -280,8 +478,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.note_rescued(ledger.rescue_expired(session))
             ledger.requeue_overdue(session, waiting=waiting)
         kept = self.newest_messages(waiting)
-        for job in self.jobs.values():
-            if job.state == "dispatched" and job.overdue_at <= self.now and job.message_id not in kept:
+        for job_id, job in self.jobs.items():
+            is_overdue = job.state == "dispatched" and job.overdue_at <= self.now and job.message_id not in kept
+            if is_overdue and job_id not in self.held:
                 job.state = "queued"
 
     def newest_messages(self, count: int) -> set[UUID]:
@@ -327,13 +526,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def test_the_ledger_behaves_as_its_model(opened: Database) -> None:
-    run_state_machine_as_test(
-        LedgerMachine,
-        settings=settings(
-            max_examples=30,
-            stateful_step_count=40,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with opened_with(max_given_back=MAX_GIVEN_BACK, backoff_base=0.001, backoff_max=0.001):
+        run_state_machine_as_test(
+            LedgerMachine,
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=40,
+                deadline=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
