@@ -42,7 +42,7 @@ def write_document(organization_id: str, document_id: str) -> None:
     new = normalize(Unprocessed(key[1], document.version, "", None, None, document.content), None)
     with Session(engine(settings().master_url), info=info) as session, session.begin():
         session.add(document)
-        document.content, document.content_sha256 = new.content, new.content_sha256
+        document.unprocessed_content, document.content_sha256 = None, new.content_sha256
         document.status = DocumentStatus.PROCESSED
         document.latest_version += 1
         session.flush()

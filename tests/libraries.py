@@ -28,7 +28,6 @@ class Library(Tenant):
                 folder_id=folder_id,
                 filename=filename,
                 title=title,
-                content=texts[-1] if texts else None,
                 status=DocumentStatus.PROCESSED if texts else DocumentStatus.PENDING,
                 latest_version=len(texts),
             )

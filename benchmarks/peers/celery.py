@@ -19,7 +19,7 @@ app.conf.broker_connection_retry_on_startup = True
 TENANT = "SELECT set_config('docworker.organization_id', %s, true)"
 READ = "SELECT content, version FROM app.documents WHERE (organization_id, id) = (%s, %s)"
 UPDATE = """
-UPDATE app.documents SET content = %s, content_sha256 = %s, status = 'processed', updated_at = clock_timestamp(),
+UPDATE app.documents SET content = NULL, content_sha256 = %s, status = 'processed', updated_at = clock_timestamp(),
     latest_version = latest_version + 1, version = version + 1
 WHERE (organization_id, id) = (%s, %s) AND version = %s
 RETURNING latest_version
@@ -51,7 +51,7 @@ def process_document(self: Task, organization_id: str, document_id: str) -> None
     new = normalized(content)
     sha256 = hashlib.sha256(new.encode()).hexdigest()
     with master.transaction():
-        updated = _row(master, organization_id, UPDATE, new, sha256, *key, version)
+        updated = _row(master, organization_id, UPDATE, sha256, *key, version)
         if updated is not None:
             master.execute(INSERT, (*key, updated[0], new, sha256))
     if updated is None:  # somebody else was faster

@@ -1,14 +1,20 @@
-"""Documents: the current state of one text, and where its source bytes are. Its past is in `db.models.version`."""
+"""Documents: the state of one text, and where its source bytes are. What was made of it is in `db.models.version`."""
 
+from collections.abc import MutableMapping
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Index
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, func, select
 from sqlalchemy.dialects.postgresql import TSVECTOR
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, column_property, mapped_column, object_session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+from db.models.version import DocumentVersion
 
 
 class DocumentStatus(StrEnum):
@@ -19,7 +25,11 @@ class DocumentStatus(StrEnum):
 
 
 class Document(TenantOwned, Timestamped, Base):
-    """`version` counts every change of the row and guards it; `latest_version` counts the texts kept."""
+    """`version` counts every change of the row and guards it; `latest_version` counts the texts kept.
+
+    `content` is the present text. It is stored once: in the latest version, or in `unprocessed_content` from when an
+    application sets it to when it is processed.
+    """
 
     __tablename__ = "documents"
 
@@ -30,13 +40,62 @@ class Document(TenantOwned, Timestamped, Base):
     media_type: Mapped[str | None]
     source_key: Mapped[str | None]
     source_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    content: Mapped[str | None]
+    unprocessed_content: Mapped[str | None] = mapped_column("content")
     content_sha256: Mapped[str | None]
     status: Mapped[str] = mapped_column(default=DocumentStatus.PENDING)
     status_reason: Mapped[str | None]
     latest_version: Mapped[int] = mapped_column(default=0)
     version: Mapped[int] = mapped_column()
     deleted_at: Mapped[datetime | None]
+    if TYPE_CHECKING:
+        _latest_content: Mapped[str | None]
+
+    @hybrid_property
+    def content(self) -> str | None:
+        """The present text; None when there is none yet. To set it does not make a version: processing does."""
+        if self.unprocessed_content is not None or not self.latest_version:
+            return self.unprocessed_content
+        if self._latest_content is None:
+            self._read_latest_content()
+        return self._latest_content
+
+    def _read_latest_content(self) -> None:
+        """A row that was locked after a wait is newer than what its statement sees of other tables."""
+        session = object_session(self)
+        if session is None:
+            raise DetachedInstanceError(
+                f"the text of document {self.id} was written while its row was waited for: read `content` before the "
+                "session is closed"
+            )
+        session.refresh(self, ["_latest_content"])
+
+    @content.inplace.setter
+    def _set_content(self, text: str | None) -> None:
+        loaded = self.__dict__
+        if loaded.get("unprocessed_content") is None and loaded.get("_latest_content") == text:
+            return  # nothing changes, as with any attribute that is set to what it is
+        self.unprocessed_content = text
+
+    @content.inplace.expression
+    @classmethod
+    def _content_expression(cls) -> ColumnElement[str | None]:
+        either: ColumnElement[str | None] = func.coalesce(cls.unprocessed_content, cls._latest_content)
+        return either.label("content")
+
+    @content.inplace.update_expression
+    @classmethod
+    def _update_content(cls, value: Any) -> list[tuple[Any, Any]]:
+        return [(cls.unprocessed_content, value)]
+
+    @content.inplace.bulk_dml
+    @classmethod
+    def _insert_content(cls, mapping: MutableMapping[str, Any], value: Any) -> None:
+        mapping["unprocessed_content"] = value
+
+    def keep_content(self, text: str) -> None:
+        """Have the latest version hold the text, which the caller writes."""
+        self.unprocessed_content = None
+        set_committed_value(self, "_latest_content", text)
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 - the name and shape SQLAlchemy reads
     __table_args__ = (
@@ -63,6 +122,19 @@ class Document(TenantOwned, Timestamped, Base):
         Index("ix_documents_deleted", "organization_id", "deleted_at", postgresql_where="deleted_at IS NOT NULL"),
         {"schema": "app"},
     )
+
+
+Document._latest_content = column_property(
+    select(DocumentVersion.content)
+    .where(
+        DocumentVersion.organization_id == Document.organization_id,
+        DocumentVersion.document_id == Document.id,
+        DocumentVersion.version_number == Document.latest_version,
+    )
+    .correlate_except(DocumentVersion)
+    .scalar_subquery(),
+    expire_on_flush=False,
+)
 
 
 class DocumentSearch(Base):

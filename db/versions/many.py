@@ -19,6 +19,7 @@ from sqlalchemy import (
     column,
     func,
     insert,
+    null,
     select,
     update,
 )
@@ -137,14 +138,14 @@ def _processed(place: Any) -> dict[str, Any]:
 
 
 def _write_changed_statement() -> Insert:
-    """One statement, so that the texts travel once. The foreign key is looked at when the statement ends."""
+    """One statement: what is written is what was updated. The foreign key is looked at when the statement ends."""
     place = _places().c
 
     updated = (
         _update(
             place,
             **_processed(place),
-            content=_element("contents", place.number),
+            content=null(),  # the version keeps it
             content_sha256=_element("hashes", place.number),
             latest_version=_old.latest_version + 1,
         )

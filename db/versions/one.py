@@ -32,7 +32,8 @@ def write_version(session: Session, document: Document, new: NewText) -> Outcome
     document.status, document.status_reason = DocumentStatus.PROCESSED, None
     document.title, document.media_type = new.title, new.media_type or document.media_type
     if writes_version:
-        document.content, document.content_sha256 = new.content, new.content_sha256
+        document.keep_content(new.content)
+        document.content_sha256 = new.content_sha256
         document.latest_version += 1
     session.flush()
     if not writes_version:

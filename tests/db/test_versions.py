@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.orm import aliased
+from sqlalchemy.orm.exc import DetachedInstanceError, StaleDataError
 
 from db.errors import ConflictError, InvalidArgumentError, NotFoundError
-from db.models import Document, DocumentStatus
+from db.models import Document, DocumentStatus, DocumentVersion
 from db.models.base import new_id
 from db.sessions import writing
 from db.versions import (
@@ -26,7 +27,7 @@ from db.versions import (
     write_version,
     write_versions,
 )
-from tests.db.ledger.conftest import held_back
+from tests.db.ledger.conftest import held_back, somebody_waits
 from tests.tenants import Tenant
 from tests.waiting import eventually
 
@@ -359,6 +360,89 @@ def test_a_lock_shows_the_row_as_it_is_now_even_if_the_session_has_an_older_one(
         tenant.change(document.id, "newer")
         assert lock_document(session, document.id) is older
         assert older.content == "newer"
+
+
+def test_a_lock_that_was_waited_for_shows_the_text_that_was_waited_for(tenant: Tenant, document: Document) -> None:
+    def read_locked() -> tuple[int, str | None]:
+        with writing(tenant.id) as session:
+            mine = lock_document(session, document.id)
+            return mine.latest_version, mine.content
+
+    with writing(tenant.id) as session:
+        write_version(session, tenant.get(document.id), text_for(document, "newer"))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(read_locked)
+            eventually(somebody_waits, what="the second one to wait")
+            session.commit()
+            assert waiting.result(10) == (2, "newer")
+
+
+def test_a_text_that_could_not_be_read_with_its_row_is_no_none_once_the_session_is_gone(
+    tenant: Tenant, document: Document
+) -> None:
+    with writing(tenant.id) as session:
+        session.execute(delete(DocumentVersion))
+        unread = session.get_one(Document, (tenant.id, document.id))
+    with pytest.raises(DetachedInstanceError, match="read `content` before the session is closed"):
+        _ = unread.content
+
+
+def column(tenant: Tenant, document_id: UUID) -> str | None:
+    """What the document itself stores."""
+    with writing(tenant.id) as session:
+        statement = text("SELECT content FROM app.documents WHERE id = :id")
+        content: str | None = session.execute(statement, {"id": document_id}).scalar_one()
+        return content
+
+
+@pytest.mark.parametrize("way", ["one", "batch"])
+def test_the_text_is_stored_once(tenant: Tenant, way: str) -> None:
+    (document_id,) = tenant.add("raw")
+    assert column(tenant, document_id) == "raw"
+    for content in ("first", "second"):
+        read = tenant.get(document_id)
+        if way == "one":
+            write(tenant, read, content)
+            assert read.content == content, "also in the object that was written"
+        else:
+            write_all(tenant, text_for(read, content))
+        assert (column(tenant, document_id), tenant.get(document_id).content) == (None, content)
+    assert [one.content for one in tenant.versions(document_id)] == ["first", "second"]
+
+
+def test_a_text_that_is_set_is_the_present_one_until_a_version_is_made_of_it(
+    tenant: Tenant, document: Document
+) -> None:
+    tenant.change(document.id, "draft")
+    assert tenant.get(document.id).content == "draft"
+    write(tenant, tenant.get(document.id), "made of it")
+    assert tenant.get(document.id).content == "made of it"
+    assert column(tenant, document.id) is None
+
+
+def test_a_text_that_is_set_to_what_it_is_changes_nothing(tenant: Tenant, document: Document) -> None:
+    for content in ("first", "draft", "draft", "first", "first"):
+        before = tenant.get(document.id).version
+        with writing(tenant.id) as session:
+            mine = session.get_one(Document, (tenant.id, document.id))
+            changes = mine.content != content
+            mine.content = content
+        assert (tenant.get(document.id).version, tenant.get(document.id).content) == (before + changes, content)
+
+
+def test_the_text_is_read_searched_and_set_by_statements_as_by_objects(tenant: Tenant, document: Document) -> None:
+    other = new_id()
+    with writing(tenant.id) as session:
+        rows = [{"organization_id": tenant.id, "id": other, "filename": "other.txt", "content": "other"}]
+        session.execute(insert(Document).values(version=1), rows)
+        third = insert(Document).values(organization_id=tenant.id, filename="third.txt", version=1, content="third")
+        session.execute(third)
+        found = session.connection().execute(select(Document.content).order_by(Document.content))
+        assert [row.content for row in found] == ["first", "other", "third"]
+        again = aliased(Document)
+        assert session.scalars(select(again.id).where(again.content.like("fir%"))).all() == [document.id]
+        session.execute(update(Document).where(Document.id == document.id).values(content="set"))
+        assert session.scalar(select(Document.content).where(Document.id == document.id)) == "set"
 
 
 def test_a_deleted_document_cannot_be_locked_or_counted(tenant: Tenant, document: Document) -> None:

@@ -13,14 +13,24 @@ from db.settings import settings
 
 @click.command()
 @click.option("--revision", default="head", show_default=True, help="Upgrade to this revision.")
-def migrate(revision: str) -> None:
+@click.option("--contract", is_flag=True, help="Then remove what only processes of the release before need.")
+def migrate(revision: str, contract: bool) -> None:
     """Bring the database's schema up to date.
 
     Connects as DOCWORKER_OWNER_URL. Several may run at the same time: one migrates, the others wait and find it done.
     """
+    from migrations import contract as contraction
     from migrations.runner import upgrade
 
     upgrade(revision)
+    if contract:
+        contraction.contract()
+    elif contraction.keeps_copies():
+        click.echo(
+            "texts are stored twice, for processes of the release before: "
+            "when none of them runs any more, run `docworker migrate --contract`",
+            err=True,
+        )
 
 
 @click.command()
