@@ -445,6 +445,13 @@ def test_the_text_is_read_searched_and_set_by_statements_as_by_objects(tenant: T
         assert session.scalar(select(Document.content).where(Document.id == document.id)) == "set"
 
 
+def test_a_change_of_a_document_touches_no_index(tenant: Tenant, document: Document) -> None:
+    with writing(tenant.id) as session:
+        write_version(session, tenant.get(document.id), text_for(document, "second"))
+        hot = "SELECT pg_stat_get_xact_tuples_hot_updated('app.documents'::regclass)"
+        assert session.scalar(text(hot)) == 1
+
+
 def test_a_deleted_document_cannot_be_locked_or_counted(tenant: Tenant, document: Document) -> None:
     delete_softly(tenant, document.id)
     with writing(tenant.id) as session:

@@ -278,6 +278,9 @@ def test_a_migration_and_the_way_back_may_be_repeated(desks: list[Desk]) -> None
         upgrade()
         contract()
         downgrade(BEFORE)
+    with writing(desks[0].id) as session:
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'app.ix_document_search_vector'::regclass"
+        assert session.scalar(text(valid)) is True
 
 
 def test_texts_are_found_before_and_after_the_contraction(desks: list[Desk], stack: LocalStack) -> None:
