@@ -1,4 +1,4 @@
-"""Measures how the cost of a function grows with what strangers feed it; run as `python -m tests.growth SUBJECT`.
+"""Measures how the cost of a function grows with what strangers feed it; run as `python -m tests.growth SUBJECT BYTES`.
 
 Each function that looks at strangers' bytes outside the sandbox is a subject: it is fed hostile inputs of two sizes,
 in a process whose computing time is limited, so that what never ends shows as well. CPU time is compared, with room
@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from db.errors import DocworkerError
 from tests.strangers import SUBJECTS
 
-SMALL_BYTES = 64 * 1024
 TIMES = 4
+SMALL_BYTES, THOROUGH_BYTES = 16 * 1024, 64 * 1024
+"""The smaller of the two sizes; a soak feeds more."""
 MOST_TIMES_THE_COST = 10
 NEVER_MIND_SECONDS = 0.02
 """What is done so fast at the large size is not measured any further: the clock is too coarse for it."""
@@ -167,10 +168,10 @@ def shapes() -> Iterator[tuple[str, Shape]]:
 _MIXED = st.lists(st.sampled_from([*PIECES.values(), *MAGIC.values()]) | st.binary(min_size=1, max_size=3), max_size=4)
 
 
-def watch(name: str, subject: Subject) -> None:
+def watch(name: str, subject: Subject, small_bytes: int) -> None:
     """Feed the subject everything; exits with a message at the first input that costs more than its size allows."""
     for shape_name, shape in shapes():
-        _watch_shape(f"{name}: {shape_name}", subject, shape)
+        _watch_shape(f"{name}: {shape_name}", subject, shape, small_bytes)
 
     # Derandomized: a test that is red once is red again. The failing mix is printed whole, no need to shrink it.
     @settings(
@@ -186,14 +187,14 @@ def watch(name: str, subject: Subject) -> None:
         parts = [b"".join(pieces) for pieces in (before, units, after)]
         shape = repeated(parts[1], before=parts[0], after=parts[2])
         before_, unit, after_ = (f"{part[:60]!r}{'…' * (len(part) > 60)}" for part in parts)
-        _watch_shape(f"{name}: {before_} + {unit} * n + {after_}", subject, shape)
+        _watch_shape(f"{name}: {before_} + {unit} * n + {after_}", subject, shape, small_bytes)
 
     watch_mix()
 
 
-def _watch_shape(what: str, subject: Subject, shape: Shape) -> None:
+def _watch_shape(what: str, subject: Subject, shape: Shape, small_bytes: int) -> None:
     print(what, flush=True)  # noqa: T201 -- the last line is what the kernel ended it on
-    small, large = shape(SMALL_BYTES), shape(TIMES * SMALL_BYTES)
+    small, large = shape(small_bytes), shape(TIMES * small_bytes)
     for _ in range(TRIALS):
         large_cost = _cost(subject, large)
         if large_cost < NEVER_MIND_SECONDS:
@@ -213,4 +214,4 @@ def _cost(subject: Subject, data: bytes) -> float:
 
 
 if __name__ == "__main__":
-    watch(sys.argv[1], SUBJECTS[sys.argv[1]])
+    watch(sys.argv[1], SUBJECTS[sys.argv[1]], int(sys.argv[2]))

@@ -11,26 +11,35 @@ from pathlib import Path
 import pytest
 
 import jobs.pipeline
+from tests.growth import SMALL_BYTES, THOROUGH_BYTES
 from tests.strangers import EXEMPT, FED, FURTHER_MODULES, SPECIMENS, SUBJECTS
 
 PROJECT = Path(__file__).parents[1]
 
 
-def watch(subject: str) -> subprocess.CompletedProcess[str]:
+def watch(subject: str, small_bytes: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.growth", subject], cwd=PROJECT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.growth", subject, str(small_bytes)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
+@pytest.mark.parametrize(
+    "small_bytes",
+    [pytest.param(SMALL_BYTES, id="small"), pytest.param(THOROUGH_BYTES, id="thorough", marks=pytest.mark.soak)],
+)
 @pytest.mark.parametrize("subject", [name for name in SUBJECTS if name not in SPECIMENS])
-def test_cost_grows_with_the_size_and_not_faster(subject: str) -> None:
-    watched = watch(subject)
+def test_cost_grows_with_the_size_and_not_faster(subject: str, small_bytes: int) -> None:
+    watched = watch(subject, small_bytes)
     assert watched.returncode == 0, f"{watched.stderr[-2000:]}\nlast input: {watched.stdout.splitlines()[-1:]}"
 
 
 @pytest.mark.parametrize("specimen", SPECIMENS)
 def test_watch_notices_what_does_not_grow_with_the_size(specimen: str) -> None:
-    assert watch(specimen).returncode != 0
+    assert watch(specimen, SMALL_BYTES).returncode != 0
 
 
 def test_each_function_that_strangers_reach_is_fed_or_exempt() -> None:
