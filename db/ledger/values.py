@@ -9,6 +9,8 @@ import json
 import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import chain
+from types import NoneType
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +32,8 @@ MAX_INTEGER = 10**300
 """Larger ones have no float, and from some thousand digits on no Python reads them."""
 
 _SHOWN = 60
+_TEXTS = frozenset({str, bool, NoneType})
+_PLAIN = _TEXTS | {int, float}
 
 
 def shortened(value: object) -> str:
@@ -154,6 +158,8 @@ def check_nesting(value: Any, what: str) -> None:
     too deep must not be descended into."""
     level = [value]
     parts = 0
+    if type(value) is dict and _PLAIN.issuperset(map(type, value.values())):
+        return  # as most arguments are
     for _ in range(MAX_JSON_DEPTH):
         level = [
             item
@@ -174,6 +180,8 @@ def check_nesting(value: Any, what: str) -> None:
 
 def _check_values(value: Any, what: str) -> None:
     """Keys and numbers, which `json` would change or no reader could read."""
+    if type(value) is dict and _TEXTS.issuperset(map(type, chain(value, value.values()))):
+        return
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
