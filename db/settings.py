@@ -152,7 +152,10 @@ class Settings(BaseSettings):
     dispatch_window: Count = 4
     """Messages that may wait at the broker, besides those that run."""
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 200
-    """Largest number of jobs in one message, for kinds that take several."""
+    """Largest number of jobs in one message, for kinds that take batches."""
+    message_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Largest number of jobs in one message, for the other kinds: they run one by one, and a message holds fewer where
+    they take long."""
     max_running_per_organization: Annotated[int, Field(ge=1)] | None = None
     backoff_base: Seconds = 2
     backoff_max: Seconds = 600

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -24,6 +24,9 @@ from db.settings import Settings
 log = structlog.get_logger(__name__)
 
 _NOT_THE_OPENER = frozenset({"contextlib", "db.tenancy", "db.sessions", "db.aio", "db.routing"})
+
+
+_TURN_TO = text("SELECT set_config('docworker.organization_id', :organization_id, true)")
 
 
 class TenantSession(Session):
@@ -57,6 +60,16 @@ class TenantSession(Session):
         self.holder = holder or Holder.of(opener())
         self._held: list[Holders] = []
         self._connection: Connection | None = None
+
+    def turn_to(self, organization_id: UUID) -> None:
+        """Go on in the same transaction as another organization. What was loaded before is forgotten."""
+        if organization_id == self.organization_id:
+            return
+        self.flush()
+        self.expunge_all()
+        self.execute(_TURN_TO, {"organization_id": str(organization_id)})
+        self.organization_id = organization_id
+        self._context = _context_of(organization_id, self.settings)
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""

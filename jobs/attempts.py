@@ -71,29 +71,38 @@ class Attempt:
         self.failed_finish = None
         try:
             with writing(self.organization_id) as session:
-                owned = ledger.lock_owned(session, [self.claimed])
-                if owned:
-                    result = effect(session) if effect is not None else None
-                    kept = None if result is None else ledger.as_json(result, "what the effect returns")
-                    ledger.succeed(session, [(self.claimed, kept)])
+                done = self._finish_in(session, effect)
+                if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
+                    done = ledger.finished_as(session, [self.claimed]).get(self.id) == "succeeded"
         except BaseException as error:
             self.failed_finish = error
             raise
-        self.settle("succeeded" if owned else "fenced")
+        self.settle("succeeded" if done else "fenced")
+
+    def _finish_in(self, session: Session, effect: Effect | None) -> bool:
+        kept = None
+        if effect is not None:
+            if not ledger.lock_owned(session, [self.claimed]):
+                return False
+            result = effect(session)
+            kept = None if result is None else ledger.as_json(result, "what the effect returns")
+        return bool(ledger.succeed(session, [(self.claimed, kept)]))
 
     def settle(self, outcome: str) -> None:
         settle([self], outcome)
 
 
 class Batch:
-    """The jobs of one message that this worker has claimed."""
+    """Jobs of one organization that this worker has claimed together."""
 
-    def __init__(self, kind: "Kind", attempts: Sequence[Attempt], position: WalPosition) -> None:
+    def __init__(self, kind: "Kind", attempts: Sequence[Attempt], position: WalPosition, *, begin_until: float) -> None:
         self.kind = kind
         self.attempts = attempts
         self.position = position
         self.begun: list[Attempt] = []
-        self._stop_at = time.monotonic() + kind.soft_limit_seconds / 2
+        self.finish: Callable[[Attempt], None] = Attempt.finish
+        """How a job that has no effect ends when its function has returned."""
+        self._begin_until = begin_until
 
     @property
     def organization_id(self) -> UUID:
@@ -108,7 +117,7 @@ class Batch:
                 for unsettled in self.unsettled:
                     unsettled.stop()
                 return
-            if number and time.monotonic() > self._stop_at:
+            if number and time.monotonic() > self._begin_until:
                 return
             if held(attempt.claimed):
                 self.begun.append(attempt)

@@ -1,37 +1,30 @@
-"""How jobs run: claim, work with no connection held, finish together with the effect.
+"""What makes a kind of job: `@job` for a function that runs one job, `@batch_job` for one that runs several at once.
 
-`@job` makes a function that runs one job, `@batch_job` one that runs several of an organization at once. Both are
-Celery tasks; the message only names the jobs, and everything that counts is in the ledger.
+Both are Celery tasks. A message only names jobs (`jobs.messages` works it off), and everything that counts is in the
+ledger.
 """
 
 import functools
-import os
-import socket
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
-import structlog
 from celery import Task, shared_task
 from pydantic import BaseModel
 
 from db import ledger
 from db.engines import database
-from db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
+from db.errors import ConfigurationError, InvalidArgumentError
+from db.ledger import Part
 from db.ledger.values import check_nesting
-from db.sessions import reading, writing
-from jobs import metrics
+from db.sessions import writing
 from jobs.attempts import Attempt as Attempt
 from jobs.attempts import Batch as Batch
 from jobs.forks import no_way_out_of_a_fork
-from jobs.kinds import Kind, arguments_of, check_function
-from jobs.running import leases
-from jobs.settling import end, settle_error
-
-log = structlog.get_logger(__name__)
+from jobs.kinds import TURN_SECONDS, Kind, arguments_of, check_function
+from jobs.messages import run_message
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
                 with no_way_out_of_a_fork():
                     function(attempt, **arguments)
                 if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
-                    attempt.finish()
+                    batch.finish(attempt)
 
         named = Limits(name=function.__name__) | limits
         return _task_of(Kind(arguments=arguments_of(function), run=run, **named), function)
@@ -149,7 +142,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         else:
             database().cluster().timelines.hear(str(arguments.get("timeline", "")))
             with suppress(KeyboardInterrupt):  # a worker handles the real one by a signal
-                run_message(self.kind, UUID(organization_id), [UUID(one) for one in job_ids], UUID(self.request.id))
+                run_message(self.kind, _parts(organization_id, job_ids, **arguments), UUID(self.request.id))
 
     # Celery would check calls against the wrapped function's signature.
     del run.__wrapped__
@@ -161,6 +154,14 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         soft_time_limit=kind.soft_limit_seconds,
         time_limit=kind.hard_limit_seconds,
     )(run)
+
+
+def _parts(organization_id: str, job_ids: Sequence[str], others: Iterable[Any] = (), **_newer: Any) -> list[Part]:
+    """The parts of a message as it travels. The first one is where a release before this one looks for its only one."""
+    return [
+        Part(UUID(organization), tuple(UUID(one) for one in ids))
+        for organization, ids in [(organization_id, job_ids), *others]
+    ]
 
 
 def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, Any]) -> None:
@@ -185,85 +186,10 @@ def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, 
         session.execute(entered.statement, entered.parameters)
 
 
-def run_message(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], message_id: UUID | None) -> int:
-    """Claim the jobs a message names, run them, and settle each; returns how many were claimed."""
-    metrics.MESSAGES.labels(kind.name).inc()
-    claim = _claim(kind, organization_id, job_ids, message_id)
-    if claim.position is None and _may_be_elsewhere(kind, organization_id, job_ids):
-        claim = _claim(kind, organization_id, job_ids, message_id)
-    if claim.position is None:
-        log.debug("message.stale", kind=kind.name, jobs=len(job_ids))
-        return 0
-    metrics.count_claimed(kind.name, [one.queued_seconds for one in claim.jobs])
-    started = time.monotonic()
-    with leases().holding(claim.jobs), metrics.running(kind.name, len(claim.jobs)):
-        _run(Batch(kind, [Attempt(kind, one, claim.position) for one in claim.jobs], claim.position))
-    log.info("message.done", kind=kind.name, jobs=len(claim.jobs), seconds=round(time.monotonic() - started, 3))
-    return len(claim.jobs)
-
-
-def _claim(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID], message_id: UUID | None) -> ledger.Claim:
-    with writing(organization_id) as session:
-        return ledger.claim(
-            session,
-            kind.name,
-            job_ids,
-            message_id=message_id,
-            worker=_worker_name(),
-            lease_seconds=database().settings.lease,
-            max_run_seconds=kind.hard_limit_seconds,
-        )
-
-
-def _may_be_elsewhere(kind: Kind, organization_id: UUID, job_ids: Sequence[UUID]) -> bool:
-    """Nothing was claimed. Usually others have run the jobs. Where the ledger does not know them, or has not dispatched
-    them, it may be an old master's: then all servers are asked again; True when there is a newer one."""
-    with reading(organization_id, source="master") as session:
-        waiting, missing = ledger.undispatched(session, job_ids)
-    if not waiting + missing:
-        return False
-    metrics.UNFOUNDED_MESSAGES.labels(kind.name).inc()
-    cluster = database().cluster()
-    before = cluster.timelines.highest
-    cluster.sampler.survey.take()
-    is_old = cluster.timelines.highest > before
-    log.warning("message.unfounded", kind=kind.name, missing=missing, queued=waiting, old_master=is_old)
-    return is_old
-
-
-def _run(batch: Batch) -> None:
-    try:
-        _set_unaccepted_apart(batch)
-        if batch.attempts:
-            with no_way_out_of_a_fork():
-                batch.kind.run(batch)
-    except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
-        end(batch, error)
-        if issubclass(type(error), KeyboardInterrupt):
-            raise
-    else:
-        end(batch)
-
-
-def _set_unaccepted_apart(batch: Batch) -> None:
-    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
-    for attempt in batch.attempts:
-        try:
-            attempt.arguments  # noqa: B018 - checked here, and kept for the function
-        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
-            if issubclass(type(error), UnacceptedArgumentsError):
-                metrics.UNACCEPTED.labels(batch.kind.name).inc()
-            settle_error(attempt, error)
-    batch.attempts = batch.unsettled
-
-
-@functools.cache
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _worker_name() -> str:
-    return f"{_host()}:{os.getpid()}"
+def limits_of_message(task: Any) -> dict[str, float]:
+    """Celery's options for a message with several jobs of this kind, the last of which may have its full time."""
+    more = 0 if task.kind.takes_batches else TURN_SECONDS
+    return {"soft_time_limit": task.soft_time_limit + more, "time_limit": task.time_limit + more}
 
 
 def known_kinds(app: Any) -> dict[str, Kind]:

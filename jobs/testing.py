@@ -19,7 +19,9 @@ from db.models.job import LIVE_STATES
 from db.sessions import overseeing
 from jobs.enqueue import kind_of
 from jobs.kinds import Kind
-from jobs.task import known_kinds, run_message
+from jobs.messages import run_message
+from jobs.planning import limits_of
+from jobs.task import known_kinds
 
 
 def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **arguments: Any) -> list[Job]:
@@ -61,28 +63,28 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
     with overseeing() as session:
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session)
-        waiting = ledger.lanes(session, most=_UNBOUNDED)
-        unknown = sorted({lane.kind for lane in waiting} - known.keys())
+        while ledger.promote(session):
+            pass
+        under_way = ledger.load(session)
+        dispatched = ledger.dispatch_due(
+            session,
+            ledger.Turns(),
+            under_way,
+            limits_of(known, settings, under_way),
+            capacity=_UNBOUNDED,
+            most_due=_UNBOUNDED,
+            redispatch_after_seconds=settings.redispatch_after,
+        )
+        unknown = sorted({lane.kind for lane in dispatched.unknown})
         if unknown and kinds is None:
             raise AssertionError(f"jobs are due of kinds that nobody has imported here: {', '.join(unknown)}")
-        planned = ledger.plan(
-            [lane for lane in waiting if lane.kind in known],
-            ledger.load(session),
-            capacity=_UNBOUNDED,
-            batch_size=lambda kind: settings.batch_size if known[kind].takes_batches else 1,
-            cap_of_kind=lambda kind: known[kind].max_running,
-            cap_of_organization=settings.max_running_per_organization,
-        )
-        marked = [
-            ledger.dispatch(session, message, redispatch_after_seconds=settings.redispatch_after) for message in planned
-        ]
-    return [message for message in marked if message.job_ids]
+    return dispatched.messages
 
 
 def run(messages: Sequence[Message], kinds: Mapping[str, Kind] | None = None) -> int:
     """Deliver messages to this process; returns how many jobs were claimed."""
     known = known_kinds(current_app) if kinds is None else kinds
-    return sum(run_message(known[one.lane.kind], one.lane.organization_id, one.job_ids, one.id) for one in messages)
+    return sum(run_message(known[one.kind], one.parts, one.id) for one in messages)
 
 
 def drain(kinds: Mapping[str, Kind] | None = None, *, most: int = 10_000) -> int:
@@ -94,7 +96,7 @@ def drain(kinds: Mapping[str, Kind] | None = None, *, most: int = 10_000) -> int
     total = 0
     while messages := dispatch_due(kinds):
         if total >= most:
-            due = sorted({message.lane.kind for message in messages})
+            due = sorted({message.kind for message in messages})
             raise AssertionError(f"{total} attempts ran and jobs are still due, of {', '.join(due)}")
         total += run(messages, kinds)
     return total

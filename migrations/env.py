@@ -1,9 +1,10 @@
 """Alembic's environment: connects as the owner, one migrator at a time, never waiting long for a lock."""
 
+import time
 from typing import Any
 
 from alembic import context
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from db.engines import owner_engine
 from db.models import Base
@@ -17,10 +18,18 @@ def _ours(name: str | None, kind: str, _parents: Any) -> bool:
     return kind != "schema" or name in SCHEMAS
 
 
+def _await_turn(connection: Connection) -> None:
+    """Not by a lock that is waited for: who builds an index waits until such a statement is over, and we for them."""
+    turn = text("SELECT pg_catalog.pg_try_advisory_lock(:key)").bindparams(key=ONE_MIGRATOR)
+    while not connection.scalar(turn):
+        connection.rollback()
+        time.sleep(0.1)
+
+
 def run() -> None:
     engine = owner_engine(settings())
     with engine.connect() as connection:
-        connection.execute(text("SELECT pg_catalog.pg_advisory_lock(:key)").bindparams(key=ONE_MIGRATOR))
+        _await_turn(connection)
         connection.execute(text("SET lock_timeout = '5s'"))
         connection.commit()
         context.configure(

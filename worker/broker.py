@@ -14,6 +14,7 @@ from kombu.connection import Connection
 from prometheus_client import Counter, Gauge
 
 from db.ledger import Message
+from jobs.task import LedgerTask, limits_of_message
 
 log = structlog.get_logger(__name__)
 
@@ -75,12 +76,16 @@ class Broker:
         return []
 
     def _send(self, message: Message, timeline: str) -> None:
+        first, *others = message.parts
+        task = self._app.tasks.get(message.kind)
+        limits = limits_of_message(task) if len(message.job_ids) > 1 and isinstance(task, LedgerTask) else {}
         with self._open_channel():
             self._app.send_task(
-                message.lane.kind,
+                message.kind,
                 kwargs={
-                    "organization_id": str(message.lane.organization_id),
-                    "job_ids": [str(one) for one in message.job_ids],
+                    "organization_id": str(first.organization_id),
+                    "job_ids": [str(one) for one in first.job_ids],
+                    "others": [(str(part.organization_id), [str(one) for one in part.job_ids]) for part in others],
                     "timeline": timeline,
                 },
                 task_id=str(message.id),
@@ -88,10 +93,11 @@ class Broker:
                 producer=self._producer,
                 retry=False,
                 ignore_result=True,
+                **limits,
             )
         self._took_at = time.monotonic()
-        MESSAGES.labels(message.lane.kind).inc()
-        DISPATCHED.labels(message.lane.kind).inc(len(message.job_ids))
+        MESSAGES.labels(message.kind).inc()
+        DISPATCHED.labels(message.kind).inc(len(message.job_ids))
 
     @contextmanager
     def _open_channel(self) -> Iterator[Any]:

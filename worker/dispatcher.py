@@ -6,9 +6,9 @@ stays in PostgreSQL. Beside it runs a judge (`worker.judge`), which rescues jobs
 
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from uuid import UUID
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 from celery import Celery
@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from db import ledger
 from db.engines import close_database, database, open_database
 from db.faults import Fault, classify
-from db.ledger import Lane, Message
+from db.ledger import LaneKey, Message, Walk
 from db.sessions import overseeing
 from db.settings import Settings
 from jobs.kinds import Kind
+from jobs.planning import limits_of
 from worker.bell import Bell
 from worker.broker import Broker
 from worker.health import LoopHealth
@@ -37,6 +38,7 @@ _READY_SECONDS = 5.0
 _HELD_UP_SECONDS = 5.0
 """Between planning and publishing. By then another one plans, and may have found these messages overdue."""
 _SET_ASIDE_SECONDS = 60.0
+_UNKNOWN_SECONDS = 60.0
 _SHOWN = 100
 _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
@@ -55,42 +57,28 @@ BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
 OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
 
 
-class _LaneSetAsideError(Exception):
-    """A lane cannot be dispatched; the transaction that tried is lost."""
+@dataclass
+class _Look:
+    """What one look has marked, before it is published."""
+
+    planner: bool
+    room: int
+    messages: list[Message] = field(default_factory=list)
+    walks: list[Walk] = field(default_factory=list)
+    saw_all: bool = True
+    planned_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Tick:
     """What one look did. `planned` is false on a dispatcher that stands by; `room` is how many messages the broker
-    could have been given."""
+    could have been given; `saw_all` is false when there may be more to send."""
 
     planned: bool
     room: int
     messages: Sequence[Message] = ()
     failure: str | None = None
-
-
-class Turns:
-    """Which organization was served last, for `ledger.plan`. In memory: a new dispatcher begins a new round."""
-
-    MOST = 10_000
-
-    def __init__(self) -> None:
-        self._last: dict[UUID, int] = {}
-        self._number = 0
-
-    @property
-    def last(self) -> Mapping[UUID, int]:
-        """Number of the latest turn of each organization; those not in here come first."""
-        return self._last
-
-    def take(self, organizations: Iterable[UUID]) -> None:
-        for one in organizations:
-            self._number += 1
-            self._last.pop(one, None)
-            self._last[one] = self._number
-        while len(self._last) > self.MOST:
-            del self._last[next(iter(self._last))]
+    saw_all: bool = True
 
 
 class Dispatcher:
@@ -106,9 +94,10 @@ class Dispatcher:
         self._broker = Broker(app, settings.queue)
         self._bell = Bell(settings)
         self.judge = Judge(settings.lease)
-        self._turns = Turns()
-        self._unknown: set[str] = set()
-        self._set_aside: dict[tuple[object, ...], float] = {}
+        self._turns = ledger.Turns()
+        self._arrived_until: datetime | None = None
+        self._unknown: dict[LaneKey, float] = {}
+        self._set_aside: dict[LaneKey, float] = {}
         self._stopping = False
         self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
@@ -156,7 +145,7 @@ class Dispatcher:
         if tick.failure is None:
             self.health.turned()
             self.pace.looked(
-                sent=len(tick.messages),
+                sent=len(tick.messages) or not tick.saw_all,
                 room=tick.room,
                 window=self._settings.dispatch_window,
                 look_seconds=time.monotonic() - started,
@@ -176,27 +165,32 @@ class Dispatcher:
         we are killed before that, the jobs are dispatched again when they are overdue."""
         asked_at = time.monotonic()
         depth = self._broker.depth()
-        while True:
-            try:
-                planner, room, planned, planned_at = self._look(depth, asked_at)
-            except _LaneSetAsideError:
-                continue  # its transaction is lost; this time without that lane
-            break
-        messages = self._publish(planned, planned_at)
-        if planner:
+        try:
+            look = self._look(depth, asked_at)
+        except Exception as error:
+            if not ledger.is_refused(error):
+                raise
+            look = self._look(depth, asked_at, is_apart=True)
+        messages = self._publish(look.messages, look.planned_at)
+        if look.planner:
             self._count()
-        broker_is_well = depth is not None and len(messages) == len(planned)
-        return Tick(planner, room, messages, failure=None if broker_is_well else "the broker does not answer")
+        broker_is_well = depth is not None and len(messages) == len(look.messages)
+        failure = None if broker_is_well else "the broker does not answer"
+        return Tick(look.planner, look.room, messages, failure, look.saw_all)
 
-    def _look(self, depth: int | None, asked_at: float) -> tuple[bool, int, Sequence[Message], float]:
-        """Whether this dispatcher plans, how much room there is, the messages to send, and when they were planned."""
+    def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
         with overseeing() as session:
             planner = ledger.may_plan(session)
             PLANNING.set(planner)
-            if not planner or depth is None:
-                return planner, self._settings.dispatch_window, (), time.monotonic()
-            self._sweep(session, depth, asked_at)
-            return planner, *self._plan(session, depth, asked_at), time.monotonic()
+            look = _Look(planner, self._settings.dispatch_window)
+            if planner and depth is not None:
+                self._sweep(session, depth, asked_at)
+                self._meet_newcomers(session)
+                look = self._plan(session, depth, asked_at, is_apart=is_apart)
+        look.planned_at = time.monotonic()
+        for walk in look.walks:
+            self._turns.take(walk)
+        return look
 
     def _publish(self, messages: Sequence[Message], planned_at: float) -> Sequence[Message]:
         """Returns what was sent."""
@@ -220,81 +214,88 @@ class Dispatcher:
         if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
             return
         self._swept_at = now
+        held_up = ledger.requeue_held_up(session)
+        if held_up:
+            log.debug("jobs.held_up", jobs=held_up)
         overdue = ledger.requeue_overdue(session, waiting=depth)
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
 
-    def _plan(self, session: Session, depth: int, asked_at: float) -> tuple[int, list[Message]]:
-        """Fill what room there is; returns how much that was, and the messages.
+    def _meet_newcomers(self, session: Session) -> None:
+        """Whose jobs have become due, or, while a round takes many looks, have just come."""
+        self._turns.came(ledger.promote(session))
+        if self._turns.is_long:
+            came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until)
+            self._turns.came(came)
+        else:
+            self._arrived_until = None
+
+    def _plan(self, session: Session, depth: int, asked_at: float, *, is_apart: bool) -> "_Look":
+        """Fill what room there is.
 
         A lane that gave less than planned (its jobs are locked by somebody just now) is left out, and the room it did
         not use is planned again: a lane must not starve the others by being locked.
         """
-        messages: list[Message] = []
-        left_out: set[tuple[object, ...]] = set()
-        room: int | None = None
-        self._set_aside = {lane: until for lane, until in self._set_aside.items() if until > time.monotonic()}
+        now = time.monotonic()
+        self._set_aside = {lane: until for lane, until in self._set_aside.items() if until > now}
         LANES_SET_ASIDE.set(len(self._set_aside))
+        left_out = set(self._set_aside)
+        look: _Look | None = None
         while True:
             under_way = ledger.load(session)
-            left = self._settings.dispatch_window - max(under_way.messages, depth + len(messages))
+            sent = 0 if look is None else len(look.messages)
+            left = self._settings.dispatch_window - max(under_way.messages, depth + sent)
             # What others have sent since a look at the broker that is too old is in neither count.
             is_old = time.monotonic() - asked_at > ledger.JUST_SENT_SECONDS
             if is_old or not self._broker_takes:  # then one is tried, not all that there seems to be room for
-                left = min(left, 1 - len(messages))
-            room = left if room is None else room
+                left = min(left, 1 - sent)
+            look = look or _Look(True, left)
             if left <= 0:
-                return room, messages
-            waiting = self._known(ledger.lanes(session, most=left * self._settings.batch_size))
-            planned = ledger.plan(
-                [lane for lane in waiting if lane[:4] not in left_out and lane[:4] not in self._set_aside],
+                return look
+            dispatched = ledger.dispatch_due(
+                session,
+                self._turns,
                 under_way,
+                limits_of(self._kinds, self._settings, under_way),
                 capacity=left,
-                batch_size=self._batch_size,
-                cap_of_kind=lambda kind: self._kinds[kind].max_running,
-                cap_of_organization=self._settings.max_running_per_organization,
-                last_turns=self._turns.last,
+                most_due=left * max(self._settings.batch_size, self._settings.message_size),
+                redispatch_after_seconds=self._settings.redispatch_after,
+                left_out=left_out,
+                is_apart=is_apart,
             )
-            marked = [self._mark(session, message) for message in planned]
-            messages += [message for message in marked if message.job_ids]
-            self._turns.take(message.lane.organization_id for message in marked)
-            short = {message.lane[:4] for message in marked if len(message.job_ids) < message.size}
-            if not short:
-                return room, messages
-            left_out |= short
+            look.messages += dispatched.messages
+            look.walks.append(dispatched.walk)
+            look.saw_all = dispatched.walk.saw_all
+            self._note_unknown(dispatched.unknown)
+            for lane, error in dispatched.refused.items():
+                self._put_aside(lane, error)
+            left_out |= dispatched.short | dispatched.refused.keys()
+            if not (dispatched.short or dispatched.refused):
+                return look
 
-    def _mark(self, session: Session, message: Message) -> Message:
-        """Dispatch the jobs of one message. A lane whose rows the server refuses to change is set aside for a while, in
-        memory: the others go on, also after a restart."""
-        try:
-            return ledger.dispatch(session, message, redispatch_after_seconds=self._settings.redispatch_after)
-        except Exception as error:
-            if classify(error) not in (Fault.BAD_INPUT, Fault.UNKNOWN):
-                raise
-            lane = message.lane
-            self._set_aside[lane[:4]] = time.monotonic() + _SET_ASIDE_SECONDS
-            log.warning(
-                "lane.set_aside",
-                organization=str(lane.organization_id),
-                kind=lane.kind,
-                priority=lane.priority,
-                seconds=_SET_ASIDE_SECONDS,
-                error=first_line(error),
-            )
-            raise _LaneSetAsideError from error
+    def _put_aside(self, lane: LaneKey, error: Exception) -> None:
+        """The server refuses to change its rows. For a while, in memory: the others go on, also after a restart."""
+        self._set_aside[lane] = time.monotonic() + _SET_ASIDE_SECONDS
+        LANES_SET_ASIDE.set(len(self._set_aside))
+        log.warning(
+            "lane.set_aside",
+            organization=str(lane.organization_id),
+            kind=lane.kind[:_SHOWN],
+            priority=lane.priority,
+            seconds=_SET_ASIDE_SECONDS,
+            error=first_line(error),
+        )
 
-    def _known(self, lanes: Sequence[Lane]) -> list[Lane]:
-        known = [lane for lane in lanes if lane.kind in self._kinds]
-        UNKNOWN.set(len(lanes) - len(known))
-        unknown = {lane.kind for lane in lanes} - self._kinds.keys()
-        if unknown - self._unknown:
-            log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(unknown)[:_SHOWN]])
-        self._unknown = unknown
-        return known
-
-    def _batch_size(self, kind: str) -> int:
-        return self._settings.batch_size if self._kinds[kind].takes_batches else 1
+    def _note_unknown(self, lanes: Collection[LaneKey]) -> None:
+        """Those that no look has met for a while are gone."""
+        now = time.monotonic()
+        before = {lane.kind for lane in self._unknown}
+        self._unknown = {lane: met for lane, met in self._unknown.items() if now - met < _UNKNOWN_SECONDS}
+        self._unknown |= dict.fromkeys(lanes, now)
+        UNKNOWN.set(len(self._unknown))
+        if new := {lane.kind for lane in lanes} - before:
+            log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(new)[:_SHOWN]])
 
     def _count(self) -> None:
         """With a large backlog counting takes long: it then happens less often, never while we plan, and what has been

@@ -28,6 +28,7 @@ from db.errors import ConfigurationError
 from db.settings import Settings, settings
 from jobs.board import MOST_CLAIMS
 from jobs.running import share_board
+from jobs.task import LedgerTask, limits_of_message
 from worker import lifecycle, logs
 from worker.app import app
 from worker.consumer import TakeOver
@@ -77,7 +78,7 @@ def check_time_limits(celery: Celery, configured: Settings) -> None:
     celery.loader.import_default_modules()
     celery.finalize()
     for name, task in sorted(celery.tasks.items()):
-        limit = task.time_limit
+        limit = limits_of_message(task)["time_limit"] if isinstance(task, LedgerTask) else task.time_limit
         if limit is not None and limit >= configured.visibility_timeout:
             raise ConfigurationError(
                 f"{name} may run for {limit:g} s, but the broker gives its message to another worker after "

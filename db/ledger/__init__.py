@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, ClaimKey, claim, renew, undispatched
+from db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, renew, undispatched
 from db.ledger.control import (
     CANCEL,
     RETRY,
@@ -25,16 +25,18 @@ from db.ledger.control import (
 )
 from db.ledger.dispatch import (
     JUST_SENT_SECONDS,
-    Lane,
-    Load,
+    Dispatched,
     Message,
+    Part,
+    arrivals,
     count_live,
-    dispatch,
-    lanes,
+    dispatch_due,
+    is_refused,
     load,
     may_plan,
     oldest_due_seconds,
-    plan,
+    promote,
+    requeue_held_up,
     requeue_overdue,
     undispatch,
 )
@@ -50,6 +52,7 @@ from db.ledger.finish import (
     retry,
     succeed,
 )
+from db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from db.ledger.values import as_json
 
@@ -61,14 +64,22 @@ __all__ = [
     "Claim",
     "ClaimKey",
     "Claimed",
+    "Dispatched",
     "Enqueued",
     "Failure",
     "Filter",
     "Lane",
+    "LaneKey",
+    "Limits",
     "Listed",
     "Load",
     "Message",
+    "Part",
     "Rescued",
+    "Size",
+    "Turns",
+    "Walk",
+    "arrivals",
     "as_json",
     "begin_judging",
     "cancel",
@@ -77,14 +88,15 @@ __all__ = [
     "claim",
     "count_by_state",
     "count_live",
-    "dispatch",
+    "dispatch_due",
     "enqueue_statement",
     "fail",
     "find",
     "finished_as",
     "get",
     "give_back",
-    "lanes",
+    "hand_back",
+    "is_refused",
     "load",
     "lock_owned",
     "master_seconds",
@@ -93,9 +105,10 @@ __all__ = [
     "oldest_due_seconds",
     "pause",
     "pauses",
-    "plan",
+    "promote",
     "record_cursor",
     "renew",
+    "requeue_held_up",
     "requeue_overdue",
     "rescue_expired",
     "resume",

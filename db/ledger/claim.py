@@ -171,6 +171,28 @@ def undispatched(session: TenantSession, ids: Sequence[UUID]) -> tuple[int, int]
     return queued, len(set(ids)) - known
 
 
+_HAND_BACK = text("""
+WITH unbegun AS MATERIALIZED (
+    SELECT id FROM ledger.jobs
+    WHERE organization_id = :organization_id AND id = ANY(:ids) AND state || '' = 'dispatched'
+      AND message_id = :message_id
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE ledger.jobs AS job
+SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
+FROM unbegun
+WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = unbegun.id
+""")
+
+
+def hand_back(session: TenantSession, ids: Sequence[UUID], *, message_id: UUID | None) -> None:
+    """`dispatched -> queued` for jobs of a message that nobody has claimed. Nothing is promised, so the COMMIT need not
+    wait for the disk."""
+    session.execute(text("SET LOCAL synchronous_commit = off"))
+    parameters = {"organization_id": organization_of(session), "ids": list(ids), "message_id": message_id}
+    session.execute(_HAND_BACK, parameters)
+
+
 OWNED = """organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)
       AND state || '' = 'running'"""
 """The jobs that these claims still own. A token is random and belongs to one job, so the two lists need no pairing: a

@@ -142,6 +142,7 @@ RETRY = Change(
         "given_back": 0,
         "finished_at": None,
         "run_at": func.clock_timestamp(),
+        "later": False,
         "dispatches": 0,
         # It has been claimed before, or is taken for it: a job retried by hand never folds with a newer one.
         "claimed_at": func.coalesce(Job.claimed_at, func.clock_timestamp()),

@@ -27,10 +27,11 @@ from db.models.base import new_id
 MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 
 _INSERT = """
-INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, unique_key,
+INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, later, unique_key,
                          attempt, max_attempts, faults, alone, dispatches, parent_id)
 SELECT :organization_id, new.id, :kind, new.arguments::jsonb, 'queued', :priority,
-       coalesce(CAST(:run_at AS timestamptz), clock_timestamp()), new.unique_key,
+       coalesce(CAST(:run_at AS timestamptz), clock_timestamp()),
+       coalesce(CAST(:run_at AS timestamptz) > clock_timestamp(), false), new.unique_key,
        0, :max_attempts, 0, false, 0, CAST(:parent_id AS uuid)
 FROM unnest(CAST(:ids AS uuid[]), CAST(:arguments AS text[]), CAST(:unique_keys AS text[]))
      WITH ORDINALITY AS new (id, arguments, unique_key, position)
@@ -48,6 +49,7 @@ ON CONFLICT (organization_id, kind, unique_key)
     WHERE unique_key IS NOT NULL AND claimed_at IS NULL AND state IN ('queued', 'dispatched')
 DO UPDATE SET arguments = excluded.arguments,
               run_at = least(jobs.run_at, excluded.run_at),
+              later = jobs.later AND excluded.later,
               priority = least(jobs.priority, excluded.priority),
               dispatched_lsn = NULL,
               redispatch_at = CASE WHEN jobs.state = 'dispatched'

@@ -73,6 +73,7 @@ UPDATE ledger.jobs
 SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN used_up THEN clock_timestamp() END,
     run_at = CASE WHEN used_up THEN run_at ELSE clock_timestamp() + :delay * interval '1 second' END,
+    later = NOT used_up AND :delay > 0,
     attempt = CASE WHEN :uses_attempt OR used_up THEN attempt ELSE attempt - 1 END, given_back = 0,
     faults = CASE WHEN :uses_attempt THEN faults ELSE faults + 1 END,
     claim_token = CASE WHEN used_up THEN claim_token END, lease_expires_at = NULL, run_until = NULL,

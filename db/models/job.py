@@ -24,6 +24,11 @@ LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 
 _FIRST, _LAST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
 """What Python holds, with a day to spare for every time zone."""
+READY = "state = 'queued' AND NOT later"
+"""The queued jobs that stand in a lane. There must be no index on them that begins with or is ordered by `run_at`, nor
+another one that serves for all of them: the planner would walk all tenants' jobs to find one tenant's."""
+ARRIVED = "created_at > timestamptz '1900-01-01 UTC'"
+"""Always true, and what a query must ask for to be answered by the index on arrivals."""
 _TIMES = "run_at, created_at, claimed_at, finished_at, dispatched_at, redispatch_at, lease_expires_at, run_until"
 
 
@@ -32,6 +37,7 @@ class Job(TenantOwned, Base):
 
     `attempt` counts runs, `claim_token` fences them and stays as the mark of the run that finished; `faults` counts
     runs that ended through no fault of the job; `given_back` counts the runs in a row that were given back undone.
+    `later` is true while `run_at` may lie ahead: such a job stands in no lane yet.
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
@@ -43,6 +49,7 @@ class Job(TenantOwned, Base):
     state: Mapped[str] = mapped_column(default=JobState.QUEUED)
     priority: Mapped[int] = mapped_column(SmallInteger, default=5)
     run_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    later: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     unique_key: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(SmallInteger, default=0)
     max_attempts: Mapped[int] = mapped_column(SmallInteger)
@@ -99,15 +106,17 @@ class Job(TenantOwned, Base):
         CheckConstraint("char_length(unique_key) BETWEEN 1 AND 500", name="unique_key"),
         CheckConstraint("faults >= 0 AND dispatches >= 0 AND coalesce(children, 0) >= 0", name="counts"),
         Index(
-            "ix_jobs_queued",
+            "ix_jobs_ready",
             "organization_id",
             "kind",
             "alone",
             "priority",
             "run_at",
             "id",
-            postgresql_where="state = 'queued'",
+            postgresql_where=READY,
         ),
+        Index("ix_jobs_arrived", "created_at", postgresql_where=f"{READY} AND {ARRIVED}"),
+        Index("ix_jobs_later", "run_at", postgresql_where="state = 'queued' AND later"),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index(

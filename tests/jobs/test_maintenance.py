@@ -292,7 +292,7 @@ def test_a_forgotten_document_is_enqueued_once(tenant: Tenant) -> None:
     with writing(SYSTEM_ORGANIZATION_ID) as session:
         enqueue(session, reconcile_documents)
     for _ in range(2):
-        run([one for one in dispatch_due() if one.lane.kind.startswith("reconcile")])
+        run([one for one in dispatch_due() if one.kind.startswith("reconcile")])
         with writing(tenant.id) as session:
             enqueue(session, reconcile_organization)
     (made,) = jobs_of(tenant)

@@ -29,7 +29,7 @@ from db.settings import settings
 from jobs.kinds import Arguments, Kind
 from jobs.testing import advance_clock
 from tests.conftest import OwnStack
-from tests.db.ledger.conftest import Steps
+from tests.db.ledger.conftest import Steps, dispatched
 from tests.processes import Process, Processes
 from tests.waiting import eventually
 from tests.worker.trials import InForce, get, metric
@@ -305,7 +305,7 @@ def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: D
     with overseeing() as session:
         ledger.cancel(session, ledger.Filter(organization_id=held.organization_id))
         (message,) = dispatcher.tick().messages
-        assert message.lane.organization_id == other.organization_id
+        assert message.parts[0].organization_id == other.organization_id
 
 
 @contextmanager
@@ -331,7 +331,7 @@ def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_
         for restarted in range(2):
             dispatcher = desk.dispatcher()
             (message,) = dispatcher.tick().messages
-            assert message.lane.organization_id == other.organization_id
+            assert message.parts[0].organization_id == other.organization_id
             assert REGISTRY.get_sample_value("docworker_lanes_set_aside") == 1
             assert not dispatcher.tick().messages
             assert len([one for one in logs if one["event"] == "lane.set_aside"]) == restarted + 1
@@ -421,9 +421,7 @@ def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(de
 
 def planned_by_another(tenant: Steps, *, messages: int) -> list[ledger.Message]:
     with writing(tenant.organization_id) as session:
-        lanes = ledger.lanes(session, most=messages)
-        planned = ledger.plan(lanes, ledger.Load(), capacity=messages, batch_size=lambda _: 1)
-        return [ledger.dispatch(session, one, redispatch_after_seconds=60) for one in planned]
+        return dispatched(session, capacity=messages, size=ledger.Size(1, 1), under_way=ledger.Load()).messages
 
 
 def just_sent(tenant: Steps) -> bool:
@@ -601,13 +599,13 @@ def test_an_outage_of_the_master_is_waited_out(own_desk: tuple[Desk, LocalStack]
 
 
 class FailingKinds(dict[str, Kind]):
-    """Raises these when it is asked for a kind, one at each look."""
+    """Raises these when it is asked for a kind, one after the other."""
 
     def __init__(self, *errors: Exception) -> None:
         super().__init__()
         self._errors = iter(errors)
 
-    def __contains__(self, _: object) -> bool:
+    def get(self, *_: Any) -> Any:
         raise next(self._errors)
 
 
@@ -615,7 +613,7 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
     dispatcher = desk.dispatcher()
     Steps().enqueue()
     outage, unknown = [OperationalError("gone")] * 20, [RuntimeError()] * 10
-    dispatcher._kinds = FailingKinds(*outage, *unknown)
+    dispatcher._kinds = FailingKinds(*outage, *unknown, *unknown)  # what may be refused is tried again lane by lane
     for _ in [*outage, *unknown[1:]]:
         dispatcher._turn()
     with pytest.raises(RuntimeError):

@@ -18,12 +18,13 @@ from structlog.testing import capture_logs
 
 from db.engines import close_database, open_database
 from db.errors import DemotedMasterError
+from db.ledger import Part
 from db.models.base import new_id
 from db.sessions import overseeing, writing
 from db.settings import settings
 from jobs.documents import process_document
 from jobs.enqueue import enqueue_many
-from jobs.task import run_message
+from jobs.messages import run_message
 from tests.conftest import OwnStack
 from tests.processes import Process, Processes
 from tests.tenants import Tenant
@@ -251,6 +252,6 @@ def test_message_that_the_ledger_does_not_know_has_the_servers_asked(load: Load)
     ids = [one for (one,) in promoted.execute(query, [message, tenant.id], database="docworker")]
     assert len(ids) == len(documents)
     with capture_logs() as logs:
-        assert run_message(process_document.kind, tenant.id, ids[:8], message) == 8
+        assert run_message(process_document.kind, [Part(tenant.id, tuple(ids[:8]))], message) == 8
     (entry,) = [log for log in logs if log["event"] == "message.unfounded"]
     assert (entry["missing"], entry["queued"], entry["old_master"]) == (0, 8, True)

@@ -18,7 +18,7 @@ from jobs.enqueue import enqueue, enqueue_many
 from tests.processes import Process, Processes
 from tests.tenants import Tenant
 from tests.waiting import eventually
-from tests.worker.trial_jobs import hold_job, leave, obey_job, overrun, poison
+from tests.worker.trial_jobs import die_once, hold_job, leave, obey_job, overrun, poison
 from tests.worker.trials import install_trial_tasks
 
 
@@ -183,6 +183,21 @@ def test_a_job_that_kills_its_worker_fails_in_the_end_and_takes_nobody_with_it(
     job = job_of(job_id)
     assert (job.attempt, job.error_class) == (2, "LeaseExpired")
     eventually(all_succeeded(tenant, 30), within_seconds=30, what="the others to succeed")
+
+
+def test_of_a_message_whose_worker_is_killed_only_the_job_that_had_started_is_charged(
+    tenant: Tenant, trial_kinds: Path, processes: Processes, impatient_worker: Process
+) -> None:
+    tenants = [tenant, Tenant(), Tenant()]
+    path = trial_kinds / "path"
+    ids = []
+    for number in range(12):
+        with writing(tenants[number % 3].id) as session:
+            ids.append(enqueue(session, die_once, path=str(path), dies=number == 5))
+    processes.start("dispatcher", environment={"DOCWORKER_DISPATCH_WINDOW": "1"})
+    eventually(lambda: {job_of(one).state for one in ids} == {"succeeded"}, within_seconds=60, what="all to succeed")
+    assert [job_of(one).attempt for one in ids] == [2 if number == 5 else 1 for number in range(12)]
+    assert sorted(path.read_text().split()) == sorted(str(one) for one in [*ids, ids[5]])
 
 
 def test_an_orphan_runs_again_within_fifteen_seconds_and_not_before_its_lease_ended(

@@ -47,6 +47,14 @@ def poison(attempt: Attempt) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@job(name="trial.die_once", max_attempts=3)
+def die_once(attempt: Attempt, path: str, dies: bool) -> None:
+    """Append the job's id; the first attempt kills the process it runs in, if it is told to."""
+    _append(path, str(attempt.id))
+    if dies and attempt.claimed.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @job(name="trial.leave", max_attempts=2)
 def leave(attempt: Attempt, path: str) -> None:
     """Append `begun PID` and ask for the exit of the process."""

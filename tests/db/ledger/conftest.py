@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from db import ledger
 from db.engines import Database, database, owner_engine
@@ -18,6 +19,33 @@ from db.models.base import new_id
 from db.sessions import TenantSession, overseeing, writing
 from db.settings import settings
 from tests.waiting import eventually
+
+
+def dispatched(
+    session: Session,
+    *,
+    capacity: int,
+    size: ledger.Size,
+    turns: ledger.Turns | None = None,
+    under_way: ledger.Load | None = None,
+    redispatch_after_seconds: float = 10,
+    **limits: Any,
+) -> ledger.Dispatched:
+    """One look of a dispatcher that knows every kind; a new one, unless its turns are given."""
+    while ledger.promote(session):
+        pass
+    turns = turns or ledger.Turns()
+    look = ledger.dispatch_due(
+        session,
+        turns,
+        under_way or ledger.load(session),
+        ledger.Limits(lambda _: size, **limits),
+        capacity=capacity,
+        most_due=capacity * size.share,
+        redispatch_after_seconds=redispatch_after_seconds,
+    )
+    turns.take(look.walk)
+    return look
 
 
 class Steps:
@@ -37,14 +65,8 @@ class Steps:
 
     def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
         with overseeing() as session:
-            planned = ledger.plan(
-                ledger.lanes(session, most=capacity * batch_size),
-                ledger.load(session),
-                capacity=capacity,
-                batch_size=lambda _: batch_size,
-                **options,
-            )
-            return [ledger.dispatch(session, message, redispatch_after_seconds=10) for message in planned]
+            size = ledger.Size(batch_size, batch_size)
+            return dispatched(session, capacity=capacity, size=size, **options).messages
 
     def claim(self, ids: Sequence[UUID], *, message_id: UUID | None = None, lease: float = 10) -> list[Claimed]:
         return self.take(ids, message_id=message_id, lease=lease).jobs
@@ -60,6 +82,10 @@ class Steps:
                 lease_seconds=lease,
                 max_run_seconds=60,
             )
+
+    def hand_back(self, ids: Sequence[UUID], *, message_id: UUID) -> None:
+        with writing(self.organization_id) as session:
+            ledger.hand_back(session, ids, message_id=message_id)
 
     def run(self, count: int = 1, **options: Any) -> list[Claimed]:
         """Enqueue, dispatch and claim that many jobs."""

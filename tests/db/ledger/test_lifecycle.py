@@ -286,7 +286,7 @@ def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None
     other.enqueue()
     with overseeing() as session:
         ledger.pause(session, kind=None, organization_id=steps.organization_id)
-    assert {one.lane.organization_id for one in steps.dispatch()} == {other.organization_id}
+    assert {one.parts[0].organization_id for one in steps.dispatch()} == {other.organization_id}
     with overseeing() as session:
         assert ledger.resume(session, kind=None, organization_id=steps.organization_id)
         ledger.pause(session, kind=steps.kind, organization_id=None)
@@ -294,7 +294,7 @@ def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None
     with overseeing() as session:
         assert ledger.resume(session, kind=steps.kind, organization_id=None)
         assert not ledger.resume(session, kind=steps.kind, organization_id=None)
-    assert [one.lane.organization_id for one in steps.dispatch()] == [steps.organization_id]
+    assert [one.parts[0].organization_id for one in steps.dispatch()] == [steps.organization_id]
 
 
 def test_the_ledger_shows_an_organization_its_own_jobs_only(steps: Steps) -> None:

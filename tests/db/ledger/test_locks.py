@@ -16,7 +16,7 @@ from db import ledger
 from db.ledger import Claimed
 from db.models.base import new_id
 from db.sessions import TenantSession, overseeing, writing
-from tests.db.ledger.conftest import Steps, held_back
+from tests.db.ledger.conftest import Steps, dispatched, held_back
 from tests.waiting import eventually
 
 _LOCK = text("SELECT id FROM ledger.jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
@@ -126,9 +126,8 @@ def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: Steps
 
 
 def dispatch(session: TenantSession, steps: Steps) -> object:
-    lane = ledger.lanes(session, most=10)[0]
-    message = ledger.Message(new_id(), lane, size=2)
-    return len(ledger.dispatch(session, message, redispatch_after_seconds=10).job_ids)
+    (message,) = dispatched(session, capacity=1, size=ledger.Size(2, 2)).messages
+    return len(message.job_ids)
 
 
 def test_a_dispatch_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:

@@ -34,6 +34,7 @@ from db.ledger.dispatch import WAITS_AT_MOST_SECONDS
 from db.models.job import LIVE_STATES
 from db.sessions import overseeing, writing
 from jobs import task
+from jobs.messages import run_message
 from jobs.running import clear_stop, request_stop
 from jobs.testing import advance_clock
 from tests.db.ledger.conftest import Steps
@@ -106,7 +107,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tenants = [Steps(), Steps()]
         self.jobs: dict[UUID, Expected] = {}
         self.tenant_of: dict[UUID, Steps] = {}
-        self.messages: list[tuple[Steps, Message]] = []
+        self.messages: list[Message] = []
         self.sent_at: dict[UUID, float] = {}
         self.attempts: list[tuple[Steps, Claimed]] = []
         self.run_until: dict[UUID, float] = {}
@@ -194,8 +195,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if step == "dispatch":
             self.dispatch(batch=3, capacity=3)
         elif step == "claim":
-            for steps, message in [one for one in self.messages if self.held & set(one[1].job_ids)]:
-                self.claim(steps, message)
+            for message in [one for one in self.messages if self.held & set(one.job_ids)]:
+                self.claim(message, len(message.job_ids))
         elif step == "sweep":
             self.sweep()
         elif step == "change":
@@ -236,14 +237,13 @@ class LedgerMachine(RuleBasedStateMachine):
         if how == "spent":
             self.jobs[job_id].attempt = MAX_ATTEMPTS
         self.dispatch(batch=3, capacity=3)
-        for steps, message in self.messages[known:]:
-            self.claim(steps, message)
+        for message in self.messages[known:]:
+            self.claim(message, len(message.job_ids))
 
     @rule(batch=st.integers(1, 3), capacity=st.integers(1, 3))
     def dispatch(self, batch: int, capacity: int) -> None:
         for message in self.tenants[0].dispatch(capacity=capacity, batch_size=batch, cap_of_organization=CAP):
-            steps = next(one for one in self.tenants if one.organization_id == message.lane.organization_id)
-            self.messages.append((steps, message))
+            self.messages.append(message)
             self.sent_at[message.id] = self.now
             for job_id in message.job_ids:
                 job = self.jobs[job_id]
@@ -258,16 +258,35 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), lost=st.booleans(), twice=st.booleans())
     def deliver(self, data: st.DataObject, lost: bool, twice: bool) -> None:
         """A message arrives, is lost, or arrives and stays at the broker for another time."""
-        steps, message = data.draw(st.sampled_from(self.messages))
+        message = data.draw(st.sampled_from(self.messages))
         if not twice:
-            self.messages.remove((steps, message))
+            self.messages.remove(message)
         if lost:
             return
-        self.claim(steps, message)
+        self.claim(message, data.draw(st.integers(1, len(message.job_ids))))
 
-    def claim(self, steps: Steps, message: Message) -> None:
-        runnable = self.note_claimed(message)
-        claimed = steps.claim(message.job_ids, message_id=message.id, lease=LEASE_SECONDS)
+    def claim(self, message: Message, most: int) -> None:
+        """Begin that many of the jobs, and hand the others back."""
+        for part in message.parts:
+            steps = self.owner_of(part)
+            begun, left = part.job_ids[:most], part.job_ids[most:]
+            most -= len(begun)
+            self.claim_part(steps, message, begun)
+            steps.hand_back(left, message_id=message.id)
+            self.note_handed_back(message, left)
+
+    def note_handed_back(self, message: Message, ids: Sequence[UUID]) -> None:
+        for one in self.claimable(ids):
+            job = self.jobs[one]
+            if job.message_id == message.id:
+                job.state, job.message_id, job.dispatches = "queued", None, max(job.dispatches - 1, 0)
+
+    def owner_of(self, part: ledger.Part) -> Steps:
+        return next(one for one in self.tenants if one.organization_id == part.organization_id)
+
+    def claim_part(self, steps: Steps, message: Message, ids: Sequence[UUID]) -> None:
+        runnable = self.note_claimed(message, ids)
+        claimed = steps.claim(ids, message_id=message.id, lease=LEASE_SECONDS)
         assert [one.id for one in claimed] == runnable
         for one in claimed:
             assert (one.attempt, one.arguments) == (self.jobs[one.id].attempt, {"number": self.jobs[one.id].number})
@@ -275,10 +294,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.attempts.append((steps, one))
             self.run_until[one.claim_token] = self.now + MOST_RUN_SECONDS
 
-    def note_claimed(self, message: Message) -> list[UUID]:
+    def note_claimed(self, message: Message, ids: Sequence[UUID]) -> list[UUID]:
         """Those of a message's jobs that a worker now gets; what it cannot run fails on the way."""
         runnable = []
-        for job_id in self.claimable(message):
+        for job_id in self.claimable(ids):
             job = self.jobs[job_id]
             is_spent = job.attempt >= MAX_ATTEMPTS
             if not is_spent and job.alone and job.message_id != message.id:
@@ -292,8 +311,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert job.claims <= MOST_CLAIMS
         return runnable
 
-    def claimable(self, message: Message) -> list[UUID]:
-        return [one for one in message.job_ids if self.jobs[one].state == "dispatched" and one not in self.held]
+    def claimable(self, ids: Sequence[UUID]) -> list[UUID]:
+        return [one for one in ids if self.jobs[one].state == "dispatched" and one not in self.held]
 
     @precondition(lambda self: any(self.jobs[one].state == "queued" for one in self.jobs))
     @rule(data=st.data())
@@ -302,29 +321,34 @@ class LedgerMachine(RuleBasedStateMachine):
         not. One that returned without having seen it has succeeded."""
         known = len(self.messages)
         self.dispatch(batch=3, capacity=2)
-        for steps, message in self.messages[known:]:
-            runnable = self.note_claimed(message)
-            if not runnable:
-                continue
-            told.update((one, data.draw(HOW)) for one in runnable)
+        for message in self.messages[known:]:
+            told.update((one, data.draw(HOW)) for one in message.job_ids)
+            expected = self.note_work(message)
             try:
-                ran = task.run_message(do_as_told.kind, steps.organization_id, message.job_ids, message.id)
+                ran = run_message(do_as_told.kind, message.parts, message.id)
             finally:
                 clear_stop()
-            assert ran == len(runnable)
-            self.note_work(runnable)
+            assert ran == expected
 
-    def note_work(self, ids: Sequence[UUID]) -> None:
-        is_over = False
-        for job_id in ids:
-            job, how = self.jobs[job_id], told[job_id]
-            if is_over or how == "see the stop":
-                self.note_end(job, "give_back")
-            elif how.startswith("return"):
-                job.state, job.effects = "succeeded", job.effects + 1
-            else:
-                self.note_end(job, "retry")
-            is_over |= how != "return"
+    def note_work(self, message: Message) -> int:
+        """One job after the other, until a stop was asked for; returns how many ran."""
+        ran, is_stopping = 0, False
+        for job_id in message.job_ids:
+            if is_stopping:
+                self.note_handed_back(message, [job_id])
+            elif self.note_claimed(message, [job_id]):
+                ran += 1
+                is_stopping = "stop" in told[job_id]
+                self.note_ran(self.jobs[job_id], told[job_id])
+        return ran
+
+    def note_ran(self, job: Expected, how: str) -> None:
+        if how == "see the stop":
+            self.note_end(job, "give_back")
+        elif how.startswith("return"):
+            job.state, job.effects = "succeeded", job.effects + 1
+        else:
+            self.note_end(job, "retry")
 
     @rule(tenant=st.integers(0, 1), count=st.integers(1, 3))
     def run_some(self, tenant: int, count: int) -> None:
@@ -332,8 +356,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.enqueue(tenant, None, count)
         known = len(self.messages)
         self.dispatch(batch=count, capacity=3)
-        for steps, message in self.messages[known:]:
-            self.claim(steps, message)
+        for message in self.messages[known:]:
+            self.claim(message, len(message.job_ids))
 
     def owns(self, claimed: Claimed) -> bool:
         return self.jobs[claimed.id].state == "running" and self.current[claimed.id] == claimed.claim_token
@@ -387,8 +411,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(MAX_ATTEMPTS * (MAX_GIVEN_BACK + 1)):
             self.time_passes(10)
             self.dispatch(batch=3, capacity=10)
-            for steps, message in [one for one in self.messages if worn in one[1].job_ids]:
-                self.claim(steps, message)
+            for message in [one for one in self.messages if worn in one.job_ids]:
+                self.claim(message, len(message.job_ids))
             if how == "die":
                 self.time_passes(30)
                 self.sweep()
@@ -514,8 +538,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.sweep()
             self.messages.clear()
             self.dispatch(batch=10, capacity=10)
-            for steps, message in self.messages:
-                steps.finish(steps.claim(message.job_ids, message_id=message.id))
+            for message in self.messages:
+                for part in message.parts:
+                    steps = Steps(part.organization_id)
+                    steps.finish(steps.claim(part.job_ids, message_id=message.id))
             with overseeing() as session:
                 live = session.scalar(text("SELECT count(*) FROM ledger.jobs WHERE finished_at IS NULL"))
                 for job_id, state, attempt in session.execute(text("SELECT id, state, attempt FROM ledger.jobs")):

@@ -18,10 +18,11 @@ from sqlalchemy import Engine, event, text
 
 from db import ledger
 from db.engines import close_database, database, open_database, owner_engine
+from db.ledger.values import EARLIEST
 from db.sessions import overseeing, writing
 from db.settings import settings
 from migrations.runner import upgrade
-from tests.db.ledger.conftest import Steps
+from tests.db.ledger.conftest import Steps, dispatched
 from tests.stack import applied, isolated_settings, temporary_stack
 from worker.local.roles import DATABASE
 from worker.local.stack import LocalStack
@@ -29,6 +30,7 @@ from worker.local.stack import LocalStack
 MANY = 1_000_000
 TENANTS = 20
 BATCH = 100
+BATCH_SIZE = ledger.Size(BATCH, BATCH)
 MOST_ROWS = 5_000
 """What one statement may look at: a batch of each tenant and some more."""
 
@@ -183,25 +185,28 @@ def assert_cheap(scans: list[Scan], *, statements: int) -> None:
 def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
     with overseeing() as session:
         assert ledger.may_plan(session)
-        lanes = ledger.lanes(session, most=BATCH)
-        assert len(lanes) >= TENANTS
-        (message,) = ledger.plan(lanes, ledger.load(session), capacity=1, batch_size=lambda _: BATCH)
-        sent = ledger.dispatch(session, message, redispatch_after_seconds=-1)
+        assert ledger.promote(session) == set()
+        came, _ = ledger.arrivals(session, since=EARLIEST, most=BATCH)
+        assert len(came) == BATCH
+        (sent,) = dispatched(session, capacity=1, size=BATCH_SIZE, redispatch_after_seconds=-1).messages
         assert len(sent.job_ids) == BATCH
         assert ledger.requeue_overdue(session) == BATCH
-        unsent = ledger.dispatch(session, message, redispatch_after_seconds=10)
-        ledger.undispatch(session, [unsent])
+        unsent = dispatched(session, capacity=2, size=BATCH_SIZE).messages
+        assert len(unsent) == 2
+        assert ledger.requeue_held_up(session) == 0
+        ledger.undispatch(session, unsent)
         ledger.oldest_due_seconds(session)
-    assert_cheap(scans, statements=len(["lanes", "load", "dispatch", "requeue", "undispatch", "oldest"]))
-    assert {scan.index for scan in scans} >= {"ix_jobs_queued", "ix_jobs_dispatched"}
+    asked = ["promote", "arrivals", "lanes", "load", "dispatch", "requeue", "held up", "undispatch", "oldest"]
+    assert_cheap(scans, statements=len(asked))
+    assert {scan.index for scan in scans} >= {"ix_jobs_ready", "ix_jobs_later", "ix_jobs_arrived", "ix_jobs_dispatched"}
 
 
 def claimed_jobs(*, lease: float) -> tuple[Steps, list[ledger.Claimed]]:
     """A batch of one tenant."""
     steps = Steps(UUID(int=1))
     with overseeing() as session:
-        lane = next(one for one in ledger.lanes(session, most=BATCH) if one.organization_id == steps.organization_id)
-        message = ledger.dispatch(session, ledger.Message(UUID(int=2), lane, BATCH), redispatch_after_seconds=10)
+        (message,) = dispatched(session, capacity=1, size=BATCH_SIZE).messages
+        assert message.parts[0].organization_id == steps.organization_id
     return steps, steps.claim(message.job_ids, message_id=message.id, lease=lease)
 
 
@@ -214,14 +219,15 @@ def test_an_attempt_costs_the_same(scans: list[Scan]) -> None:
     with writing(steps.organization_id) as session:
         assert len(ledger.finished_as(session, claimed)) == 50
         assert len(ledger.give_back(session, claimed, most=1)) == 50
-    assert_cheap(scans, statements=len(["claim", "renew", "still held", "lock", "succeed", "finished", "give back"]))
+    assert_cheap(
+        scans, statements=len(["load", "claim", "renew", "still held", "lock", "succeed", "finished", "give back"])
+    )
 
 
 def test_changing_a_chunk_costs_the_same(scans: list[Scan]) -> None:
     with overseeing() as session:
-        lane = ledger.lanes(session, most=BATCH)[0]
-        message = ledger.dispatch(session, ledger.Message(UUID(int=2), lane, BATCH), redispatch_after_seconds=10)
-        keys = [(lane.organization_id, one) for one in message.job_ids]
+        (message,) = dispatched(session, capacity=1, size=BATCH_SIZE).messages
+        keys = [(message.parts[0].organization_id, one) for one in message.job_ids]
         scans.clear()
         assert len(ledger.change_keys(session, ledger.CANCEL, keys, skip_locked=True)) == BATCH
         session.rollback()

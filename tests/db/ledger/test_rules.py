@@ -4,7 +4,7 @@ Where one statement must be caught between its snapshot and its lock, a gate in 
 there; where one must wait for the other's lock, it runs in a thread until the server shows it waiting.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +14,8 @@ from sqlalchemy import text
 
 from db import ledger
 from db.engines import database, owner_engine
+from db.ledger.dispatch import mark
+from db.models.base import new_id
 from db.replication import position_after
 from db.sessions import TenantSession, overseeing, writing
 from db.settings import settings
@@ -58,17 +60,17 @@ def _set(job_ids: Any, assignments: str) -> None:
 
 def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Steps, gate: Any) -> None:
     ids = steps.enqueue()
-    lane = ledger.Lane(steps.organization_id, steps.kind, False, 5, 1, None)  # type: ignore[arg-type]
 
-    def dispatch() -> ledger.Message:
-        message = ledger.Message(steps.organization_id, lane, 1)
+    lane = ledger.LaneKey(steps.organization_id, steps.kind, alone=False, priority=5)
+
+    def dispatch() -> Sequence[Any]:
         with overseeing() as session:
-            return ledger.dispatch(session, message, redispatch_after_seconds=10)
+            return mark(session, [(lane, [new_id()])], redispatch_after_seconds=10)
 
     with gate(dispatch) as second:
         _set((ids, steps.organization_id), "state = 'dispatched', redispatch_at = clock_timestamp()")
         assert len(steps.claim(ids)) == 1
-    assert second.result().job_ids == ()
+    assert second.result() == []
 
 
 def test_a_lease_renewed_since_the_snapshot_is_not_rescued(steps: Steps, gate: Any) -> None:

@@ -1,0 +1,296 @@
+"""Whose jobs go next: turns of organizations, and their shares of messages. What is read and written for it is in
+`db.ledger.dispatch`.
+
+The organizations with due jobs stand in a ring, in the order of their ids, and each gets one turn in every round. A
+look walks along the ring from where the one before it stopped, until there is no room left, so it costs what it sends,
+however many wait. A round of many thousands takes long: who has only just come gets its turn early, every other one.
+
+Algorithm: round robin with new flows served early, after FQ-CoDel (RFC 8290); here no flow gets a second turn in one
+round, however it came to the first.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+from uuid import UUID
+
+from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
+
+MOST_VISITED = 1000
+"""Organizations that one look visits, whether they may send something or not."""
+
+
+class LaneKey(NamedTuple):
+    """The queue of one organization, kind and priority. Jobs set apart (`alone`) have queues of their own."""
+
+    organization_id: UUID
+    kind: str
+    alone: bool
+    priority: int
+
+
+class Lane(NamedTuple):
+    """`due` counts the due jobs, up to the limit it was asked with."""
+
+    organization_id: UUID
+    kind: str
+    alone: bool
+    priority: int
+    due: int
+    oldest: datetime
+
+    @property
+    def key(self) -> LaneKey:
+        return LaneKey(*self[:4])
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is under way: messages sent a moment ago, and jobs dispatched or running. And what is to wait: `paused`
+    holds (organization id or nil, kind or ''). `running_seconds` is for how long the running jobs of a kind have been
+    at it, on average."""
+
+    messages: int = 0
+    jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
+    jobs_of_kind: Counter[str] = field(default_factory=Counter)
+    running_seconds: Mapping[str, float] = field(default_factory=dict)
+    paused: Collection[tuple[UUID, str]] = ()
+
+    def is_paused(self, lane: Lane) -> bool:
+        organization_id, kind = lane.organization_id, lane.kind
+        places = ((organization_id, kind), (organization_id, ""), (SYSTEM_ORGANIZATION_ID, kind))
+        return any(place in self.paused for place in places)
+
+
+class Size(NamedTuple):
+    """How many jobs of a kind an organization sends at one turn, and how many fit into one message."""
+
+    share: int
+    room: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`size_of` a kind is None where the dispatcher does not know it."""
+
+    size_of: Callable[[str], Size | None]
+    cap_of_kind: Callable[[str], int | None] = lambda _kind: None
+    cap_of_organization: int | None = None
+
+
+class Turn(Enum):
+    SERVED = "served"
+    NO_ROOM = "no room"
+    """There is something to send, and no message left that could take it."""
+    NOTHING = "nothing"
+
+
+@dataclass
+class _Draft:
+    id: UUID
+    kind: str
+    room: int
+
+
+class Planner:
+    """Fills at most `capacity` messages, each with jobs of one kind. They are begun before they are filled, so that
+    idle workers share what there is. Jobs set apart travel alone."""
+
+    def __init__(
+        self, under_way: Load, limits: Limits, *, capacity: int, left_out: Collection[LaneKey] = frozenset()
+    ) -> None:
+        self.picks: dict[LaneKey, list[UUID]] = {}
+        """For each job that a lane sends, in their order, the id of its message."""
+        self.kind_of: dict[UUID, str] = {}
+        """Of each message."""
+        self.unknown: set[LaneKey] = set()
+        self._under_way = under_way
+        self._limits = limits
+        self._capacity = capacity
+        self._left_out = left_out
+        self._of_organization = Counter(under_way.jobs_of_organization)
+        self._of_kind = Counter(under_way.jobs_of_kind)
+        self._open: dict[str, deque[_Draft]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.kind_of) >= self._capacity and not self._open
+
+    def serve(self, lanes: Sequence[Lane]) -> Turn:
+        """One turn of the organization with these lanes: of the jobs that may go the most urgent ones, then the oldest.
+        Where there is no room for them, others do not go instead: they would always find some."""
+        for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.oldest)):
+            most = self._may_send(lane)
+            if most > 0:
+                draft = self._draft_for(lane)
+                if draft is None:
+                    return Turn.NO_ROOM
+                self._send(lane, draft, min(most, draft.room))
+                return Turn.SERVED
+        return Turn.NOTHING
+
+    def _may_send(self, lane: Lane) -> int:
+        size = self._limits.size_of(lane.kind)
+        if size is None:
+            self.unknown.add(lane.key)
+            return 0
+        if lane.key in self._left_out or self._under_way.is_paused(lane):
+            return 0
+        may = [1 if lane.alone else size.share, lane.due - len(self.picks.get(lane.key, ()))]
+        if self._limits.cap_of_organization is not None:
+            may.append(self._limits.cap_of_organization - self._of_organization[lane.organization_id])
+        cap = self._limits.cap_of_kind(lane.kind)
+        if cap is not None:
+            may.append(cap - self._of_kind[lane.kind])
+        return min(may)
+
+    def _draft_for(self, lane: Lane) -> _Draft | None:
+        if len(self.kind_of) < self._capacity:
+            size = self._limits.size_of(lane.kind)
+            draft = _Draft(new_id(), lane.kind, 1 if lane.alone or size is None else size.room)
+            self.kind_of[draft.id] = lane.kind
+            return draft
+        is_open = self._open.get(lane.kind)
+        return None if lane.alone or not is_open else is_open.popleft()
+
+    def _send(self, lane: Lane, draft: _Draft, jobs: int) -> None:
+        self.picks.setdefault(lane.key, []).extend([draft.id] * jobs)
+        self._of_organization[lane.organization_id] += jobs
+        self._of_kind[lane.kind] += jobs
+        draft.room -= jobs
+        is_open = self._open.setdefault(lane.kind, deque())
+        if draft.room:
+            is_open.append(draft)
+        if not is_open:
+            del self._open[lane.kind]
+
+
+class Turns:
+    """Whose turn it is, from look to look. In memory: a new dispatcher begins a new round."""
+
+    MOST_REMEMBERED = 100_000
+    MOST_NEW = 1000
+
+    def __init__(self) -> None:
+        self.after = SYSTEM_ORGANIZATION_ID
+        """The organization after which the next look begins."""
+        self.is_long = False
+        """Whether the latest look did not see the whole ring."""
+        self._served: set[UUID] = set()
+        self._new: dict[UUID, None] = {}
+
+    def was_served(self, organization_id: UUID) -> bool:
+        """In this round."""
+        return organization_id in self._served
+
+    def came(self, organizations: Iterable[UUID]) -> None:
+        """They have got new jobs, the latest at the end."""
+        for one in organizations:
+            if one not in self._served:
+                self._new.pop(one, None)
+                self._new[one] = None
+        while len(self._new) > self.MOST_NEW:
+            del self._new[next(iter(self._new))]
+
+    def newest(self, most: int) -> list[UUID]:
+        """Who came last and has had no turn in this round, the latest first. Nobody, where a round has too many to
+        know who has had one."""
+        if len(self._served) >= self.MOST_REMEMBERED:
+            return []
+        return list(self._new)[: -most - 1 : -1]
+
+    def take(self, walk: "Walk") -> None:
+        """What the walk has planned is committed."""
+        self.after = walk.next_after
+        self.is_long = not walk.saw_all
+        if walk.is_new_round:
+            self._served.clear()
+        if len(self._served) < self.MOST_REMEMBERED:
+            self._served |= walk.served
+        for one in walk.served:
+            self._new.pop(one, None)
+
+
+class Walk:
+    """One look's way along the ring."""
+
+    def __init__(self, turns: Turns, planner: Planner) -> None:
+        self.served: set[UUID] = set()
+        """In the round that it ends in."""
+        self.is_new_round = False
+        self.saw_all = False
+        self.next_after = turns.after
+        self._turns = turns
+        self._planner = planner
+        self._last = turns.after
+        self._is_stuck = False
+        self._is_over = False
+        self._ring: dict[UUID, Sequence[Lane]] = {}
+        self._new: deque[Sequence[Lane]] = deque()
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over or self._planner.is_full
+
+    @property
+    def seen_until(self) -> UUID:
+        """Whose followers on the ring it has not seen yet."""
+        return next(reversed(self._ring), self._turns.after)
+
+    def meet(self, newcomers: Iterable[Sequence[Lane]]) -> None:
+        """Those that have come last, the latest first; they get every other turn."""
+        self._new.extend(newcomers)
+
+    def go_along(self, stretch: Sequence[Sequence[Lane]], *, is_last: bool) -> None:
+        """Visit the next organizations on the ring, each given by its lanes."""
+        for lanes in stretch:
+            if lanes[0].organization_id in self._ring:
+                is_last = True
+                break
+            self._ring[lanes[0].organization_id] = lanes
+            self._visit(lanes)
+            if self.is_over:
+                return
+        self.saw_all = is_last
+        if is_last:
+            self._go_round()
+        self._is_over = is_last or len(self._ring) >= MOST_VISITED
+
+    def _go_round(self) -> None:
+        """All have had their turn, and there is room left."""
+        sends = True
+        while sends and not self._is_stuck:
+            sends = False
+            for lanes in self._ring.values():
+                sends |= self._visit(lanes) is Turn.SERVED
+                if self.is_over:
+                    return
+
+    def _visit(self, lanes: Sequence[Lane]) -> Turn:
+        organization_id = lanes[0].organization_id
+        if organization_id <= self._last:
+            if self._is_stuck:  # somebody waits in this round: it must not end
+                self._is_over = True
+                return Turn.NOTHING
+            self.is_new_round = True
+            self.served.clear()
+        if self._new:
+            self._serve(self._new.popleft())
+        turn = self._serve(lanes)
+        self._last = organization_id
+        self._is_stuck |= turn is Turn.NO_ROOM
+        if not self._is_stuck:
+            self.next_after = organization_id
+        return turn
+
+    def _serve(self, lanes: Sequence[Lane]) -> Turn:
+        organization_id = lanes[0].organization_id
+        if organization_id in self.served or (not self.is_new_round and self._turns.was_served(organization_id)):
+            return Turn.NOTHING
+        turn = self._planner.serve(lanes)
+        if turn is Turn.SERVED:
+            self.served.add(organization_id)
+        return turn

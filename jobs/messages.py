@@ -1,0 +1,225 @@
+"""How a message is worked off: claim, work with no connection held, finish together with the effect.
+
+A message names jobs of one kind, of one or several organizations, in parts. A kind that takes batches gets each part as
+a batch; other jobs run one by one. What is claimed is what starts now: the jobs behind it stay anybody's, and cost
+nothing when this process dies.
+"""
+
+import functools
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from db import ledger
+from db.engines import database
+from db.errors import UnacceptedArgumentsError
+from db.ledger import Claim, Part
+from db.sessions import TenantSession, reading, writing
+from jobs import metrics
+from jobs.attempts import Attempt, Batch
+from jobs.forks import no_way_out_of_a_fork
+from jobs.kinds import TURN_SECONDS, Kind
+from jobs.running import leases, stopping
+from jobs.settling import end, settle_error
+
+log = structlog.get_logger(__name__)
+
+
+def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> int:
+    """Run the jobs that a message names, and settle each; returns how many were claimed. What it does not come to, at a
+    stop or because it takes too long, is handed back to the queue."""
+    metrics.MESSAGES.labels(kind.name).inc()
+    started = time.monotonic()
+    delivery = (_Batches if kind.takes_batches else _Singles)(kind, parts, message_id)
+    delivery.run()
+    if delivery.claimed:
+        seconds = round(time.monotonic() - started, 3)
+        log.info("message.done", kind=kind.name, jobs=delivery.claimed, seconds=seconds)
+    else:
+        log.debug("message.stale", kind=kind.name, jobs=sum(len(part.job_ids) for part in parts))
+    return delivery.claimed
+
+
+class _Delivery:
+    """A message in the hands of this process."""
+
+    def __init__(
+        self, kind: Kind, parts: Sequence[Part], message_id: UUID | None, *, begins_for_seconds: float
+    ) -> None:
+        self.claimed = 0
+        self._kind = kind
+        self._message_id = message_id
+        self._line = deque(parts)
+        self._begin_until = time.monotonic() + begins_for_seconds
+        self._is_first = True
+
+    @property
+    def _begins(self) -> bool:
+        """Whether to begin the next part. The first one in any case, so that each message gets on."""
+        if not self._line:
+            return False
+        return self._is_first or (not stopping() and time.monotonic() < self._begin_until)
+
+    def _claim_next(self) -> Claim | None:
+        """The first of the parts in line of which something could be claimed."""
+        while self._begins:
+            part = self._line.popleft()
+            claim = self._claim(part)
+            if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
+                claim = self._claim(part)
+            self._is_first = False
+            if claim.position is not None:
+                return claim
+        return None
+
+    def _claim(self, part: Part) -> Claim:
+        with writing(part.organization_id) as session:
+            return self._claim_in(session, part)
+
+    def _claim_in(self, session: TenantSession, part: Part) -> Claim:
+        kind = self._kind
+        return ledger.claim(
+            session,
+            kind.name,
+            part.job_ids,
+            message_id=self._message_id,
+            worker=_worker_name(),
+            lease_seconds=database().settings.lease,
+            max_run_seconds=kind.hard_limit_seconds + (0 if kind.takes_batches else TURN_SECONDS),
+        )
+
+    def _work(self, batch: Batch) -> None:
+        """Run claimed jobs; whatever happens, each is settled in the end."""
+        claimed = [attempt.claimed for attempt in batch.attempts]
+        self.claimed += len(claimed)
+        metrics.count_claimed(self._kind.name, [one.queued_seconds for one in claimed])
+        with leases().holding(claimed), metrics.running(self._kind.name, len(claimed)):
+            _run(batch)
+
+    def _batch_of(self, claim: Claim) -> Batch:
+        assert claim.position is not None
+        attempts = [Attempt(self._kind, one, claim.position) for one in claim.jobs]
+        return Batch(self._kind, attempts, claim.position, begin_until=self._begin_until)
+
+    def _hand_back_the_rest(self) -> None:
+        """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
+        for part in self._line:
+            with writing(part.organization_id) as session:
+                ledger.hand_back(session, part.job_ids, message_id=self._message_id)
+        self._line.clear()
+
+
+class _Batches(_Delivery):
+    def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
+        super().__init__(kind, parts, message_id, begins_for_seconds=kind.soft_limit_seconds / 2)
+
+    def run(self) -> None:
+        while (claim := self._claim_next()) is not None:
+            self._work(self._batch_of(claim))
+        self._hand_back_the_rest()
+
+
+class _Singles(_Delivery):
+    """Where nothing but the end of a job is to be written, the next one is claimed in the same transaction."""
+
+    def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
+        each = [Part(part.organization_id, (one,)) for part in parts for one in part.job_ids]
+        super().__init__(kind, each, message_id, begins_for_seconds=TURN_SECONDS)
+        self._following: Claim | None = None
+
+    def run(self) -> None:
+        while (claim := self._take_following() or self._claim_next()) is not None:
+            batch = self._batch_of(claim)
+            batch.finish = self._finish
+            self._work(batch)
+        self._hand_back_the_rest()
+
+    def _take_following(self) -> Claim | None:
+        following, self._following = self._following, None
+        return following
+
+    def _finish(self, attempt: Attempt) -> None:
+        """End a job that has no effect, and claim the next one."""
+        if not self._begins:
+            attempt.finish()
+            return
+        following, part = None, self._line.popleft()
+        try:
+            with writing(attempt.organization_id) as session:
+                done = ledger.succeed(session, [(attempt.claimed, None)])
+                if done:
+                    session.turn_to(part.organization_id)
+                    following = self._claim_in(session, part)
+        except Exception as error:  # noqa: BLE001 - the job has succeeded all the same, so that is tried alone
+            log.debug("job.finished_alone", job=str(attempt.id), error=str(error))
+            attempt.finish()
+            if following is None or not self._is_mine(following, part):
+                self._line.appendleft(part)
+                return
+        else:
+            attempt.settle("succeeded" if done else "fenced")
+            if not done:
+                self._line.appendleft(part)
+        if following is not None and following.position is not None:
+            self._following = following
+
+    def _is_mine(self, claim: Claim, part: Part) -> bool:
+        """Whether a claim was committed although the answer was lost."""
+        with writing(part.organization_id) as session:
+            return bool(ledger.lock_owned(session, claim.jobs))
+
+
+def _may_be_elsewhere(kind: Kind, part: Part) -> bool:
+    """Nothing was claimed. Usually others have run the jobs. Where the ledger does not know them, or has not dispatched
+    them, it may be an old master's: then all servers are asked again; True when there is a newer one."""
+    with reading(part.organization_id, source="master") as session:
+        waiting, missing = ledger.undispatched(session, part.job_ids)
+    if not waiting + missing:
+        return False
+    metrics.UNFOUNDED_MESSAGES.labels(kind.name).inc()
+    cluster = database().cluster()
+    before = cluster.timelines.highest
+    cluster.sampler.survey.take()
+    is_old = cluster.timelines.highest > before
+    log.warning("message.unfounded", kind=kind.name, missing=missing, queued=waiting, old_master=is_old)
+    return is_old
+
+
+def _run(batch: Batch) -> None:
+    try:
+        _set_unaccepted_apart(batch)
+        if batch.attempts:
+            with no_way_out_of_a_fork():
+                batch.kind.run(batch)
+    except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
+        end(batch, error)
+        if issubclass(type(error), KeyboardInterrupt):
+            raise
+    else:
+        end(batch)
+
+
+def _set_unaccepted_apart(batch: Batch) -> None:
+    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
+    for attempt in batch.attempts:
+        try:
+            attempt.arguments  # noqa: B018 - checked here, and kept for the function
+        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
+            if issubclass(type(error), UnacceptedArgumentsError):
+                metrics.UNACCEPTED.labels(batch.kind.name).inc()
+            settle_error(attempt, error)
+    batch.attempts = batch.unsettled
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _worker_name() -> str:
+    return f"{_host()}:{os.getpid()}"
