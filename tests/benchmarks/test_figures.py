@@ -52,8 +52,10 @@ def test_each_peer_gets_a_line_also_one_that_is_left_out(capsys: pytest.CaptureF
 def test_cpu_and_memory_are_those_of_a_process() -> None:
     burn = "memory = bytearray(64 * 2**20)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", burn]) as process:
-        eventually(lambda: resident_bytes(process.pid) > 64 * 2**20, within_seconds=30)
-        eventually(lambda: cpu_seconds(process.pid) > 0.1, within_seconds=30)
-        process.kill()
+        try:
+            eventually(lambda: resident_bytes(process.pid) > 64 * 2**20, within_seconds=30)
+            eventually(lambda: cpu_seconds(process.pid) > 0.1, within_seconds=30)
+        finally:
+            process.kill()
     assert (resident_bytes(process.pid), cpu_seconds(process.pid)) == (0, 0)
     assert cpu_seconds(os.getpid(), ended_children=True) > cpu_seconds(os.getpid())
