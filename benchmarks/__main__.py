@@ -1,7 +1,7 @@
 """`python -m benchmarks`: everything in one run on the local stack. Rates are jobs or documents per second.
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
-document R`; the last line is `ratio N.N`.
+document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot.
 """
 
 import argparse
@@ -35,17 +35,31 @@ def main() -> None:
 def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
     """What was asked for; returns the ratio to the usual way if that was measured."""
     # Imported here: the modules of queues read the addresses of the running stack.
-    from benchmarks.comparison import compare
+    if asked.tenants:
+        from benchmarks.tenants import compare_tenants
 
-    return compare(
-        servers,
-        asked.peers,
-        turns=asked.turns,
-        jobs=asked.jobs,
-        documents=asked.documents,
-        singles=asked.singles,
-        cpu=asked.cpu,
-    )
+        compare_tenants(servers, asked.tenants, asked.jobs_per_tenant, asked.document, asked.deadline)
+    elif asked.endurance:
+        from benchmarks.endurance import endure
+
+        endure(servers, asked.endurance, asked.document)
+    elif asked.held_snapshot:
+        from benchmarks.endurance import hold_snapshot
+
+        hold_snapshot(servers, asked.held_snapshot * 60)
+    else:
+        from benchmarks.comparison import compare
+
+        return compare(
+            servers,
+            asked.peers,
+            turns=asked.turns,
+            jobs=asked.jobs,
+            documents=asked.documents,
+            singles=asked.singles,
+            cpu=asked.cpu,
+        )
+    return None
 
 
 def arguments() -> argparse.Namespace:
@@ -59,6 +73,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cpu", action="store_true", help="CPU milliseconds per job by process")
     parser.add_argument("--peers", type=names, default=names("all"), help="a,b, or none (all that are installed)")
     parser.add_argument("--jobs", type=positive, help="a turn, of each peer and shape (a number that suits each)")
+    parser.add_argument("--tenants", type=positive, help="so many at once, against ten with as many jobs together")
+    parser.add_argument("--jobs-per-tenant", type=positive, default=1, help="with --tenants (%(default)s)")
+    parser.add_argument("--document", action="store_true", help="--tenants, --endurance: a document a job, not nothing")
+    parser.add_argument("--deadline", type=float, default=120, help="seconds for each part of --tenants (%(default)g)")
+    parser.add_argument("--endurance", type=positive, metavar="JOBS", help="rates and memory at each tenth of these")
+    parser.add_argument("--held-snapshot", type=float, metavar="MINUTES", help="so long without one, and with one")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks` gets each queue through a handful of jobs, and ends with the ratio."""
+"""`python -m benchmarks` gets each queue through a handful of jobs; the long runs get through small ones."""
 
 import re
 import subprocess
@@ -54,3 +54,32 @@ def test_comparison_ends_with_the_ratio() -> None:
     for name in ("usual", "docworker-batches"):
         assert re.search(rf"^{name} document( +[\d.]+){{10}}$", said, re.MULTILINE), f"no CPU of {name} in {said}"
     assert re.match(r"ratio \d+\.\d$", said.splitlines()[-1]), said
+
+
+@pytest.mark.parametrize("shape", [[], ["--document"]], ids=["noop", "document"])
+def test_many_tenants_are_drained_beside_few(shape: list[str]) -> None:
+    said = benchmark("--tenants", "20", "--jobs-per-tenant", "2", *shape)
+
+    assert re.search(r"^jobs per second( +[\d,.]+){3}$", said, re.MULTILINE), said
+    assert re.search(r"^a tenant that comes last, s( +[\d,.]+){3}$", said, re.MULTILINE), said
+    assert "not done" not in said
+
+
+def test_tenants_run_that_is_not_done_says_so() -> None:
+    said = benchmark("--tenants", "20", "--jobs-per-tenant", "100", "--deadline", "0.5")
+
+    assert re.search(r"^2000 jobs: not done in 0.5 s; \d+ were", said, re.MULTILINE), said
+
+
+def test_endurance_tells_rate_and_memory_at_each_tenth() -> None:
+    said = benchmark("--endurance", "20000")
+
+    roles = r"dispatcher \d+  parent \d+  (keeper \d+  |children \d+  ){2}broker \d+"
+    assert len(re.findall(rf"^ +[\d,]+ done +[\d,]+ per second   MB: {roles}$", said, re.MULTILINE)) == 10, said
+
+
+def test_held_snapshot_run_compares_with_and_without() -> None:
+    said = benchmark("--held-snapshot", "0.05")
+
+    assert re.search(r"^ *without a snapshot, jobs per second:( [\d,]+){10}$", said, re.MULTILINE), said
+    assert re.search(r"^with one / without, means: \d+\.\d\d$", said, re.MULTILINE), said

@@ -1,0 +1,96 @@
+"""Long runs: ten rates and the memory of each process, and what a snapshot costs that somebody holds open.
+
+Both use kinds that take batches, which change the ledger's rows fastest, and count by the worker's metrics.
+"""
+
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from benchmarks import backlog
+from benchmarks.kinds import do_nothings, normalize_document
+from benchmarks.peers.docworker import enqueue
+from benchmarks.servers import BenchmarkError, Running, check_running, wait_until
+from benchmarks.usage import Use, broker_pid, memory_by_role, resident_bytes
+from worker.local.roles import DATABASE
+from worker.local.stack import LocalStack
+
+PARTS = 10
+STALLED_SECONDS = 120
+LOOK_SECONDS = 0.2
+BACKLOG = 20_000
+"""Jobs that wait at least, while a snapshot is held: more than are done between two looks."""
+
+
+def endure(servers: LocalStack, jobs: int, document: bool) -> None:
+    """Enter all jobs, then drain them, and print a line at each tenth."""
+    task = normalize_document if document else do_nothings
+    backlog.enter(servers, task, backlog.make_tenants(servers, 1), jobs, document=document)
+    servers.master.execute("CHECKPOINT")
+    with backlog.running_workers() as running:
+        wait_until(lambda: backlog.succeeded(task) > 0, 0.05, running)
+        done, at = 0, time.monotonic()
+        for part in range(1, PARTS + 1):
+            now_done, now = wait_for(task, jobs * part // PARTS, running)
+            use = {**memory_by_role(running), "broker": resident_bytes(broker_pid())}
+            print(f"{now_done:>10,} done {(now_done - done) / (now - at):>8,.0f} per second   {shown(use)}", flush=True)
+            done, at = now_done, now
+
+
+def wait_for(task: object, count: int, running: Sequence[Running]) -> tuple[int, float]:
+    """Until so many are done; returns how many then are, and when. Raises BenchmarkError when none is for minutes."""
+    most, moved_at = -1, time.monotonic()
+    while True:
+        done, now = backlog.succeeded(task), time.monotonic()
+        if done >= count:
+            return done, now
+        check_running(running)
+        if done > most:
+            most, moved_at = done, now
+        if now - moved_at > STALLED_SECONDS:
+            raise BenchmarkError(f"{done} of {count} jobs done, and no more in {STALLED_SECONDS} s")
+        time.sleep(LOOK_SECONDS)
+
+
+def shown(use: Use) -> str:
+    return "MB: " + "  ".join(f"{role} {size / 1e6:.0f}" for role, size in use.items())
+
+
+def hold_snapshot(servers: LocalStack, seconds: float) -> None:
+    """The rate with a backlog that never ends, first as it is, then with a foreign transaction's snapshot held open."""
+    tenant = backlog.make_tenants(servers, 1)[0]
+    rates: dict[str, list[float]] = {}
+    with backlog.running_workers() as running:
+        load = _Load(tenant, running)
+        wait_until(lambda: backlog.succeeded(do_nothings) > 0, 0.05, running)
+        rates["without"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
+        with servers.master.connect(DATABASE, autocommit=False) as foreign:
+            foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            foreign.execute("SELECT count(*) FROM catalog.placements")
+            rates["with"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
+    for name, tenths in rates.items():
+        print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
+    print(f"with one / without, means: {sum(rates['with']) / sum(rates['without']):.2f}")
+
+
+class _Load:
+    """Keeps a backlog up for the running worker."""
+
+    def __init__(self, tenant: UUID, running: Sequence[Running]) -> None:
+        self.tenant, self.running = tenant, running
+        self.entered = 0
+        self._keep_up(0)
+
+    def rate(self, seconds: float) -> float:
+        """Jobs a second, over so many, while the backlog is kept up."""
+        before, started = backlog.succeeded(do_nothings), time.monotonic()
+        while time.monotonic() < started + seconds:
+            check_running(self.running)
+            self._keep_up(backlog.succeeded(do_nothings))
+            time.sleep(LOOK_SECONDS)
+        return (backlog.succeeded(do_nothings) - before) / (time.monotonic() - started)
+
+    def _keep_up(self, done: int) -> None:
+        if (missing := done + BACKLOG - self.entered) > 0:
+            enqueue(do_nothings, self.tenant, [{}] * missing)
+            self.entered += missing
