@@ -16,6 +16,7 @@ CLOCK_TOLERANCE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Look:
+    asked_at: float
     answered_at: float
     master_seconds: float
 
@@ -24,7 +25,11 @@ class Continuity:
     """`looked` after each look at the master, `broke` after one that failed."""
 
     def __init__(self) -> None:
+        self.set_ahead_seconds = 0.0
+        """By how much the master's clock was set ahead before the latest look, at least; also across breaks, and when
+        another master came."""
         self._latest: _Look | None = None
+        self._known: _Look | None = None
         self._since = 0.0
 
     def looked(self, *, asked_at: float, answered_at: float, master_seconds: float) -> bool:
@@ -33,7 +38,11 @@ class Continuity:
         goes_on = answered_at - asked_at <= PROMPT_SECONDS and self._goes_on(asked_at, answered_at, master_seconds)
         if not goes_on:
             self._since = answered_at
-        self._latest = _Look(answered_at, master_seconds)
+        ahead = 0.0
+        if self._known is not None:  # asked before the one time was read, answered after the other
+            ahead = master_seconds - self._known.master_seconds - (answered_at - self._known.asked_at)
+        self.set_ahead_seconds = ahead if ahead > CLOCK_TOLERANCE_SECONDS else 0.0
+        self._latest = self._known = _Look(asked_at, answered_at, master_seconds)
         return goes_on
 
     def _goes_on(self, asked_at: float, answered_at: float, master_seconds: float) -> bool:

@@ -6,6 +6,7 @@ for longer than a lease lasts; and a thread where there is no worker (`jobs.runn
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from uuid import UUID
 
@@ -81,6 +82,10 @@ class Keeper:
         self._board.master_answered()
         if not self._continuity.looked(asked_at=asked_at, answered_at=answered_at, master_seconds=master_seconds):
             self._renewed_at = float("-inf")
+        ahead_seconds = self._continuity.set_ahead_seconds
+        if ahead_seconds:
+            log.warning("clock.set_ahead", seconds=round(ahead_seconds, 1))
+            self._for_the_living(partial(_prolong, seconds=ahead_seconds))
 
     def _for_the_living(self, step: _Step) -> None:
         for place in self._places:
@@ -109,6 +114,13 @@ def _those_not_held_after(step: _Step, kept: Iterable[Kept]) -> list[Kept]:
 
 def _renew(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:
     return ledger.renew(session, [one.key for one in kept], lease_seconds=database().settings.lease)
+
+
+def _prolong(session: TenantSession, kept: Sequence[Kept], *, seconds: float) -> set[UUID]:
+    """The time that a job may run is reckoned by the master's clock, and this much of it has not passed. Where that is
+    set back the time is longer, which does no harm."""
+    ledger.prolong(session, [one.key for one in kept], seconds=seconds)
+    return {one.key.id for one in kept}
 
 
 def _give_back(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:

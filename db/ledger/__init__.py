@@ -5,7 +5,7 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, renew, undispatched
+from db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
 from db.ledger.control import (
     CANCEL,
     RETRY,
@@ -105,6 +105,7 @@ __all__ = [
     "oldest_due_seconds",
     "pause",
     "pauses",
+    "prolong",
     "promote",
     "record_cursor",
     "renew",

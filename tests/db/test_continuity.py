@@ -56,6 +56,20 @@ def test_a_stall_begins_it_anew(after: float, takes: float) -> None:
     assert watch.look_for(3).seconds == pytest.approx(3)
 
 
+@pytest.mark.parametrize(
+    ("step", "takes", "ahead"),
+    [(0.0, 0.0, 0.0), (3600.0, 0.0, 3600.0), (3600.0, 5.0, 3600.0), (-3600.0, 0.0, 0.0), (0.0, 60.0, 0.0)],
+)
+def test_it_knows_by_how_much_at_least_a_clock_was_set_ahead(step: float, takes: float, ahead: float) -> None:
+    watch = Watch().look_for(10)
+    watch.continuity.broke()
+    watch.ahead += step
+    watch.look(takes=takes)
+    assert watch.continuity.set_ahead_seconds == pytest.approx(ahead)
+    watch.look()
+    assert watch.continuity.set_ahead_seconds == 0
+
+
 @pytest.mark.parametrize("step", [3600.0, -3600.0, CLOCK_TOLERANCE_SECONDS + 0.1])
 def test_a_clock_that_was_set_begins_it_anew(step: float) -> None:
     watch = Watch().look_for(10)

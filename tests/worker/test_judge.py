@@ -16,6 +16,7 @@ from db.errors import DocworkerError
 from db.ledger import Claimed
 from db.sessions import overseeing, writing
 from db.settings import settings
+from jobs.running import leases
 from tests.conftest import OwnStack
 from tests.db.ledger.conftest import Steps
 from tests.waiting import eventually
@@ -186,7 +187,6 @@ def settable(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, Lo
 
 @pytest.mark.parametrize("ahead", [30, -3600])
 def test_when_the_masters_clock_is_set_the_living_renew_first(settable: tuple[Steps, LocalStack], ahead: float) -> None:
-    """Set by less than what is left of the time that a job may run, which is reckoned by the same clock."""
     mine, stack = settable
     judge = Judge(LEASE)
     eventually(lambda: judge.look() == [] and watched_for(judge, LEASE)(), what="the judge to be trusted")
@@ -202,6 +202,22 @@ def test_when_the_masters_clock_is_set_the_living_renew_first(settable: tuple[St
 
     if ahead > 0:
         assert eventually(rescued, within_seconds=20, what="the dead one's job to be rescued") == [dead.id]
+    assert mine.finish([alive]) == {alive.id}
+
+
+def test_a_clock_set_beyond_the_time_that_a_job_may_run_takes_it_from_nobody_who_lives(
+    settable: tuple[Steps, LocalStack],
+) -> None:
+    mine, stack = settable
+    judge = Judge(LEASE)
+    (alive,), (dead,) = mine.run(), mine.run()
+    with leases().holding([alive]):
+        eventually(lambda: judge.look() == [] and watched_for(judge, LEASE)(), what="the judge to be trusted")
+        stack.master.execute("UPDATE public.clock SET ahead = 86400", database="docworker")
+        rescued = eventually(judge.look, within_seconds=30, what="a rescue")
+        assert [one.id for one in rescued] == [dead.id]
+        assert leases().held(alive)
+        assert not has_ended(mine, alive)
     assert mine.finish([alive]) == {alive.id}
 
 
