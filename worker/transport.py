@@ -168,12 +168,16 @@ class Poller(redis.MultiChannelPoller):
         super().__init__()  # type: ignore[no-untyped-call]
         self._link = link
 
-    def on_poll_start(self) -> None:
+    def _raise_error(self) -> None:
         if self._link.error is not None:
             raise self._link.error
+
+    def on_poll_start(self) -> None:
+        self._raise_error()
         super().on_poll_start()  # type: ignore[no-untyped-call]
 
     def maybe_restore_messages(self) -> None:
+        self._raise_error()  # nothing more is waited for over such a link
         for channel in self._channels:
             if channel.active_queues:
                 channel.qos.restore_visible(

@@ -4,7 +4,7 @@ They stay the same from the first trouble to the last, so what one costs the nex
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
@@ -77,13 +77,15 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
         values["DOCWORKER_WATCHDOG_TIMEOUT"] = "4"
         with applied(values):
             upgrade()
-            open_database(settings(), application_name="tests")
             install_trial_tasks(directory / "processes")
             with closing(Processes({}, directory / "processes")) as processes:
-                tenant = Tenant()
-                worker, dispatcher = (processes.start(name) for name in NAMES)
-                yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
-            close_database()
+                open_database(settings(), application_name="tests")
+                try:
+                    tenant = Tenant()
+                    worker, dispatcher = (processes.start(name) for name in NAMES)
+                    yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
+                finally:
+                    close_database()
 
 
 @pytest.fixture(scope="module")
@@ -93,34 +95,20 @@ def scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @contextmanager
-def refused(scene: Scene) -> Iterator[None]:
-    scene.broker.kill()
-    yield
-    scene.broker.start()
+def between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    begin()
+    try:
+        yield
+    finally:
+        end()
 
 
-@contextmanager
-def frozen(scene: Scene) -> Iterator[None]:
-    scene.broker.freeze()
-    yield
-    scene.broker.thaw()
-
-
-@contextmanager
-def silent(scene: Scene) -> Iterator[None]:
-    scene.proxy.freeze()
-    yield
-    scene.proxy.resume()
-
-
-@contextmanager
-def cut_off(scene: Scene) -> Iterator[None]:
-    scene.proxy.cut()
-    yield
-    scene.proxy.resume()
-
-
-FAULTS = {"refused": refused, "frozen": frozen, "silent": silent, "cut off": cut_off}
+FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
+    "refused": lambda scene: between(scene.broker.kill, scene.broker.start),
+    "frozen": lambda scene: between(scene.broker.freeze, scene.broker.thaw),
+    "silent": lambda scene: between(scene.proxy.freeze, scene.proxy.resume),
+    "cut off": lambda scene: between(scene.proxy.cut, scene.proxy.resume),
+}
 
 
 def trouble(name: str, scene: Scene) -> AbstractContextManager[None]:
@@ -227,11 +215,10 @@ def test_a_worker_whose_slots_are_all_taken_stays_ready(scene: Scene) -> None:
 
 def test_a_worker_that_may_not_take_what_waits_is_not_deaf(scene: Scene) -> None:
     await_readiness(200)
-    lost = scene.worker.log.count("broker.link_lost")
+    lost, deaf = (scene.worker.log.count(event) for event in ("broker.link_lost", "worker.deaf"))
     with forbidden(scene.broker, "brpop"):
         scene.trial.send("write", path=scene.trial.path("taken"))
-        scene.worker.wait_for_log(
-            "broker.link_lost", within_seconds=30, times=lost + 8
-        )  # longer than the watchdog waits
+        # For longer than the watchdog waits.
+        scene.worker.wait_for_log("broker.link_lost", within_seconds=30, times=lost + 8)
     eventually(lambda: scene.trial.lines("taken") == ["ran"])
-    assert "worker.deaf" not in scene.worker.log
+    assert scene.worker.log.count("worker.deaf") == deaf
