@@ -22,6 +22,9 @@ def print_comparison(usual: Measured, ours: Measured, enqueue_rate: float, docum
         for name, share in (("median", 0.5), ("99 %", 0.99)):
             one, other = (at_share(side.latencies, share) * 1e3 for side in (usual, ours))
             _print_row(f"one document, {name}, ms", one, other, other / one)
+    if usual.log and ours.log:
+        one, other = (statistics.median(side.log) for side in (usual, ours))
+        _print_row("MB of log for each MB of text", one, other, other / one)
     for role in ("parent", "keeper", "children"):
         one, other = (side.memory[-1].get(role, 0) / 1e6 for side in (usual, ours))
         _print_row(f"{role}, MB at the end", one, other)

@@ -4,10 +4,11 @@ import random
 import re
 from pathlib import Path
 
+SIZE_BYTES = 4096
 _DOCUMENTATION = Path(__file__).parents[1] / "docs"
 
 
-def texts(count: int, size_bytes: int = 4096) -> list[str]:
+def texts(count: int, size_bytes: int = SIZE_BYTES) -> list[str]:
     """`count` different texts of `size_bytes` ASCII characters."""
     sentences = _sentences()
     chooser = random.Random(count)

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from benchmarks.peers.peer import Peer
 from benchmarks.servers import BenchmarkError, Running, commit_times, make_documents, process, wait_until, written
+from benchmarks.texts import SIZE_BYTES
 from benchmarks.usage import Use, cpu_by_role, watching_memory
 from worker.local.stack import LocalStack
 
@@ -37,14 +38,15 @@ class Load:
 
 @dataclass
 class Measured:
-    """One system. Of each turn: rates in jobs a second and CPU in seconds a job, by role; latencies in seconds of all
-    singles; memory in bytes by role, of all samples."""
+    """One system. Of each turn: rates in jobs a second, CPU in seconds a job, by role, bytes of log for each byte of a
+    document; latencies in seconds of all singles; memory in bytes by role, of all samples."""
 
     noop_rates: list[float] = field(default_factory=list)
     document_rates: list[float] = field(default_factory=list)
     enqueue_rates: list[float] = field(default_factory=list)
     noop_cpu: list[Use] = field(default_factory=list)
     document_cpu: list[Use] = field(default_factory=list)
+    log: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     memory: list[Use] = field(default_factory=list)
 
@@ -129,11 +131,13 @@ class _Turn:
     def _run_documents(self) -> None:
         organization_id, ids = make_documents(self.load.documents, self.peer.name)
         self._settle()
+        before = self._log_bytes()
         with (
             watching_memory(self.workers, self.measured.memory),
             self._measuring_cpu(self.measured.document_cpu, len(ids)),
         ):
             started, sent = self._send_documents(organization_id, ids)
+        self.measured.log.append((self._log_bytes() - before) / (len(ids) * SIZE_BYTES))
         self.measured.enqueue_rates.append(len(ids) / (sent - started))
         self.measured.document_rates.append(len(ids) / (max(commit_times(organization_id).values()) - started))
 
@@ -144,6 +148,10 @@ class _Turn:
         sent = time.time()
         self._wait(lambda: written(organization_id) >= len(ids))
         return started, sent
+
+    def _log_bytes(self) -> int:
+        """How much log the master has written so far."""
+        return int(self.servers.master.execute("SELECT pg_current_wal_lsn() - '0/0'")[0][0])
 
     def _settle(self) -> None:
         self.servers.master.execute("CHECKPOINT")  # else what others wrote would be written out in this one's time

@@ -28,13 +28,16 @@ def test_ratio_sets_turns_side_by_side() -> None:
 def test_comparison_shows_latency_at_99_percent_and_the_keeper_apart(capsys: pytest.CaptureFixture[str]) -> None:
     latencies = [number / 1000 for number in range(1, 101)]
     use = {"parent": 90e6, "children": 190e6}
-    usual = Measured(document_rates=[100], enqueue_rates=[1000], latencies=latencies, memory=[use])
-    ours = Measured(document_rates=[1500], enqueue_rates=[9000], latencies=latencies, memory=[use | {"keeper": 40e6}])
+    usual = Measured(document_rates=[100], enqueue_rates=[1000], log=[2, 8, 4], latencies=latencies, memory=[use])
+    ours = Measured(
+        document_rates=[1500], enqueue_rates=[9000], log=[3], latencies=latencies, memory=[use | {"keeper": 40e6}]
+    )
 
     print_comparison(usual, ours, 20_000, 8000)
 
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["one", "document,", "99", "%,", "ms", "99.0", "99.0", "1.00"] in said
+    assert ["MB", "of", "log", "for", "each", "MB", "of", "text", "4.0", "3.0", "0.75"] in said
     assert ["keeper,", "MB", "at", "the", "end", "0.0", "40.0"] in said
     assert ["children,", "MB", "at", "the", "end", "190.0", "190.0"] in said
 

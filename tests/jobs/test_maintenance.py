@@ -248,14 +248,15 @@ def write_versions(tenant: Tenant, *ages: float) -> UUID:
     """A document with a version for each of these ages in days."""
     (document_id,) = tenant.add("text")
     with writing(tenant.id) as session:
-        session.get_one(Document, (tenant.id, document_id)).latest_version = len(ages)
+        document = session.get_one(Document, (tenant.id, document_id))
+        document.latest_version, document.unprocessed_content = len(ages), None
         session.flush()
         session.add_all(
             DocumentVersion(
                 organization_id=tenant.id,
                 document_id=document_id,
                 version_number=number,
-                content="x",
+                content=f"text {number}",
                 content_sha256="x",
                 facts={},
                 pipeline="tests/1",
@@ -284,6 +285,7 @@ def test_the_newest_versions_and_all_young_ones_are_kept(tenant: Tenant, configu
     single = write_versions(tenant, 1000)
     do(prune_old_versions)
     assert [numbers(tenant, one) for one in (old, mixed, single)] == [[3, 4], [2, 3, 4], [1]]
+    assert [tenant.get(one).content for one in (old, mixed, single)] == ["text 4", "text 4", "text 1"]
 
 
 def test_a_forgotten_document_is_enqueued_once(tenant: Tenant) -> None:
