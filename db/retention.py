@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import ColumnElement, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from db.models import AuditEntry, Document, Job, JobState
@@ -15,15 +15,24 @@ from db.models.base import new_id
 from db.sessions import organization_of
 
 
+def has_deleted(session: Session, *, older_than: timedelta) -> bool:
+    """Whether `purge_deleted` has anything to do."""
+    return bool(session.scalar(select(select(Document.id).where(*_deleted(session, older_than)).exists())))
+
+
+def _deleted(session: Session, older_than: timedelta) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Document.organization_id == organization_of(session),
+        Document.deleted_at < func.clock_timestamp() - older_than,
+    )
+
+
 def purge_deleted(session: Session, *, older_than: timedelta, most: int) -> list[str | None]:
     """Delete documents that were soft-deleted longer ago, with their versions; returns their source keys."""
     organization_id = organization_of(session)
     chosen = (
         select(Document.id)
-        .where(
-            Document.organization_id == organization_id,
-            Document.deleted_at < func.clock_timestamp() - older_than,
-        )
+        .where(*_deleted(session, older_than))
         .order_by(Document.id)
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -93,16 +102,25 @@ def prune_versions(session: Session, *, keep: int, keep_days: float, most: int) 
     return len(session.execute(_PRUNE_VERSIONS, parameters).all())
 
 
+def has_finished_jobs(session: Session, *, states: Sequence[JobState], older_than: timedelta) -> bool:
+    """Whether `prune_jobs` has anything to do."""
+    return bool(session.scalar(select(select(Job.id).where(*_finished(session, states, older_than)).exists())))
+
+
+def _finished(session: Session, states: Sequence[JobState], older_than: timedelta) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Job.organization_id == organization_of(session),
+        Job.state.in_(states),
+        Job.finished_at < func.clock_timestamp() - older_than,
+    )
+
+
 def prune_jobs(session: Session, *, states: Sequence[JobState], older_than: timedelta, most: int) -> int:
     """Delete finished jobs; returns how many."""
     organization_id = organization_of(session)
     chosen = (
         select(Job.id)
-        .where(
-            Job.organization_id == organization_id,
-            Job.state.in_(states),
-            Job.finished_at < func.clock_timestamp() - older_than,
-        )
+        .where(*_finished(session, states, older_than))
         .order_by(Job.finished_at)
         .limit(most)
         .with_for_update(skip_locked=True)

@@ -5,6 +5,7 @@ The scheduled kinds belong to no organization; each enqueues one job for every o
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,12 +17,14 @@ from db.organizations import list_organizations
 from db.retention import (
     fail_abandoned,
     forgotten_documents,
+    has_deleted,
+    has_finished_jobs,
     prune_jobs,
     prune_versions,
     purge_deleted,
     unused_sources,
 )
-from db.sessions import writing
+from db.sessions import read, writing
 from db.settings import settings
 from db.store import source_store
 from jobs.documents import process_document
@@ -34,14 +37,18 @@ RECONCILE_AFTER_SECONDS = 300.0
 """A document just imported may still wait for its producer's commit or its job's first look."""
 
 
-def _for_each_organization(attempt: Attempt, task: Any, *, and_system: bool = False) -> None:
-    """Equal jobs fold, so a second pass after a kill adds nothing to those that still wait."""
+def _for_each_organization(
+    attempt: Attempt, task: Any, is_due: Callable[[Session], bool], *, and_system: bool = False
+) -> None:
+    """Where there is something to do. Equal jobs fold, so a second pass after a kill adds nothing to those that still
+    wait."""
     organizations = [placement.organization_id for placement in list_organizations()]
     for organization_id in [*organizations, *([SYSTEM_ORGANIZATION_ID] if and_system else [])]:
         if attempt.should_stop:
             return
-        with writing(organization_id) as session:
-            enqueue(session, task, unique_key="scheduled")
+        if read(organization_id, is_due, position=attempt.position):
+            with writing(organization_id) as session:
+                enqueue(session, task, unique_key="scheduled")
 
 
 def _in_chunks(attempt: Attempt, step: Callable[[Session], int], then: Callable[[], None] = lambda: None) -> int:
@@ -64,7 +71,8 @@ def _finish(attempt: Attempt, **counted: int) -> None:
 @job(max_attempts=3)
 def purge_deleted_documents(attempt: Attempt) -> None:
     """Purge, in every organization, what was deleted longer ago than the retention."""
-    _for_each_organization(attempt, purge_organization)
+    retention = timedelta(days=settings().deleted_retention_days)
+    _for_each_organization(attempt, purge_organization, partial(has_deleted, older_than=retention))
 
 
 @job(max_attempts=3)
@@ -96,22 +104,32 @@ def _forget_sources(attempt: Attempt, keys: list[str]) -> None:
 @job(max_attempts=3)
 def prune_finished_jobs(attempt: Attempt) -> None:
     """Prune, for every organization, jobs that ended longer ago than their retention."""
-    _for_each_organization(attempt, prune_jobs_of_organization, and_system=True)
+    retentions = _retentions_of_jobs()
+    _for_each_organization(
+        attempt,
+        prune_jobs_of_organization,
+        lambda session: any(
+            has_finished_jobs(session, states=states, older_than=retention) for states, retention in retentions
+        ),
+        and_system=True,
+    )
+
+
+def _retentions_of_jobs() -> list[tuple[list[JobState], timedelta]]:
+    known = settings()
+    return [
+        ([JobState.SUCCEEDED], timedelta(days=known.succeeded_retention_days)),
+        ([JobState.FAILED, JobState.CANCELLED], timedelta(days=known.failed_retention_days)),
+    ]
 
 
 @job(max_attempts=3)
 def prune_jobs_of_organization(attempt: Attempt) -> None:
     """Prune succeeded jobs sooner than failed and cancelled ones."""
-    known = settings()
-
-    def prune(states: list[JobState], days: float) -> int:
-        return _in_chunks(
-            attempt,
-            lambda session: prune_jobs(session, states=states, older_than=timedelta(days=days), most=CHUNK),
-        )
-
-    pruned = prune([JobState.SUCCEEDED], known.succeeded_retention_days)
-    pruned += prune([JobState.FAILED, JobState.CANCELLED], known.failed_retention_days)
+    pruned = sum(
+        _in_chunks(attempt, partial(prune_jobs, states=states, older_than=retention, most=CHUNK))
+        for states, retention in _retentions_of_jobs()
+    )
     _finish(attempt, pruned=pruned)
 
 
@@ -119,7 +137,7 @@ def prune_jobs_of_organization(attempt: Attempt) -> None:
 def prune_old_versions(attempt: Attempt) -> None:
     """Prune old versions in every organization, where DOCWORKER_KEEP_VERSIONS asks for it."""
     if settings().keep_versions is not None:
-        _for_each_organization(attempt, prune_versions_of_organization)
+        _for_each_organization(attempt, prune_versions_of_organization, lambda _: True)
 
 
 @job(max_attempts=3)
@@ -139,7 +157,7 @@ def prune_versions_of_organization(attempt: Attempt) -> None:
 @job(max_attempts=3)
 def reconcile_documents(attempt: Attempt) -> None:
     """Look, in every organization, for documents that no job will process."""
-    _for_each_organization(attempt, reconcile_organization)
+    _for_each_organization(attempt, reconcile_organization, lambda session: bool(_forgotten(session, most=1)))
 
 
 @job(max_attempts=3)
@@ -155,11 +173,16 @@ def reconcile_organization(attempt: Attempt) -> None:
     _finish(attempt, failed=failed, enqueued=enqueued)
 
 
+def _forgotten(session: Session, *, most: int) -> list[UUID]:
+    kind = process_document.kind.name
+    return forgotten_documents(session, kind=kind, grace_seconds=RECONCILE_AFTER_SECONDS, most=most)
+
+
 def _reconcile_chunk(organization_id: UUID) -> tuple[list[UUID], set[UUID]]:
     """Two transactions, because jobs are locked before documents, never after."""
     kind = process_document.kind.name
     with writing(organization_id) as session:
-        forgotten = forgotten_documents(session, kind=kind, grace_seconds=RECONCILE_AFTER_SECONDS, most=CHUNK)
+        forgotten = _forgotten(session, most=CHUNK)
         abandoned = fail_abandoned(session, forgotten, kind=kind)
     waiting = [one for one in forgotten if one not in abandoned]
     with writing(organization_id) as session:

@@ -402,7 +402,25 @@ def test_reconciliation_goes_through_all_in_chunks(tenant: Tenant, monkeypatch: 
     assert {tenant.get(one).status for one in ids} == {"processed"}
 
 
+@pytest.mark.parametrize("task", [purge_deleted_documents, prune_finished_jobs, reconcile_documents])
+def test_no_job_is_made_for_an_organization_where_nothing_is_due(tenant: Tenant, task: Any) -> None:
+    kept, deleted = tenant.add("kept", "deleted")
+    process(tenant, kept)
+    change(tenant, deleted, status="processed", deleted_at=days_ago(0.1))
+    before = kinds_of_jobs(tenant)
+    assert do(task).state == "succeeded"
+    assert kinds_of_jobs(tenant) == before
+
+
+def kinds_of_jobs(tenant: Tenant) -> list[str]:
+    with overseeing() as session:
+        return sorted(one.kind for one in session.query(Job).filter_by(organization_id=tenant.id))
+
+
 def test_a_second_fire_folds_into_the_work_that_still_waits(tenant: Tenant) -> None:
+    (document,) = tenant.add("text")
+    process(tenant, document)
+    advance_clock(8 * DAY)
     for _ in range(2):
         with writing(SYSTEM_ORGANIZATION_ID) as session:
             enqueue(session, prune_finished_jobs)
