@@ -83,6 +83,8 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
                 try:
                     tenant = Tenant()
                     worker, dispatcher = (processes.start(name) for name in NAMES)
+                    worker.wait_for_log("worker.ready", within_seconds=30)
+                    dispatcher.wait_for_log("dispatcher.started", within_seconds=30)
                     yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
                 finally:
                     close_database()
