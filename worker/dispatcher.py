@@ -72,13 +72,13 @@ class _Look:
 @dataclass(frozen=True)
 class Tick:
     """What one look did. `planned` is false on a dispatcher that stands by; `room` is how many messages the broker
-    could have been given; `saw_all` is false when there may be more to send."""
+    could have been given; `is_amid` a round that has found nothing to send yet, and may."""
 
     planned: bool
     room: int
     messages: Sequence[Message] = ()
     failure: str | None = None
-    saw_all: bool = True
+    is_amid: bool = False
 
 
 class Dispatcher:
@@ -96,6 +96,7 @@ class Dispatcher:
         self.judge = Judge(settings.lease)
         self._turns = ledger.Turns()
         self._arrived_until: datetime | None = None
+        self._rounds_in_vain = 0
         self._unknown: dict[LaneKey, float] = {}
         self._set_aside: dict[LaneKey, float] = {}
         self._stopping = False
@@ -145,7 +146,7 @@ class Dispatcher:
         if tick.failure is None:
             self.health.turned()
             self.pace.looked(
-                sent=len(tick.messages) or not tick.saw_all,
+                sent=len(tick.messages) or tick.is_amid,
                 room=tick.room,
                 window=self._settings.dispatch_window,
                 look_seconds=time.monotonic() - started,
@@ -176,7 +177,16 @@ class Dispatcher:
             self._count()
         broker_is_well = depth is not None and len(messages) == len(look.messages)
         failure = None if broker_is_well else "the broker does not answer"
-        return Tick(look.planner, look.room, messages, failure, look.saw_all)
+        return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look))
+
+    def _is_amid(self, look: "_Look") -> bool:
+        """Where thousands of organizations may send nothing (paused, capped, of unknown kinds), one look does not come
+        to those that may. After a round for nothing there is no hurry."""
+        if look.messages or look.saw_all:
+            self._rounds_in_vain = 0
+        else:
+            self._rounds_in_vain += any(walk.is_new_round for walk in look.walks)
+        return not look.saw_all and self._rounds_in_vain < 2
 
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
         with overseeing() as session:

@@ -246,12 +246,13 @@ def dispatch_due(
     """
     planner = Planner(under_way, limits, capacity=capacity, left_out=left_out)
     walk = Walk(turns, planner)
-    newest, most = turns.newest(most_due), _FIRST_STRETCH
+    newest, most, due = turns.newest(_FIRST_STRETCH), _FIRST_STRETCH, most_due
     while not walk.is_over:
-        found = lanes(session, after=walk.seen_until, most=most, due=most_due, newest=newest)
+        found = lanes(session, after=walk.seen_until, most=most, due=due, newest=newest)
         walk.meet(found.newest)
         walk.go_along(found.ring, is_last=len(found.ring) < most)
-        newest, most = [], min(4 * most, _LONGEST_STRETCH)
+        # Where there are so many, none of them sends much.
+        newest, most, due = [], min(4 * most, _LONGEST_STRETCH), max(1, most_due // capacity)
     dispatched = Dispatched(walk, planner.unknown)
     picks = list(planner.picks.items())
     if is_apart:

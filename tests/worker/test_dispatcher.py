@@ -19,6 +19,8 @@ from psycopg import OperationalError
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+import db.ledger.dispatch
+import db.ledger.planning
 import worker.broker
 import worker.dispatcher
 from db import ledger
@@ -36,6 +38,7 @@ from tests.worker.trials import InForce, get, metric
 from worker.app import build_app
 from worker.dispatcher import Dispatcher, Tick
 from worker.local.stack import LocalStack
+from worker.pace import SHORTEST_SECONDS
 
 LONG_WAIT = 30.0
 
@@ -295,6 +298,32 @@ def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(desk: Desk) -> N
         dispatcher.tick()
         served.update(claimed[0].organization_id for claimed in [desk.claim_next()] if claimed)
     assert set(served.values()) == {4}
+
+
+def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_it_is_quiet(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db.ledger.planning, "MOST_VISITED", 4)
+    monkeypatch.setattr(db.ledger.dispatch, "_FIRST_STRETCH", 2)
+    crowd = [Steps() for _ in range(30)]
+    for one in crowd:
+        one.enqueue()
+        with overseeing() as session:
+            ledger.pause(session, kind=None, organization_id=one.organization_id)
+    dispatcher = desk.dispatcher()
+    free = Steps()
+    free.enqueue()
+    pauses = []
+    while free.states() != {"dispatched": 1}:
+        dispatcher._turn()
+        pauses.append(dispatcher.pace.seconds)
+    assert set(pauses) == {SHORTEST_SECONDS}
+    for _ in range(40):
+        dispatcher._turn()
+    assert dispatcher.pace.seconds > SHORTEST_SECONDS
+    with overseeing() as session:
+        assert ledger.resume(session, kind=None, organization_id=crowd[7].organization_id)
+    eventually(lambda: dispatcher.tick() and crowd[7].states() == {"dispatched": 1}, what="the resumed one's turn")
 
 
 def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: Desk) -> None:

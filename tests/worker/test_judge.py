@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from uuid import UUID
 
 import pytest
@@ -172,6 +172,26 @@ def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[Steps, Lo
     with owner_engine(settings()).begin() as connection:
         connection.execute(text("DROP TRIGGER slow ON ledger.jobs"))
     eventually(lambda: bool(judge.look()), within_seconds=20, what="the rescue")
+
+
+def test_a_judge_that_begins_while_nobody_can_renew_knows_nothing_of_the_dead(
+    steps: tuple[Steps, LocalStack],
+) -> None:
+    """The master tells it the time all the while."""
+    mine, _ = steps
+    (claimed,) = mine.run()
+    mine.expire([claimed.id])
+    judge = Judge(LEASE)
+    rescued: list[object] = []
+    with owner_engine(settings()).begin() as connection:
+        connection.execute(text("LOCK TABLE ledger.jobs IN EXCLUSIVE MODE"))
+        unlock = Timer(LEASE + 0.5, connection.rollback)
+        unlock.start()
+        while unlock.is_alive():
+            rescued += judge.look()
+            time.sleep(0.1)
+    assert rescued == []
+    assert judge.look() == []
 
 
 @pytest.fixture
