@@ -6,6 +6,7 @@ nothing when this process dies.
 """
 
 import functools
+import math
 import os
 import socket
 import time
@@ -25,7 +26,7 @@ from jobs.attempts import Attempt, Batch
 from jobs.forks import no_way_out_of_a_fork
 from jobs.kinds import TURN_SECONDS, Kind
 from jobs.running import leases, stopping
-from jobs.settling import end, settle_error
+from jobs.settling import end, insist, settle_error
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,8 @@ class _Delivery:
         self._kind = kind
         self._message_id = message_id
         self._line = deque(parts)
-        self._begin_until = time.monotonic() + begins_for_seconds
+        self._begins_for_seconds = begins_for_seconds
+        self._begin_until = math.inf
         self._is_first = True
 
     @property
@@ -72,7 +74,8 @@ class _Delivery:
             claim = self._claim(part)
             if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
                 claim = self._claim(part)
-            self._is_first = False
+            if self._is_first:
+                self._is_first, self._begin_until = False, time.monotonic() + self._begins_for_seconds
             if claim.position is not None:
                 return claim
         return None
@@ -108,10 +111,13 @@ class _Delivery:
 
     def _hand_back_the_rest(self) -> None:
         """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
-        for part in self._line:
-            with writing(part.organization_id) as session:
-                ledger.hand_back(session, part.job_ids, message_id=self._message_id)
-        self._line.clear()
+        while self._line:
+            part = self._line.popleft()
+            try:
+                with writing(part.organization_id) as session:
+                    ledger.hand_back(session, part.job_ids, message_id=self._message_id)
+            except Exception as error:  # noqa: BLE001
+                log.warning("jobs.not_handed_back", jobs=len(part.job_ids), error=str(error))
 
 
 class _Batches(_Delivery):
@@ -119,9 +125,11 @@ class _Batches(_Delivery):
         super().__init__(kind, parts, message_id, begins_for_seconds=kind.soft_limit_seconds / 2)
 
     def run(self) -> None:
-        while (claim := self._claim_next()) is not None:
-            self._work(self._batch_of(claim))
-        self._hand_back_the_rest()
+        try:
+            while (claim := self._claim_next()) is not None:
+                self._work(self._batch_of(claim))
+        finally:
+            self._hand_back_the_rest()
 
 
 class _Singles(_Delivery):
@@ -133,11 +141,13 @@ class _Singles(_Delivery):
         self._following: Claim | None = None
 
     def run(self) -> None:
-        while (claim := self._take_following() or self._claim_next()) is not None:
-            batch = self._batch_of(claim)
-            batch.finish = self._finish
-            self._work(batch)
-        self._hand_back_the_rest()
+        try:
+            while (claim := self._take_following() or self._claim_next()) is not None:
+                batch = self._batch_of(claim)
+                batch.finish = self._finish
+                self._work(batch)
+        finally:
+            self._hand_back_the_rest()
 
     def _take_following(self) -> Claim | None:
         following, self._following = self._following, None
@@ -169,9 +179,8 @@ class _Singles(_Delivery):
             self._following = following
 
     def _is_mine(self, claim: Claim, part: Part) -> bool:
-        """Whether a claim was committed although the answer was lost."""
-        with writing(part.organization_id) as session:
-            return bool(ledger.lock_owned(session, claim.jobs))
+        """Whether a claim was committed although the answer was lost. It has not begun, and would be charged."""
+        return bool(insist(part.organization_id, lambda session: ledger.lock_owned(session, claim.jobs)))
 
 
 def _may_be_elsewhere(kind: Kind, part: Part) -> bool:

@@ -25,4 +25,11 @@ def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) ->
         seconds = 2 * under_way.running_seconds.get(name, 0.0)
         return Size(1, max(1, min(settings.message_size, int(_MESSAGE_SECONDS / max(seconds, 0.001)))))
 
-    return Limits(size_of, lambda name: kinds[name].max_running, settings.max_running_per_organization)
+    return Limits(
+        size_of,
+        largest=settings.batch_size,
+        largest_single=settings.message_size,
+        batch_kinds=[name for name, kind in kinds.items() if kind.takes_batches],
+        cap_of_kind=lambda name: kinds[name].max_running,
+        cap_of_organization=settings.max_running_per_organization,
+    )

@@ -105,7 +105,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
             max_faults=settings.max_faults,
         )
 
-    state = _insist(attempt.organization_id, record)
+    state = insist(attempt.organization_id, record)
     outcome = _outcome(attempt, state)
     attempt.settle(outcome)
     if outcome == "retried":
@@ -130,7 +130,7 @@ def _outcome(attempt: Attempt, state: str | None) -> str:
     """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
     if state is not None:
         return "retried" if state == "queued" else state
-    finished = _insist(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
+    finished = insist(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
     return finished.get(attempt.id, "fenced")
 
 
@@ -140,7 +140,7 @@ def _give_back(batch: Batch) -> None:
     if not left:
         return
     most = database().settings.max_given_back
-    ended = _insist(
+    ended = insist(
         batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
     )
     by_outcome: dict[str, list[Attempt]] = {}
@@ -151,7 +151,7 @@ def _give_back(batch: Batch) -> None:
         log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)
 
 
-def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
+def insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
     for attempt in Retrying(
         retry=retry_if_exception(_may_pass),

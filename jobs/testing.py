@@ -72,7 +72,6 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
             under_way,
             limits_of(known, settings, under_way),
             capacity=_UNBOUNDED,
-            most_due=_UNBOUNDED,
             redispatch_after_seconds=settings.redispatch_after,
         )
         unknown = sorted({lane.kind for lane in dispatched.unknown})

@@ -4,6 +4,8 @@
 `fresh_environment` for one test. Tests that kill, promote, pause or reconfigure a server take `own_stack`.
 """
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +28,32 @@ from tests.stack import (
 )
 from tests.tenants import Tenant
 from worker.local.stack import LocalStack
+
+LONGEST = (
+    "test_chaos.py",
+    "test_growth.py",
+    "test_plans.py",
+    "test_keeper.py",
+    "test_failover.py",
+    "test_demo.py",
+    "test_readme.py",
+    "test_broker_trouble.py",
+    "test_dispatcher.py",
+    "test_documents.py",
+    "test_broker_link.py",
+    "test_model.py",
+)
+"""Files of few tests that take long. They begin first: at the end the others would wait for them."""
+
+
+def pytest_configure() -> None:
+    """Who starts us in the background may have Ctrl-C ignored; the processes of the tests are to hear it."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 class OwnStack(Protocol):

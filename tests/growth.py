@@ -141,7 +141,7 @@ MAGIC = {
 
 
 _SPOILER = b"\xff!<svg>\n"
-_EARLY_BYTES = 16 * 1024
+_EARLY_BYTES = 4 * 1024
 """Within what those look at who look at the beginning only."""
 
 

@@ -165,9 +165,12 @@ class Proxying:
             listener.close()
             self._listener = None
         elif self._filler is None:
-            # With its queue full, the kernel drops whatever else asks for a connection: nobody answers.
+            # With its queue full, the kernel drops whatever else asks for a connection: nobody answers. Somebody else
+            # may have filled it at this moment, so this does not wait for its own place.
             listener.listen(0)
-            self._filler = socket.create_connection(self._address)
+            self._filler = socket.socket()
+            self._filler.setblocking(False)
+            self._filler.connect_ex(self._address)
 
     async def do_resume(self) -> None:
         self._accept_all()

@@ -131,6 +131,12 @@ class _Processes(asynpool.AsynPool):
             for pid in before - self._pids():
                 end_group(pid)
 
+    def did_start_ok(self) -> bool:
+        """Whether there is a child when the loop begins. One that was killed by then is replaced like any other; the
+        pool's own answer would end the worker."""
+        self._join_exited_workers()
+        return bool(self._pool)
+
     def _pids(self) -> set[int]:
         return {process.pid for process in self._pool}
 

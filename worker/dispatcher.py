@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 import structlog
 from celery import Celery
@@ -99,6 +100,7 @@ class Dispatcher:
         self._rounds_in_vain = 0
         self._unknown: dict[LaneKey, float] = {}
         self._set_aside: dict[LaneKey, float] = {}
+        self._refused: dict[UUID, float] = {}
         self._stopping = False
         self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
@@ -194,6 +196,8 @@ class Dispatcher:
             PLANNING.set(planner)
             look = _Look(planner, self._settings.dispatch_window)
             if planner and depth is not None:
+                if is_apart:
+                    self._leave_refused_out(session, depth)
                 self._sweep(session, depth, asked_at)
                 self._meet_newcomers(session)
                 look = self._plan(session, depth, asked_at, is_apart=is_apart)
@@ -213,9 +217,17 @@ class Dispatcher:
         if messages:
             self._broker_takes = not unsent
         if unsent:
+            self._take_back(unsent)
+        return messages[: len(messages) - len(unsent)]
+
+    def _take_back(self, unsent: Sequence[Message]) -> None:
+        try:
             with overseeing() as session:
                 ledger.undispatch(session, unsent)
-        return messages[: len(messages) - len(unsent)]
+        except Exception as error:
+            if not ledger.is_refused(error):
+                raise
+            log.warning("jobs.not_taken_back", error=first_line(error))  # they will be overdue, each for itself
 
     def _sweep(self, session: Session, depth: int, asked_at: float) -> None:
         """Dispatch again what was lost on its way. Not by a look at the broker that has grown old: what has been sent
@@ -224,17 +236,24 @@ class Dispatcher:
         if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
             return
         self._swept_at = now
-        held_up = ledger.requeue_held_up(session)
+        held_up = ledger.requeue_held_up(session, self._refused)
         if held_up:
             log.debug("jobs.held_up", jobs=held_up)
-        overdue = ledger.requeue_overdue(session, waiting=depth)
+        overdue = ledger.requeue_overdue(session, waiting=depth, without=self._refused)
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
 
+    def _leave_refused_out(self, session: Session, depth: int) -> None:
+        now = time.monotonic()
+        self._refused = {job_id: until for job_id, until in self._refused.items() if until > now}
+        for job_id, error in ledger.find_refused(session, waiting=depth, without=self._refused).items():
+            self._refused[job_id] = now + _SET_ASIDE_SECONDS
+            log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
+
     def _meet_newcomers(self, session: Session) -> None:
         """Whose jobs have become due, or, while a round takes many looks, have just come."""
-        self._turns.came(ledger.promote(session))
+        self._turns.came(ledger.promote(session, self._refused))
         if self._turns.is_long:
             came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until)
             self._turns.came(came)
@@ -269,7 +288,6 @@ class Dispatcher:
                 under_way,
                 limits_of(self._kinds, self._settings, under_way),
                 capacity=left,
-                most_due=left * max(self._settings.batch_size, self._settings.message_size),
                 redispatch_after_seconds=self._settings.redispatch_after,
                 left_out=left_out,
                 is_apart=is_apart,

@@ -7,7 +7,7 @@ exactly.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate, groupby
@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.faults import Fault, classify
-from db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turns, Walk
+from db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
 from db.models.job import ARRIVED, READY
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
@@ -40,27 +40,51 @@ def may_plan(session: Session) -> bool:
     return bool(session.scalar(_MAY_PLAN))
 
 
-_PROMOTE = text("""
-WITH due AS MATERIALIZED (
-    SELECT ctid FROM ledger.jobs
-    WHERE state = 'queued' AND later AND run_at <= (SELECT clock_timestamp())
-    ORDER BY run_at LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE ledger.jobs AS job SET later = false FROM due WHERE job.ctid = due.ctid
-RETURNING job.organization_id
-""")
+class _Change:
+    """What the dispatcher changes of the jobs of a certain state, a few thousand at a time and without those that the
+    server has refused to change before: one such row must neither keep the others from going on, nor the dispatcher."""
+
+    MOST, MOST_APART = 4000, 100
+
+    def __init__(self, chosen: str, order: str, change: str) -> None:
+        others = f"{chosen} AND id <> ALL(CAST(:without AS uuid[]))"
+        which = f"SELECT ctid, id FROM ledger.jobs AS job WHERE {others} ORDER BY {order} LIMIT :most"  # noqa: S608
+        change = f"UPDATE ledger.jobs AS job SET {change}"  # noqa: S608
+        self._choose = text(which)
+        self._change = text(f"""
+            WITH chosen AS MATERIALIZED ({which} FOR NO KEY UPDATE SKIP LOCKED)
+            {change} FROM chosen WHERE job.ctid = chosen.ctid RETURNING job.organization_id
+        """)
+        self._change_one = text(f"{change} WHERE ctid = CAST(:ctid AS tid) AND {chosen}")
+
+    def make(self, session: Session, without: Collection[UUID], **parameters: Any) -> list[UUID]:
+        """Returns the organization of each job that was changed; raises what the server refuses."""
+        return list(session.scalars(self._change, {"without": list(without), "most": self.MOST, **parameters}))
+
+    def make_apart(self, session: Session, without: Collection[UUID], **parameters: Any) -> dict[UUID, Exception]:
+        """One by one, and only the first ones; returns the jobs that the server refuses to change, and why."""
+        refused: dict[UUID, Exception] = {}
+        choice = {"without": list(without), "most": self.MOST_APART, **parameters}
+        for ctid, job_id in session.execute(self._choose, choice).all():
+            try:
+                with session.begin_nested():
+                    session.execute(self._change_one, {"ctid": ctid, **parameters})
+            except Exception as error:
+                if not is_refused(error):
+                    raise
+                refused[job_id] = error
+        return refused
 
 
-def promote(session: Session, *, most: int = 1000) -> set[UUID]:
-    """Let jobs whose time has come into their lanes; returns their organizations."""
-    return set(session.scalars(_PROMOTE, {"most": most}))
-
+_DUE_LATER = "state = 'queued' AND later AND run_at <= (SELECT clock_timestamp())"
+PROMOTE = _Change(_DUE_LATER, "run_at", "later = false")
+"""Jobs whose time has come get into their lanes."""
 
 _ARRIVALS = text(f"""
-SELECT organization_id, created_at FROM ledger.jobs
+SELECT organization_id, least(created_at, clock_timestamp()) AS created_at FROM ledger.jobs AS job
 WHERE {READY} AND {ARRIVED}
-  AND created_at > coalesce(CAST(:since AS timestamptz), clock_timestamp() - interval '2 seconds')
-ORDER BY created_at LIMIT :most
+  AND created_at > (SELECT coalesce(CAST(:since AS timestamptz), clock_timestamp() - interval '2 seconds'))
+ORDER BY job.created_at LIMIT :most
 """)  # noqa: S608
 
 
@@ -102,7 +126,7 @@ WITH RECURSIVE ahead AS (
     SELECT organization_id, place FROM ahead
     UNION ALL SELECT organization_id, place FROM behind
     UNION ALL SELECT organization_id, CAST(-place AS integer)
-              FROM unnest(CAST(:newest AS uuid[])) WITH ORDINALITY AS newest (organization_id, place)
+              FROM unnest(CAST(:named AS uuid[])) WITH ORDINALITY AS named (organization_id, place)
 ), lane AS (
     SELECT tenant.place, first.*
     FROM tenant CROSS JOIN LATERAL {_first(_LANE, "organization_id = tenant.organization_id")} AS first
@@ -123,7 +147,8 @@ FROM lane CROSS JOIN LATERAL (
         WHERE {READY} AND job.organization_id = lane.organization_id AND job.kind = lane.kind
           AND job.alone = lane.alone AND job.priority = lane.priority
           AND job.run_at <= (SELECT clock_timestamp())
-        ORDER BY job.run_at, job.id LIMIT :due
+        ORDER BY job.run_at, job.id
+        LIMIT CASE WHEN lane.kind = ANY(CAST(:batch_kinds AS text[])) THEN :due_in_batches ELSE :due END
     ) AS job
 ) AS head
 ORDER BY lane.place
@@ -131,21 +156,38 @@ ORDER BY lane.place
 
 
 class Stretch(NamedTuple):
-    """Organizations with ready jobs, each by its lanes; one may have none that is due. `newest` are those that were
-    asked for by name, `ring` those that follow on the ring."""
+    """Organizations with ready jobs, each by its lanes; one may have none that is due. `named` are those that were
+    asked for by their ids, `ring` those that follow on the ring."""
 
-    newest: list[list[Lane]]
+    named: dict[UUID, list[Lane]]
     ring: list[list[Lane]]
 
 
-def lanes(session: Session, *, after: UUID, most: int, due: int, newest: Collection[UUID] = ()) -> Stretch:
-    """The lanes of at most `most` organizations that follow `after`, and of the `newest`; at most `due` jobs of each
-    are counted."""
-    parameters = {"after": after, "most": most, "due": due, "newest": list(newest)}
-    found = Stretch([], [])
+class Due(NamedTuple):
+    """Up to how many due jobs of a lane are counted."""
+
+    jobs: int
+    jobs_in_batches: int
+    batch_kinds: Collection[str]
+
+
+def lanes(session: Session, *, after: UUID, most: int, due: Due, named: Collection[UUID] = ()) -> Stretch:
+    """The lanes of at most `most` organizations that follow `after`, and of the `named` ones."""
+    parameters = {
+        "after": after,
+        "most": most,
+        "due": due.jobs,
+        "due_in_batches": due.jobs_in_batches,
+        "batch_kinds": list(due.batch_kinds),
+        "named": list(named),
+    }
+    found = Stretch({}, [])
     for place, rows in groupby(session.execute(_LANES, parameters), itemgetter(0)):
-        (found.ring if place > 0 else found.newest).append([Lane(*row[1:]) for row in rows])
-    found.newest.reverse()
+        found_here = [Lane(*row[1:]) for row in rows]
+        if place > 0:
+            found.ring.append(found_here)
+        else:
+            found.named[found_here[0].organization_id] = found_here
     return found
 
 
@@ -166,6 +208,7 @@ SELECT organization_id, kind, NULL, NULL, NULL FROM ledger.pauses
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, count(DISTINCT message_id) FROM ledger.jobs
 WHERE state = 'dispatched' AND dispatched_at > clock_timestamp() - :just_sent * interval '1 second'
+  AND NOT coalesce(message_id = ANY(ARRAY(SELECT message_id FROM ledger.jobs WHERE state = 'running')), false)
 """)
 
 
@@ -234,7 +277,6 @@ def dispatch_due(
     limits: Limits,
     *,
     capacity: int,
-    most_due: int,
     redispatch_after_seconds: float,
     left_out: Collection[LaneKey] = frozenset(),
     is_apart: bool = False,
@@ -244,15 +286,23 @@ def dispatch_due(
     The turns are taken (`turns.take`) by the caller, once this is committed. Raises what the server refuses
     (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on.
     """
-    planner = Planner(under_way, limits, capacity=capacity, left_out=left_out)
+    planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues)
     walk = Walk(turns, planner)
-    newest, most, due = turns.newest(_FIRST_STRETCH), _FIRST_STRETCH, most_due
+    newest, heads = turns.newest(_FIRST_STRETCH), turns.heads(planner)
+    named, most = {*newest, *(one for _, one in heads)}, _FIRST_STRETCH
+    due = Due(capacity * limits.largest_single, capacity * limits.largest, limits.batch_kinds)
+    named_lanes: dict[UUID, list[Lane]] = {}
     while not walk.is_over:
-        found = lanes(session, after=walk.seen_until, most=most, due=due, newest=newest)
-        walk.meet(found.newest)
+        found = lanes(session, after=walk.seen_until, most=most, due=due, named=named)
+        if named:
+            named_lanes = found.named
+            heads = admit(planner, heads, named_lanes, most=turns.share_of_heads(capacity))
+            walk.meet(named_lanes[one] for one in newest if one in named_lanes)
         walk.go_along(found.ring, is_last=len(found.ring) < most)
         # Where there are so many, none of them sends much.
-        newest, most, due = [], min(4 * most, _LONGEST_STRETCH), max(1, most_due // capacity)
+        named, most = set(), min(4 * most, _LONGEST_STRETCH)
+        due = Due(limits.largest_single, limits.largest, limits.batch_kinds)
+    admit(planner, heads, named_lanes, most=capacity)
     dispatched = Dispatched(walk, planner.unknown)
     picks = list(planner.picks.items())
     if is_apart:
@@ -261,6 +311,18 @@ def dispatch_due(
         rows = mark(session, picks, redispatch_after_seconds)
     _gather(dispatched, planner, rows)
     return dispatched
+
+
+def admit(
+    planner: Planner, heads: Sequence[tuple[str, UUID]], lanes_of: Mapping[UUID, Sequence[Lane]], *, most: int
+) -> list[tuple[str, UUID]]:
+    """Let them take what is free of their kinds until there are so many messages; returns those that found no room."""
+    left = []
+    for kind, one in heads:
+        has_room = len(planner.kind_of) < most
+        if not has_room or planner.admit(kind, one, lanes_of.get(one, ())) is Turn.NO_ROOM:
+            left.append((kind, one))
+    return left
 
 
 def is_refused(error: Exception) -> bool:
@@ -360,55 +422,54 @@ over by now could hide for ever that another one was lost."""
 
 # The broker's queue is first in, first out: of the messages that nobody has claimed, the newest are those that still
 # wait there, as many as it holds.
-_REQUEUE_OVERDUE = text("""
-WITH waiting AS MATERIALIZED (
-    SELECT message_id FROM ledger.jobs
-    WHERE state = 'dispatched' AND dispatched_at > clock_timestamp() - :waits_at_most * interval '1 second'
-    GROUP BY message_id ORDER BY max(dispatched_at) DESC LIMIT :waiting
-), overdue AS MATERIALIZED (
-    SELECT ctid FROM ledger.jobs
-    WHERE state = 'dispatched' AND redispatch_at <= (SELECT clock_timestamp())
-      AND NOT coalesce(message_id = ANY(ARRAY(SELECT message_id FROM waiting)), false)
-    ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+REQUEUE_OVERDUE = _Change(
+    """state = 'dispatched' AND redispatch_at <= (SELECT clock_timestamp())
+       AND NOT coalesce(message_id = ANY(ARRAY(
+           SELECT message_id FROM ledger.jobs
+           WHERE state = 'dispatched' AND dispatched_at > clock_timestamp() - :waits_at_most * interval '1 second'
+           GROUP BY message_id ORDER BY max(dispatched_at) DESC LIMIT :waiting)), false)""",
+    "organization_id, id",
+    "state = 'queued', redispatch_at = NULL, message_id = NULL",
 )
-UPDATE ledger.jobs AS job SET state = 'queued', redispatch_at = NULL, message_id = NULL
-FROM overdue
-WHERE job.ctid = overdue.ctid
-RETURNING job.id
-""")
-
-
-def requeue_overdue(session: Session, *, waiting: int = 0, most: int = 10_000) -> int:
-    """`dispatched -> queued` for jobs whose message nobody has claimed in time; returns how many.
-
-    `waiting` messages are still at the broker. Those wait for their turn behind slow work, and are not overdue.
-    """
-    parameters = {"waiting": waiting, "waits_at_most": WAITS_AT_MOST_SECONDS, "most": most}
-    return len(session.execute(_REQUEUE_OVERDUE, parameters).all())
-
+"""`dispatched -> queued` for jobs whose message nobody has claimed in time. `waiting` messages are still at the broker.
+Those wait for their turn behind slow work, and are not overdue."""
 
 # The jobs of a message run one after another. What comes behind a slow one is for others to run.
-_REQUEUE_HELD_UP = text("""
-WITH slow AS MATERIALIZED (
-    SELECT DISTINCT message_id FROM ledger.jobs
-    WHERE state = 'running' AND claimed_at < clock_timestamp() - :after * interval '1 second'
-), held_up AS MATERIALIZED (
-    SELECT ctid FROM ledger.jobs
-    WHERE state = 'dispatched' AND message_id = ANY(ARRAY(SELECT message_id FROM slow))
-    ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
+REQUEUE_HELD_UP = _Change(
+    """state = 'dispatched' AND message_id = ANY(ARRAY(
+           SELECT message_id FROM ledger.jobs
+           WHERE state = 'running' AND claimed_at < clock_timestamp() - :held_up_after * interval '1 second'))""",
+    "organization_id, id",
+    "state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)",
 )
-UPDATE ledger.jobs AS job
-SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
-FROM held_up
-WHERE job.ctid = held_up.ctid
-RETURNING job.id
-""")
+"""`dispatched -> queued` for the jobs of messages whose current job has been running for long."""
+
+HELD_UP_AFTER_SECONDS = 1.0
 
 
-def requeue_held_up(session: Session, *, after_seconds: float = 1.0, most: int = 10_000) -> int:
-    """`dispatched -> queued` for the jobs of messages whose current job has been running for so long; returns how
-    many."""
-    return len(session.execute(_REQUEUE_HELD_UP, {"after": after_seconds, "most": most}).all())
+def promote(session: Session, without: Collection[UUID] = ()) -> set[UUID]:
+    """PROMOTE; returns the organizations."""
+    return set(PROMOTE.make(session, without))
+
+
+def requeue_overdue(session: Session, *, waiting: int = 0, without: Collection[UUID] = ()) -> int:
+    """REQUEUE_OVERDUE; returns how many."""
+    return len(REQUEUE_OVERDUE.make(session, without, waiting=waiting, waits_at_most=WAITS_AT_MOST_SECONDS))
+
+
+def requeue_held_up(session: Session, without: Collection[UUID] = ()) -> int:
+    """REQUEUE_HELD_UP; returns how many."""
+    return len(REQUEUE_HELD_UP.make(session, without, held_up_after=HELD_UP_AFTER_SECONDS))
+
+
+def find_refused(session: Session, *, waiting: int, without: Collection[UUID]) -> dict[UUID, Exception]:
+    """After one of these was refused: make the changes one by one, the first ones at least, and return the jobs that
+    the server does not let change, and why."""
+    return (
+        PROMOTE.make_apart(session, without)
+        | REQUEUE_OVERDUE.make_apart(session, without, waiting=waiting, waits_at_most=WAITS_AT_MOST_SECONDS)
+        | REQUEUE_HELD_UP.make_apart(session, without, held_up_after=HELD_UP_AFTER_SECONDS)
+    )
 
 
 _UNDISPATCH = text("""
@@ -443,7 +504,9 @@ WITH RECURSIVE lane AS (
          {_first(_LANE, f"({_LANE}) > (lane.organization_id, lane.kind, lane.alone, lane.priority)")}
          AS following
 )
-SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(min(head.run_at), '1900-01-01')) AS double precision)
+SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(least(min(head.run_at), (
+    SELECT run_at FROM ledger.jobs AS job WHERE {_DUE_LATER} ORDER BY run_at LIMIT 1
+)), '1900-01-01')) AS double precision)
 FROM lane CROSS JOIN LATERAL (
     SELECT job.run_at FROM ledger.jobs AS job
     WHERE {READY} AND job.organization_id = lane.organization_id AND job.kind = lane.kind

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from itertools import islice
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -74,9 +76,13 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """`size_of` a kind is None where the dispatcher does not know it."""
+    """`size_of` a kind is None where the dispatcher does not know it. `largest` is the largest size of `batch_kinds`,
+    those that take batches, `largest_single` that of the others."""
 
     size_of: Callable[[str], Size | None]
+    largest: int = 200
+    largest_single: int = 20
+    batch_kinds: Collection[str] = ()
     cap_of_kind: Callable[[str], int | None] = lambda _kind: None
     cap_of_organization: int | None = None
 
@@ -100,13 +106,27 @@ class Planner:
     idle workers share what there is. Jobs set apart travel alone."""
 
     def __init__(
-        self, under_way: Load, limits: Limits, *, capacity: int, left_out: Collection[LaneKey] = frozenset()
+        self,
+        under_way: Load,
+        limits: Limits,
+        *,
+        capacity: int,
+        left_out: Collection[LaneKey] = frozenset(),
+        queues: Mapping[str, Collection[UUID]] = MappingProxyType({}),
     ) -> None:
         self.picks: dict[LaneKey, list[UUID]] = {}
         """For each job that a lane sends, in their order, the id of its message."""
         self.kind_of: dict[UUID, str] = {}
         """Of each message."""
         self.unknown: set[LaneKey] = set()
+        self.denied: dict[tuple[str, UUID], None] = {}
+        """Kind and organization, where the kind is at its cap or others wait for it, in their order."""
+        self.admitted: set[tuple[str, UUID]] = set()
+        """Kind and organization, where it has had its turn or wants none any more."""
+        self.had_queues = False
+        """Whether there was anybody whom something free was due to."""
+        self._queues = queues
+        self._ahead = Counter({kind: len(queue) for kind, queue in queues.items()})
         self._under_way = under_way
         self._limits = limits
         self._capacity = capacity
@@ -122,29 +142,57 @@ class Planner:
     def serve(self, lanes: Sequence[Lane]) -> Turn:
         """One turn of the organization with these lanes: of the jobs that may go the most urgent ones, then the oldest.
         Where there is no room for them, others do not go instead: they would always find some."""
+        self.unknown |= {lane.key for lane in lanes if self._limits.size_of(lane.kind) is None}
         for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.oldest)):
             most = self._may_send(lane)
-            if most > 0:
-                draft = self._draft_for(lane)
-                if draft is None:
-                    return Turn.NO_ROOM
-                self._send(lane, draft, min(most, draft.room))
-                return Turn.SERVED
+            if most > 0 and self._must_queue(lane.kind):
+                self._deny(lane.kind, lane.organization_id)
+            elif most > 0:
+                return self._take(lane, most)
         return Turn.NOTHING
 
+    def free(self, kind: str) -> int:
+        """How many more jobs of a kind with a cap may run."""
+        cap = self._limits.cap_of_kind(kind)
+        return 0 if cap is None else cap - self._of_kind[kind]
+
+    def admit(self, kind: str, organization_id: UUID, lanes: Sequence[Lane]) -> Turn:
+        """Who stands first in the queue for a kind with a cap gets what is free of it."""
+        turn = Turn.NOTHING
+        for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.oldest)):
+            if lane.kind == kind and min(most := self._may_send(lane), self.free(kind)) > 0:
+                turn = self._take(lane, most)
+                break
+        if turn is not Turn.NO_ROOM:
+            self.admitted.add((kind, organization_id))
+            self._ahead[kind] -= 1
+        return turn
+
+    def _must_queue(self, kind: str) -> bool:
+        return self._limits.cap_of_kind(kind) is not None and (self._ahead[kind] > 0 or self.free(kind) <= 0)
+
+    def _deny(self, kind: str, organization_id: UUID) -> None:
+        if organization_id not in self._queues.get(kind, ()) and (kind, organization_id) not in self.denied:
+            self._ahead[kind] += 1
+        self.denied[kind, organization_id] = None
+
+    def _take(self, lane: Lane, most: int) -> Turn:
+        if self._limits.cap_of_kind(lane.kind) is not None:
+            most = min(most, self.free(lane.kind))
+        draft = self._draft_for(lane)
+        if draft is None:
+            return Turn.NO_ROOM
+        self._send(lane, draft, min(most, draft.room))
+        return Turn.SERVED
+
     def _may_send(self, lane: Lane) -> int:
+        """Whether a kind is at its cap is another question."""
         size = self._limits.size_of(lane.kind)
-        if size is None:
-            self.unknown.add(lane.key)
-            return 0
-        if lane.key in self._left_out or self._under_way.is_paused(lane):
+        if size is None or lane.key in self._left_out or self._under_way.is_paused(lane):
             return 0
         may = [1 if lane.alone else size.share, lane.due - len(self.picks.get(lane.key, ()))]
         if self._limits.cap_of_organization is not None:
             may.append(self._limits.cap_of_organization - self._of_organization[lane.organization_id])
-        cap = self._limits.cap_of_kind(lane.kind)
-        if cap is not None:
-            may.append(cap - self._of_kind[lane.kind])
         return min(may)
 
     def _draft_for(self, lane: Lane) -> _Draft | None:
@@ -179,8 +227,24 @@ class Turns:
         """The organization after which the next look begins."""
         self.is_long = False
         """Whether the latest look did not see the whole ring."""
+        self.queues: dict[str, dict[UUID, None]] = {}
+        """Who waits for a kind that was at its cap, first come, first served: else always the same ones would
+        come by when something is free."""
+        self._queues_first = True
         self._served: set[UUID] = set()
         self._new: dict[UUID, None] = {}
+
+    def heads(self, planner: Planner) -> list[tuple[str, UUID]]:
+        """Kind and organization of those whom the free places of kinds with a cap are due to."""
+        found = [
+            (kind, one) for kind, queue in self.queues.items() for one in islice(queue, max(0, planner.free(kind)))
+        ]
+        planner.had_queues = bool(found)
+        return found
+
+    def share_of_heads(self, capacity: int) -> int:
+        """Half of the messages, and of an odd one every other time that there are any."""
+        return (capacity + self._queues_first) // 2
 
     def was_served(self, organization_id: UUID) -> bool:
         """In this round."""
@@ -212,6 +276,14 @@ class Turns:
             self._served |= walk.served
         for one in walk.served:
             self._new.pop(one, None)
+        planner = walk.planner
+        for kind, one in planner.admitted:
+            self.queues.get(kind, {}).pop(one, None)
+        for kind, one in planner.denied:
+            self.queues.setdefault(kind, {}).setdefault(one)
+        self.queues = {kind: queue for kind, queue in self.queues.items() if queue}
+        if planner.had_queues:
+            self._queues_first = not planner.admitted
 
 
 class Walk:
@@ -224,7 +296,7 @@ class Walk:
         self.saw_all = False
         self.next_after = turns.after
         self._turns = turns
-        self._planner = planner
+        self.planner = planner
         self._last = turns.after
         self._is_stuck = False
         self._is_over = False
@@ -233,7 +305,7 @@ class Walk:
 
     @property
     def is_over(self) -> bool:
-        return self._is_over or self._planner.is_full
+        return self._is_over or self.planner.is_full
 
     @property
     def seen_until(self) -> UUID:
@@ -290,7 +362,7 @@ class Walk:
         organization_id = lanes[0].organization_id
         if organization_id in self.served or (not self.is_new_round and self._turns.was_served(organization_id)):
             return Turn.NOTHING
-        turn = self._planner.serve(lanes)
+        turn = self.planner.serve(lanes)
         if turn is Turn.SERVED:
             self.served.add(organization_id)
         return turn

@@ -36,9 +36,7 @@ def message_of(task: Any) -> Message:
     with overseeing() as session:
         load = ledger.load(session)
         limits = limits_of(kinds, database().settings, load)
-        look = ledger.dispatch_due(
-            session, ledger.Turns(), load, limits, capacity=1, most_due=100, redispatch_after_seconds=60
-        )
+        look = ledger.dispatch_due(session, ledger.Turns(), load, limits, capacity=1, redispatch_after_seconds=60)
     (message,) = look.messages
     return message
 
@@ -119,6 +117,32 @@ def test_each_job_of_a_message_of_many_tenants_is_its_own_tenants(tenant: Tenant
     assert {one for one, _ in seen} == {one.id for one in tenants}
     assert all(rows == {one} for one, rows in seen)
     assert states(message) == [("succeeded", 1, 0)] * 6
+
+
+def test_a_message_that_is_being_worked_off_takes_no_room_at_the_broker(tenant: Tenant) -> None:
+    def look(_: Attempt) -> None:
+        with overseeing() as session:
+            assert ledger.load(session).messages == 0
+
+    task = single(look)
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with overseeing() as session:
+        assert ledger.load(session).messages == 1
+    assert deliver(task, message) == 3
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def test_an_interrupted_message_hands_the_rest_back(tenant: Tenant) -> None:
+    def interrupt(_: Attempt) -> None:
+        raise KeyboardInterrupt
+
+    task = single(at_the(1, interrupt))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with pytest.raises(KeyboardInterrupt):
+        deliver(task, message)
+    assert states(message) == [("queued", 1, 0), ("queued", 0, 0), ("queued", 0, 0)]
 
 
 def test_the_batches_of_a_message_are_one_tenants_each(tenant: Tenant) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -300,6 +301,30 @@ def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(desk: Desk) -> N
     assert set(served.values()) == {4}
 
 
+def test_who_comes_last_to_a_long_line_of_tenants_is_served_early(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind one that keeps adding jobs."""
+    monkeypatch.setattr(db.ledger.dispatch, "_FIRST_STRETCH", 4)
+    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=1)
+    line = [Steps() for _ in range(40)]
+    for one in line:
+        one.enqueue(5)
+    for _ in range(3):
+        dispatcher.tick()
+        desk.claim_next()
+    late = Steps()
+    late.enqueue(2)
+    order: list[UUID] = []
+    while late.organization_id not in order:
+        line[0].enqueue(3)
+        dispatcher.tick()
+        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+    assert len(order) <= 5
+    while len(order) < 30:
+        dispatcher.tick()
+        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+    assert max(Counter(order).values()) == 1, "nobody has a second turn in the round"
+
+
 def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_it_is_quiet(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,9 +363,11 @@ def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: D
 
 
 @contextmanager
-def refused_by_the_server(organization_id: UUID) -> Iterator[None]:
+def refused_by_the_server(
+    organization_id: UUID, *, allowed: str = "state IN ('queued', 'cancelled')"
+) -> Iterator[None]:
     """Nothing of this organization's jobs may be changed, as by a constraint that its rows have come to break."""
-    rule = f"organization_id <> '{organization_id}' OR state IN ('queued', 'cancelled')"
+    rule = f"organization_id <> '{organization_id}' OR {allowed}"
     with owner_engine(settings()).begin() as owner:
         owner.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT refused CHECK ({rule}) NOT VALID"))
     try:
@@ -371,6 +398,48 @@ def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_
         dispatcher = desk.dispatcher()
         dispatcher.tick()
     eventually(lambda: dispatcher.tick() and refused.states() == {"dispatched": 2}, what="it to be tried again")
+
+
+def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
+    refused, other = Steps(), Steps()
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    refused.enqueue(3, run_at=soon)
+    other.enqueue(2, run_at=soon)
+    advance_clock(7200)
+    dispatcher = desk.dispatcher()
+    with refused_by_the_server(refused.organization_id, allowed="later"), capture_logs() as logs:
+        (message,) = dispatcher.tick().messages
+        assert [part.organization_id for part in message.parts] == [other.organization_id]
+        dispatcher._turn()
+    assert len([one for one in logs if one["event"] == "job.set_aside"]) == 3
+
+
+def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
+    refused, other = Steps(), Steps()
+    dispatcher = desk.dispatcher()
+    refused.enqueue(2)
+    other.enqueue(2)
+    dispatcher.tick()
+    while desk.take():
+        pass
+    advance_clock(3600)
+    with refused_by_the_server(refused.organization_id, allowed="state <> 'queued'"):
+        messages = eventually(lambda: dispatcher.tick().messages, what="the other's jobs")
+    assert {part.organization_id for message in messages for part in message.parts} == {other.organization_id}
+
+
+def test_tenants_take_turns_at_a_kind_at_its_cap(desk: Desk) -> None:
+    dispatcher = desk.dispatcher(kind(max_running=1))
+    tenants = [Steps() for _ in range(3)]
+    for one in tenants:
+        one.enqueue(5)
+    order = []
+    for _ in range(9):
+        dispatcher.tick()
+        (claimed,) = desk.claim_all()
+        order.append(claimed.organization_id)
+        Steps(claimed.organization_id).finish([claimed])
+    assert set(Counter(order).values()) == {3}
 
 
 def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -> None:

@@ -39,9 +39,8 @@ def dispatched(
         session,
         turns,
         under_way or ledger.load(session),
-        ledger.Limits(lambda _: size, **limits),
+        ledger.Limits(lambda _: size, largest=size.room, largest_single=size.room, **limits),
         capacity=capacity,
-        most_due=capacity * size.share,
         redispatch_after_seconds=redispatch_after_seconds,
     )
     turns.take(look.walk)

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
+from db.ledger.dispatch import admit
 from db.ledger.planning import Planner
 from tests.db.ledger.conftest import Steps
 
@@ -33,13 +34,15 @@ def look(
     **limits: Any,
 ) -> Planner:
     """One look at a ledger with these lanes and nothing else."""
-    planner = Planner(load or Load(), Limits(lambda _: size, **limits), capacity=capacity)
     turns = turns or Turns()
+    planner = Planner(load or Load(), Limits(lambda _: size, **limits), capacity=capacity, queues=turns.queues)
     walk = Walk(turns, planner)
     of_each = {one: list(some) for one, some in groupby(sorted(lanes), attrgetter("organization_id"))}
+    heads = admit(planner, turns.heads(planner), of_each, most=turns.share_of_heads(capacity))
     ring = sorted(of_each, key=lambda one: (one <= turns.after, one))
     walk.meet(of_each[UUID(int=one)] for one in newest)
     walk.go_along([of_each[one] for one in ring], is_last=True)
+    admit(planner, heads, of_each, most=capacity)
     turns.take(walk)
     return planner
 
@@ -124,6 +127,40 @@ def test_who_found_no_room_is_first_in_the_next_look_and_the_others_lose_nothing
     assert served(look(lanes, capacity=1, size=Size(1, 20), turns=turns)).keys() == {1, 3, 5}
     assert served(look(lanes, capacity=1, size=Size(1, 20), turns=turns)).keys() == {2, 4}
     assert served(look(lanes, capacity=1, size=Size(1, 20), turns=turns)).keys() == {1, 3, 5}
+
+
+def test_tenants_take_turns_at_a_kind_that_is_at_its_cap() -> None:
+    """The same ones would come by each time that something is free."""
+    turns, sent_by = Turns(), Counter[int]()
+    lanes = [lane(n, due=900) for n in range(1, 6)]
+    running: list[int] = []
+    for _ in range(60):
+        load = Load(jobs_of_kind=Counter({"k": len(running)}))
+        now = served(look(lanes, capacity=1, size=Size(1, 1), load=load, turns=turns, cap_of_kind=lambda _: 3))
+        sent_by += now
+        running = [*running, *now.elements()][-2:]  # the oldest one ends
+    assert max(sent_by.values()) - min(sent_by[n] for n in range(1, 6)) <= 1
+
+
+def test_who_waits_for_a_kind_at_its_cap_keeps_nobody_from_the_others() -> None:
+    turns, of_capped, of_free = Turns(), Counter[int](), Counter[int]()
+    lanes = [lane(n, kind=kind, due=900) for n in range(1, 6) for kind in ("capped", "free")]
+    for number in range(60):
+        load = Load(jobs_of_kind=Counter({"capped": number % 2}))
+        planner = look(
+            lanes,
+            capacity=1,
+            size=Size(1, 1),
+            load=load,
+            turns=turns,
+            cap_of_kind=lambda kind: 1 if kind == "capped" else None,
+        )
+        kinds = Counter(planner.kind_of.values())
+        of_capped += served(planner) if kinds["capped"] else Counter()
+        of_free += served(planner) if kinds["free"] else Counter()
+    for sent_by in (of_capped, of_free):
+        assert sent_by.total() >= 15
+        assert max(sent_by.values()) - min(sent_by[n] for n in range(1, 6)) <= 1
 
 
 def test_the_less_urgent_jobs_of_a_tenant_do_not_take_the_turn_of_those_that_find_no_room() -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import ANY
 from uuid import UUID
 
 import psycopg
@@ -188,6 +190,7 @@ def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
         assert ledger.promote(session) == set()
         came, _ = ledger.arrivals(session, since=EARLIEST, most=BATCH)
         assert len(came) == BATCH
+        assert ledger.arrivals(session, since=datetime.now(UTC)) == ([], ANY)
         (sent,) = dispatched(session, capacity=1, size=BATCH_SIZE, redispatch_after_seconds=-1).messages
         assert len(sent.job_ids) == BATCH
         assert ledger.requeue_overdue(session) == BATCH
