@@ -12,7 +12,7 @@ import pytest
 
 import jobs.pipeline
 from tests.growth import SMALL_BYTES, THOROUGH_BYTES
-from tests.strangers import EXEMPT, FED, FURTHER_MODULES, SPECIMENS, SUBJECTS
+from tests.strangers import EXEMPT, FED, FURTHER_MODULES, LARGE_SPECIMENS, SPECIMENS, SUBJECTS
 
 PROJECT = Path(__file__).parents[1]
 
@@ -37,9 +37,11 @@ def test_cost_grows_with_the_size_and_not_faster(subject: str, small_bytes: int)
     assert watched.returncode == 0, f"{watched.stderr[-2000:]}\nlast input: {watched.stdout.splitlines()[-1:]}"
 
 
-@pytest.mark.parametrize("specimen", SPECIMENS)
+@pytest.mark.parametrize(
+    "specimen", [pytest.param(one, marks=[pytest.mark.soak] if one in LARGE_SPECIMENS else []) for one in SPECIMENS]
+)
 def test_watch_notices_what_does_not_grow_with_the_size(specimen: str) -> None:
-    assert watch(specimen, SMALL_BYTES).returncode != 0
+    assert watch(specimen, THOROUGH_BYTES if specimen in LARGE_SPECIMENS else SMALL_BYTES).returncode != 0
 
 
 def test_each_function_that_strangers_reach_is_fed_or_exempt() -> None:
