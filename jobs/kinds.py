@@ -6,10 +6,7 @@ A kind is a Celery task as well; how its jobs run is in `jobs.task`.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
@@ -25,17 +22,6 @@ TURN_SECONDS = 1.0
 """For so long a message begins jobs of a kind that takes no batches; it may run for so much longer than one job."""
 _TAKEN = {"run_at", "priority", "unique_key", "max_attempts", "id", "parent_id", "organization_id", "job_ids"}
 """Names that `enqueue` and plain Celery calls use for themselves."""
-
-
-_SIMPLE = {str, int, bool, UUID, datetime, *(one | None for one in (str, int, bool, UUID, datetime))}
-_ALTERING = (
-    "field_validators",
-    "validators",
-    "root_validators",
-    "model_validators",
-    "field_serializers",
-    "model_serializers",
-)
 
 
 class Arguments(BaseModel):
@@ -90,8 +76,6 @@ class Kind:
         try:
             given = self.arguments.model_validate(dict(arguments))
             kept = given.model_dump(mode="json")
-            if self._reads_back:
-                return kept
             read_back = self.arguments.model_validate(kept)
         except ValidationError as error:
             raise self._refusal(_problems(error)) from None
@@ -101,21 +85,6 @@ class Kind:
             if not _same_keys(getattr(given, name), getattr(read_back, name)):
                 raise self._refusal(f"{name}: its keys would be kept as other ones: use texts as keys")
         return kept
-
-    @cached_property
-    def _reads_back(self) -> bool:
-        """Whether what JSON keeps of these arguments is sure to be read as what was given: no validators, aliases or
-        serializers, and simple types alone."""
-        model = self.arguments
-        decorators = model.__pydantic_decorators__
-        return (
-            {model.model_config.get(name) for name in ("alias_generator", "json_encoders", "strict")} == {None}
-            and not any(getattr(decorators, name) for name in _ALTERING)
-            and all(
-                field.annotation in _SIMPLE and not field.metadata and field.alias is None
-                for field in model.model_fields.values()
-            )
-        )
 
     def accept(self, kept: dict[str, Any]) -> BaseModel:
         """Arguments as the function gets them; raises UnacceptedArgumentsError naming each that this release, unlike

@@ -171,18 +171,19 @@ def undispatched(session: TenantSession, ids: Sequence[UUID]) -> tuple[int, int]
     return queued, len(set(ids)) - known
 
 
-_HAND_BACK = text("""
+UNBEGUN = "state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)"
+"""`dispatched -> queued` for a job that nobody has begun, as if it had never been sent."""
+
+_HAND_BACK = text(f"""
 WITH unbegun AS MATERIALIZED (
     SELECT id FROM ledger.jobs
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND state || '' = 'dispatched'
       AND message_id = :message_id
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job
-SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
-FROM unbegun
+UPDATE ledger.jobs AS job SET {UNBEGUN} FROM unbegun
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = unbegun.id
-""")
+""")  # noqa: S608
 
 
 def hand_back(session: TenantSession, ids: Sequence[UUID], *, message_id: UUID | None) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.faults import Fault, classify
+from db.ledger.claim import UNBEGUN
 from db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
 from db.models.job import ARRIVED, READY
 
@@ -102,7 +103,10 @@ def _first(columns: str, condition: str) -> str:
 
 
 _LANE = "organization_id, kind, alone, priority"
-_AFTER_IT = "(kind, alone, priority) > (lane.kind, lane.alone, lane.priority)"
+_NEXT_LANE = _first(
+    _LANE,
+    "organization_id = lane.organization_id AND (kind, alone, priority) > (lane.kind, lane.alone, lane.priority)",
+)
 # Each organization and each lane is one hop through the index, whatever number of jobs lies between.
 _LANES = text(f"""
 WITH RECURSIVE ahead AS (
@@ -133,12 +137,7 @@ WITH RECURSIVE ahead AS (
     UNION ALL
     SELECT lane.place, following.*
     FROM lane CROSS JOIN LATERAL
-         {
-    _first(
-        _LANE,
-        f"organization_id = lane.organization_id AND {_AFTER_IT}",
-    )
-} AS following
+         {_NEXT_LANE} AS following
 )
 SELECT lane.place, lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest
 FROM lane CROSS JOIN LATERAL (
@@ -440,7 +439,7 @@ REQUEUE_HELD_UP = _Change(
            SELECT message_id FROM ledger.jobs
            WHERE state = 'running' AND claimed_at < clock_timestamp() - :held_up_after * interval '1 second'))""",
     "organization_id, id",
-    "state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)",
+    UNBEGUN,
 )
 """`dispatched -> queued` for the jobs of messages whose current job has been running for long."""
 
@@ -472,17 +471,15 @@ def find_refused(session: Session, *, waiting: int, without: Collection[UUID]) -
     )
 
 
-_UNDISPATCH = text("""
+_UNDISPATCH = text(f"""
 WITH unsent AS MATERIALIZED (
     SELECT ctid FROM ledger.jobs
     WHERE message_id = ANY(:message_ids) AND state = 'dispatched'
     ORDER BY organization_id, id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job
-SET state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches = greatest(job.dispatches - 1, 0)
-FROM unsent
+UPDATE ledger.jobs AS job SET {UNBEGUN} FROM unsent
 WHERE job.ctid = unsent.ctid
-""")
+""")  # noqa: S608
 
 
 def undispatch(session: Session, messages: Sequence[Message]) -> None:
