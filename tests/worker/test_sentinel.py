@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -25,18 +26,22 @@ from worker.local.valkey import ValkeyServer
 MASTER = "docworker"
 
 
+def beside(primary: ValkeyServer) -> dict[str, Any]:
+    """What another server has in common with the primary, and a port of its own."""
+    return {
+        "home": primary.home,
+        "port": free_port(),
+        "user": primary.user,
+        "programs": primary._programs,
+        "password": primary._password,
+    }
+
+
 class Sentinel(ValkeyServer):
     """Watches one primary, and promotes its replica a second after it fell silent."""
 
     def __init__(self, primary: ValkeyServer) -> None:
-        super().__init__(
-            name="sentinel",
-            home=primary.home,
-            port=free_port(),
-            user=primary.user,
-            programs=primary._programs,
-            password=primary._password,
-        )
+        super().__init__(name="sentinel", **beside(primary))
         self._primary = primary
 
     @property
@@ -84,14 +89,7 @@ class Sentinel(ValkeyServer):
 
 
 def replica_of(primary: ValkeyServer) -> ValkeyServer:
-    replica = ValkeyServer(
-        name="replica",
-        home=primary.home,
-        port=free_port(),
-        user=primary.user,
-        programs=primary._programs,
-        password=primary._password,
-    )
+    replica = ValkeyServer(name="replica", **beside(primary))
     replica.start()
     with replica.connect() as client:
         client.config_set("masterauth", primary._password)

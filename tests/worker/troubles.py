@@ -109,22 +109,24 @@ def _is_busy(client: redis.Redis) -> bool:
 @contextmanager
 def another_password(broker: ValkeyServer) -> Iterator[None]:
     """WRONGPASS: its password was changed, and connections made with the old one have ended."""
-    with broker.connect() as client:
-        client.config_set("requirepass", "another")
+    with _password_set(broker, "another") as client:
         _end_others(client)
-        try:
-            yield
-        finally:
-            client.config_set("requirepass", urlsplit(broker.url).password or "")
+        yield
 
 
 @contextmanager
 def without_password(broker: ValkeyServer) -> Iterator[None]:
     """No trouble, but what `new_password` begins with."""
+    with _password_set(broker, ""):
+        yield
+
+
+@contextmanager
+def _password_set(broker: ValkeyServer, password: str) -> Iterator[redis.Redis]:
     with broker.connect() as client:
-        client.config_set("requirepass", "")
+        client.config_set("requirepass", password)
         try:
-            yield
+            yield client
         finally:
             client.config_set("requirepass", urlsplit(broker.url).password or "")
 
