@@ -97,9 +97,6 @@ SPECIMENS: dict[str, Subject] = {
     "marks": lambda data: unicodedata.normalize("NFC", text(data)),
 }
 
-LARGE_SPECIMENS = {"square up to a limit"}
-"""Those that show in large inputs only."""
-
 SUBJECTS: dict[str, Subject] = {
     **{f"{name} {way}".strip(): subject for name, ways in FED.items() for way, subject in ways.items()},
     **SPECIMENS,

@@ -1,6 +1,7 @@
 """What looks at strangers' bytes outside the sandbox costs in proportion to their size, whatever they are."""
 
 import inspect
+import json
 import pkgutil
 import subprocess
 import sys
@@ -11,37 +12,45 @@ from pathlib import Path
 import pytest
 
 import jobs.pipeline
-from tests.growth import SMALL_BYTES, THOROUGH_BYTES
-from tests.strangers import EXEMPT, FED, FURTHER_MODULES, LARGE_SPECIMENS, SPECIMENS, SUBJECTS
+from tests.strangers import EXEMPT, FED, FURTHER_MODULES, SPECIMENS, SUBJECTS
 
 PROJECT = Path(__file__).parents[1]
 
 
-def watch(subject: str, small_bytes: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.growth", subject, str(small_bytes)],
+@pytest.fixture(scope="module")
+def watcher() -> Iterator[subprocess.Popen[str]]:
+    """What watches one subject after the other."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.growth"],
         cwd=PROJECT,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as watcher:
+        yield watcher
 
 
-@pytest.mark.parametrize(
-    "small_bytes",
-    [pytest.param(SMALL_BYTES, id="small"), pytest.param(THOROUGH_BYTES, id="thorough", marks=pytest.mark.soak)],
-)
+def watch(watcher: subprocess.Popen[str], effort: str, subject: str) -> str | None:
+    """The end of what it says where cost grows faster than the size; None where it does not."""
+    assert watcher.stdin
+    assert watcher.stdout
+    print(effort, subject, file=watcher.stdin, flush=True)
+    found: str | None = json.loads(watcher.stdout.readline())
+    return found
+
+
+@pytest.mark.parametrize("effort", ["small", pytest.param("thorough", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("subject", [name for name in SUBJECTS if name not in SPECIMENS])
-def test_cost_grows_with_the_size_and_not_faster(subject: str, small_bytes: int) -> None:
-    watched = watch(subject, small_bytes)
-    assert watched.returncode == 0, f"{watched.stderr[-2000:]}\nlast input: {watched.stdout.splitlines()[-1:]}"
+def test_cost_grows_with_the_size_and_not_faster(watcher: subprocess.Popen[str], subject: str, effort: str) -> None:
+    found = watch(watcher, effort, subject)
+    assert found is None, found
 
 
-@pytest.mark.parametrize(
-    "specimen", [pytest.param(one, marks=[pytest.mark.soak] if one in LARGE_SPECIMENS else []) for one in SPECIMENS]
-)
-def test_watch_notices_what_does_not_grow_with_the_size(specimen: str) -> None:
-    assert watch(specimen, THOROUGH_BYTES if specimen in LARGE_SPECIMENS else SMALL_BYTES).returncode != 0
+@pytest.mark.parametrize("specimen", SPECIMENS)
+def test_watch_notices_what_does_not_grow_with_the_size(watcher: subprocess.Popen[str], specimen: str) -> None:
+    found = watch(watcher, "small", specimen)
+    assert found is not None
+    assert specimen in found
 
 
 def test_each_function_that_strangers_reach_is_fed_or_exempt() -> None:
