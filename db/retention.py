@@ -4,7 +4,7 @@ Everything here is for the session's organization and is safe to repeat.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, func, select, text
@@ -115,19 +115,31 @@ def _finished(session: Session, states: Sequence[JobState], older_than: timedelt
     )
 
 
-def prune_jobs(session: Session, *, states: Sequence[JobState], older_than: timedelta, most: int) -> int:
-    """Delete finished jobs; returns how many."""
+def prune_jobs(
+    session: Session,
+    *,
+    states: Sequence[JobState],
+    older_than: timedelta,
+    most: int,
+    since: datetime | None = None,
+) -> tuple[int, datetime | None]:
+    """Delete finished jobs, the oldest first; returns how many, and when the last of them had finished.
+
+    Who goes on from there, `since`, does not walk past what the chunks before have deleted: while anybody holds an old
+    snapshot all of that is still in the index.
+    """
     organization_id = organization_of(session)
     chosen = (
         select(Job.id)
-        .where(*_finished(session, states, older_than))
+        .where(*_finished(session, states, older_than), *([] if since is None else [Job.finished_at >= since]))
         .order_by(Job.finished_at)
         .limit(most)
         .with_for_update(skip_locked=True)
         .cte("chosen")
     )
     gone = delete(Job).where(Job.organization_id == organization_id, Job.id.in_(select(chosen.c.id)))
-    return len(session.execute(gone.returning(Job.id)).all())
+    finished = session.scalars(gone.returning(Job.finished_at)).all()
+    return len(finished), max((one for one in finished if one is not None), default=since)
 
 
 _FORGOTTEN = text("""

@@ -3,8 +3,8 @@
 The scheduled kinds belong to no organization; each enqueues one job for every organization, and those do the work.
 """
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -126,11 +126,18 @@ def _retentions_of_jobs() -> list[tuple[list[JobState], timedelta]]:
 @job(max_attempts=3)
 def prune_jobs_of_organization(attempt: Attempt) -> None:
     """Prune succeeded jobs sooner than failed and cancelled ones."""
-    pruned = sum(
-        _in_chunks(attempt, partial(prune_jobs, states=states, older_than=retention, most=CHUNK))
-        for states, retention in _retentions_of_jobs()
-    )
-    _finish(attempt, pruned=pruned)
+    _finish(attempt, pruned=sum(_prune(attempt, *which) for which in _retentions_of_jobs()))
+
+
+def _prune(attempt: Attempt, states: Sequence[JobState], retention: timedelta) -> int:
+    since: datetime | None = None
+
+    def step(session: Session) -> int:
+        nonlocal since
+        pruned, since = prune_jobs(session, states=states, older_than=retention, most=CHUNK, since=since)
+        return pruned
+
+    return _in_chunks(attempt, step)
 
 
 @job(max_attempts=3)

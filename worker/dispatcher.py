@@ -96,6 +96,7 @@ class Dispatcher:
         self._bell = Bell(settings)
         self.judge = Judge(settings.lease)
         self._turns = ledger.Turns()
+        self._shortcuts = self._no_shortcuts()
         self._arrived_until: datetime | None = None
         self._rounds_in_vain = 0
         self._unknown: dict[LaneKey, float] = {}
@@ -171,6 +172,7 @@ class Dispatcher:
         try:
             look = self._look(depth, asked_at)
         except Exception as error:
+            self._shortcuts = self._no_shortcuts()  # what it has changed is as it was before
             if not ledger.is_refused(error):
                 raise
             look = self._look(depth, asked_at, is_apart=True)
@@ -189,6 +191,14 @@ class Dispatcher:
         else:
             self._rounds_in_vain += any(walk.is_new_round for walk in look.walks)
         return not look.saw_all and self._rounds_in_vain < 2
+
+    def _no_shortcuts(self) -> ledger.Shortcuts:
+        return ledger.Shortcuts(
+            redispatch_after_seconds=self._settings.redispatch_after,
+            shortest_lease_seconds=min(
+                [self._settings.lease, *(kind.hard_limit_seconds for kind in self._kinds.values())]
+            ),
+        )
 
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
         with overseeing() as session:
@@ -223,7 +233,7 @@ class Dispatcher:
     def _take_back(self, unsent: Sequence[Message]) -> None:
         try:
             with overseeing() as session:
-                ledger.undispatch(session, unsent)
+                ledger.undispatch(session, unsent, self._shortcuts)
         except Exception as error:
             if not ledger.is_refused(error):
                 raise
@@ -236,10 +246,10 @@ class Dispatcher:
         if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
             return
         self._swept_at = now
-        held_up = ledger.requeue_held_up(session, self._refused)
+        held_up = ledger.requeue_held_up(session, self._refused, self._shortcuts)
         if held_up:
             log.debug("jobs.held_up", jobs=held_up)
-        overdue = ledger.requeue_overdue(session, waiting=depth, without=self._refused)
+        overdue = ledger.requeue_overdue(session, waiting=depth, without=self._refused, shortcuts=self._shortcuts)
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
@@ -252,10 +262,11 @@ class Dispatcher:
             log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
 
     def _meet_newcomers(self, session: Session) -> None:
-        """Whose jobs have become due, or, while a round takes many looks, have just come."""
-        self._turns.came(ledger.promote(session, self._refused))
-        if self._turns.is_long:
-            came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until)
+        """Whose jobs have become due, or, while a round takes many looks or not all lanes are looked for, have just
+        come."""
+        self._turns.came(ledger.promote(session, self._refused, self._shortcuts))
+        if self._turns.is_long or self._shortcuts.lanes.is_dear:
+            came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until, known=self._shortcuts.lanes)
             self._turns.came(came)
         else:
             self._arrived_until = None
@@ -272,7 +283,7 @@ class Dispatcher:
         left_out = set(self._set_aside)
         look: _Look | None = None
         while True:
-            under_way = ledger.load(session)
+            under_way = ledger.load(session, self._shortcuts)
             sent = 0 if look is None else len(look.messages)
             left = self._settings.dispatch_window - max(under_way.messages, depth + sent)
             # What others have sent since a look at the broker that is too old is in neither count.
@@ -291,6 +302,7 @@ class Dispatcher:
                 redispatch_after_seconds=self._settings.redispatch_after,
                 left_out=left_out,
                 is_apart=is_apart,
+                shortcuts=self._shortcuts,
             )
             look.messages += dispatched.messages
             look.walks.append(dispatched.walk)

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 import structlog
 from prometheus_client import Counter
@@ -35,6 +36,7 @@ class Judge:
     def __init__(self, lease_seconds: float) -> None:
         self._lease_seconds = lease_seconds
         self._continuity = Continuity()
+        self._floor = ledger.Floor[datetime]()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -73,14 +75,15 @@ class Judge:
         try:
             with overseeing() as session:
                 ledger.begin_judging(session)
-                rescued = ledger.rescue_expired(session, until=trusted_until)
+                rescued = ledger.rescue_expired(session, until=trusted_until, floor=self._floor)
                 master_seconds = ledger.master_seconds(session)
                 if time.monotonic() - asked_at > PROMPT_SECONDS:
                     # Whatever held this up held up those who write: they have had no chance to renew since.
                     session.rollback()
-                    rescued = []
+                    rescued, self._floor = [], ledger.Floor()
         except Exception:
             self._continuity.broke()
+            self._floor = ledger.Floor()
             raise
         self._enter(asked_at, master_seconds)
         for one in rescued:

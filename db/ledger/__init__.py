@@ -55,6 +55,7 @@ from db.ledger.finish import (
 )
 from db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
+from db.ledger.shortcuts import Floor, Shortcuts
 from db.ledger.values import as_json
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Enqueued",
     "Failure",
     "Filter",
+    "Floor",
     "Lane",
     "LaneKey",
     "Limits",
@@ -77,6 +79,7 @@ __all__ = [
     "Message",
     "Part",
     "Rescued",
+    "Shortcuts",
     "Size",
     "Turns",
     "Walk",

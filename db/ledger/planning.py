@@ -116,6 +116,8 @@ class Planner:
     ) -> None:
         self.picks: dict[LaneKey, list[UUID]] = {}
         """For each job that a lane sends, in their order, the id of its message."""
+        self.heads: dict[LaneKey, datetime] = {}
+        """Of each of these lanes, since when its first job is due."""
         self.kind_of: dict[UUID, str] = {}
         """Of each message."""
         self.unknown: set[LaneKey] = set()
@@ -206,6 +208,7 @@ class Planner:
 
     def _send(self, lane: Lane, draft: _Draft, jobs: int) -> None:
         self.picks.setdefault(lane.key, []).extend([draft.id] * jobs)
+        self.heads[lane.key] = lane.oldest
         self._of_organization[lane.organization_id] += jobs
         self._of_kind[lane.kind] += jobs
         draft.room -= jobs

@@ -7,10 +7,13 @@ renew it is no sign of anything.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+from db.ledger.shortcuts import Floor, entries_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,15 @@ class Rescued:
 # By ctid: exactly the row that was locked, whatever the planner believes of a queue's statistics. The lock waits for
 # nobody and looks at the lease again: a lease renewed a moment ago is not stolen. What was lost with its worker runs
 # alone from now on, so that one poison job does not use up the attempts of a batch.
-_RESCUE = text("""
-WITH expired AS MATERIALIZED (
+_RESCUE = text(f"""
+WITH before AS MATERIALIZED (
+    SELECT clock_timestamp() AS clock, {entries_of("ix_jobs_running")} AS entries
+), expired AS MATERIALIZED (
     SELECT ctid FROM ledger.jobs
-    WHERE state = 'running' AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
+    WHERE state = 'running' AND lease_expires_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
+      AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-)
+), rescued AS (
 UPDATE ledger.jobs AS job
 SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN attempt >= max_attempts THEN clock_timestamp() END,
@@ -43,22 +49,35 @@ SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
 FROM expired
 WHERE job.ctid = expired.ctid
 RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
-""")
+)
+SELECT rescued.*, clock, {entries_of("ix_jobs_running")} - entries AS passed FROM before LEFT JOIN rescued ON true
+""")  # noqa: S608
+_LEFT = timedelta(seconds=3)
+"""So long jobs are looked for that were locked or claimed late, where walking all leases is dear."""
 
 
-def rescue_expired(session: Session, *, until: float = math.inf, most: int = 1000) -> Sequence[Rescued]:
+def rescue_expired(
+    session: Session, *, until: float = math.inf, most: int = 1000, floor: Floor[datetime] | None = None
+) -> Sequence[Rescued]:
     """`running -> queued | failed` for leases that have ended, also by the caller's idea of the master's time `until`
     (seconds since 1970). For the dispatcher's session.
 
     With `-math.inf` it takes none, and waits for what any renewal would have to wait for.
     """
-    return [Rescued(*row) for row in session.execute(_RESCUE, {"until": until, "most": most})]
+    floor = floor or Floor()
+    rows = session.execute(_RESCUE, {"until": until, "most": most, "since": floor.begin()}).all()
+    rescued = [Rescued(*row[:5]) for row in rows if row.id is not None]
+    if until > -math.inf and len(rescued) < most:
+        clock = rows[0].clock
+        seen_until = clock if until == math.inf else min(clock, datetime.fromtimestamp(until, UTC))
+        floor.ended(seen_until - _LEFT, clock=clock, dead=max(row.passed for row in rows) - len(rescued))
+    return rescued
 
 
 # Statistics are older than any burst of deaths, and no COMMIT here waits for the disk: see `db.ledger.dispatch`.
 _BEGIN_JUDGING = text("""
 SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
-       set_config('synchronous_commit', 'off', true)
+       set_config('synchronous_commit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)
 """)
 
 

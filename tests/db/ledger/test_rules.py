@@ -15,6 +15,7 @@ from sqlalchemy import text
 from db import ledger
 from db.engines import database, owner_engine
 from db.ledger.dispatch import mark
+from db.ledger.values import EARLIEST
 from db.models.base import new_id
 from db.replication import position_after
 from db.sessions import TenantSession, overseeing, writing
@@ -65,7 +66,7 @@ def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Step
 
     def dispatch() -> Sequence[Any]:
         with overseeing() as session:
-            return mark(session, [(lane, [new_id()])], redispatch_after_seconds=10)
+            return mark(session, [(lane, [new_id()])], 10, {lane: EARLIEST})
 
     with gate(dispatch) as second:
         _set((ids, steps.organization_id), "state = 'dispatched', redispatch_at = clock_timestamp()")
