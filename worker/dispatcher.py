@@ -22,6 +22,7 @@ from db.faults import Fault, classify
 from db.ledger import LaneKey, Message, Walk
 from db.sessions import overseeing
 from db.settings import Settings
+from db.snapshots import HOLDERS, SnapshotHolder, SnapshotWatch
 from jobs.kinds import Kind
 from jobs.planning import limits_of
 from worker.bell import Bell
@@ -43,6 +44,9 @@ _UNKNOWN_SECONDS = 60.0
 _SHOWN = 100
 _COUNT_SECONDS = 15
 _SHARE_OF_TIME_FOR_COUNTING = 0.02
+_OLD_SNAPSHOT_SECONDS = 300.0
+_OLD_SNAPSHOT_AGAIN_SECONDS = 900.0
+"""Between two lines of the log about one holder."""
 _STUCK_AFTER_SECONDS = 120.0
 _UNKNOWN_FAILURES = 10
 """Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
@@ -55,6 +59,11 @@ LANES_SET_ASIDE = Gauge(
 )
 PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
 BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
+OLDEST_SNAPSHOT = Gauge(
+    "docworker_oldest_snapshot_seconds",
+    "For how long the oldest snapshot has kept dead rows from being removed, by what holds it.",
+    ("holder",),
+)
 OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
 
 
@@ -102,6 +111,9 @@ class Dispatcher:
         self._unknown: dict[LaneKey, float] = {}
         self._set_aside: dict[LaneKey, float] = {}
         self._refused: dict[UUID, float] = {}
+        self._snapshots = SnapshotWatch()
+        self._old_snapshots: dict[str, float] = {}
+        self._hides_snapshots = False
         self._stopping = False
         self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
@@ -179,6 +191,8 @@ class Dispatcher:
         messages = self._publish(look.messages, look.planned_at)
         if look.planner:
             self._count()
+        else:
+            OLDEST_SNAPSHOT.clear()  # who plans tells it
         broker_is_well = depth is not None and len(messages) == len(look.messages)
         failure = None if broker_is_well else "the broker does not answer"
         return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look))
@@ -345,6 +359,8 @@ class Dispatcher:
             return
         try:
             with overseeing() as session:
+                self._tell_snapshots(self._snapshots.look(session))
+            with overseeing() as session:
                 counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
         except Exception as error:
             if not classify(error).retryable:
@@ -357,6 +373,32 @@ class Dispatcher:
             OLDEST.set(oldest)
         now = time.monotonic()
         self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
+
+    def _tell_snapshots(self, holders: Sequence[SnapshotHolder]) -> None:
+        """Of each kind of holder the oldest, in the metrics; each that has become old, in the log, now and then."""
+        for kind in HOLDERS:
+            ages = (one.seconds for one in holders if one.holder == kind)
+            OLDEST_SNAPSHOT.labels(kind).set(max(ages, default=0.0))
+        now = time.monotonic()
+        self._old_snapshots = {who: again_at for who, again_at in self._old_snapshots.items() if again_at > now}
+        for one in holders:
+            if one.seconds >= _OLD_SNAPSHOT_SECONDS and one.who not in self._old_snapshots:
+                self._old_snapshots[one.who] = now + _OLD_SNAPSHOT_AGAIN_SECONDS
+                log.warning(
+                    "snapshot.old",
+                    holder=one.holder,
+                    who=one.who,
+                    state=one.state,
+                    seconds=round(one.seconds),
+                    remedy=one.remedy,
+                )
+        if not self._snapshots.sees_all and not self._hides_snapshots:
+            log.warning(
+                "snapshots.hidden",
+                shown="replication slots and prepared transactions",
+                remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",
+            )
+        self._hides_snapshots = not self._snapshots.sees_all
 
 
 def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from prometheus_client import REGISTRY
 from psycopg import OperationalError
@@ -825,3 +826,39 @@ def test_it_serves_its_metrics_and_health_and_ends_in_order(dispatcher_process: 
     assert get("/readyz", process="dispatcher")[0] == 200
     assert dispatcher_process.stop(within_seconds=10) == 0
     assert "dispatcher.stopped" in dispatcher_process.log
+
+
+# An old snapshot
+
+
+def held_seconds(holder: str) -> float | None:
+    return REGISTRY.get_sample_value("docworker_oldest_snapshot_seconds", {"holder": holder})
+
+
+def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker.dispatcher, "_OLD_SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(worker.dispatcher, "_COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(worker.dispatcher, "_SHARE_OF_TIME_FOR_COUNTING", 1e9)
+    dispatcher = desk.dispatcher()
+    with psycopg.connect(str(settings().owner_url), application_name="forgotten") as foreign, capture_logs() as logs:
+        foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        foreign.execute("SELECT count(*) FROM catalog.placements")
+        for _ in range(3):
+            dispatcher.tick()
+        assert held_seconds("session")
+        assert held_seconds("prepared") == 0
+        pid = foreign.info.backend_pid
+        (told,) = [line for line in logs if line["event"] == "snapshot.old" and f"pid {pid}" in line["who"]]
+        assert "application 'forgotten'" in told["who"]
+        assert told["state"] == "idle in transaction"
+        assert told["remedy"] == f"SELECT pg_terminate_backend({pid})"
+
+
+def test_who_does_not_plan_tells_no_snapshot(desk: Desk) -> None:
+    planner, standby = desk.dispatcher(), desk.dispatcher()
+    planner.tick()
+    assert held_seconds("session") is not None
+    with overseeing() as session:
+        assert ledger.may_plan(session)
+        standby.tick()
+    assert held_seconds("session") is None

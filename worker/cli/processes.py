@@ -20,9 +20,15 @@ def migrate(revision: str, contract: bool) -> None:
     Connects as DOCWORKER_OWNER_URL. Several may run at the same time: one migrates, the others wait and find it done.
     """
     from migrations import contract as contraction
-    from migrations.runner import upgrade
+    from migrations.runner import let_dispatcher_see_snapshots, upgrade
 
     upgrade(revision)
+    if not let_dispatcher_see_snapshots():
+        click.echo(
+            "the dispatcher cannot tell which sessions and standbys keep dead rows from being removed: "
+            "as a superuser, GRANT pg_read_all_stats TO docworker_dispatcher",
+            err=True,
+        )
     if contract:
         contraction.contract()
     elif contraction.keeps_copies():
