@@ -265,6 +265,8 @@ def lanes(session: Session, *, after: UUID, most: int, due: Due, named: Collecti
     return Stretch(of_named, ring, len(ring), len(ring) < most), dead
 
 
+_PASSES = 3
+"""So often a walk for lanes passes the same dead entry, at most: for the organization, its lane, and none behind it."""
 _ENTRIES_OF_A_HOP = 3
 """At most: to an organization, to its lane, and to none behind it."""
 
@@ -274,10 +276,11 @@ def _limits(due: Due) -> dict[str, Any]:
 
 
 class _Looking:
-    """Finds the lanes for one look: in the ledger, or those that are known."""
+    """Finds the lanes for one look: in the ledger, or those that are known. As many entries as one look sends, `usual`,
+    may be dead also when they can be removed: nobody has passed them since."""
 
-    def __init__(self, session: Session, known: KnownLanes, after: UUID) -> None:
-        self._session, self._known, self._after = session, known, after
+    def __init__(self, session: Session, known: KnownLanes, after: UUID, *, usual: int) -> None:
+        self._session, self._known, self._after, self._usual = session, known, after, usual
         self._passed = 0
         known.tidy()
         if known.is_survey_due:
@@ -289,13 +292,13 @@ class _Looking:
         rows = self._session.execute(_SURVEY, {"most": self._known.MOST}).all()
         heads = {LaneKey(*row[:4]): row.run_at for row in rows if row.organization_id is not None}
         dead = max(row.passed for row in rows) - _ENTRIES_OF_A_HOP * (len(heads) + 1)
-        self._known.surveyed(heads, dead=dead, seconds=time.monotonic() - started)
+        self._known.surveyed(heads, dead=dead - self._usual, seconds=time.monotonic() - started)
 
     def find(self, *, seen_until: UUID, most: int, due: Due, named: Collection[UUID]) -> Stretch:
         """The next stretch of the ring, and the lanes of the `named`."""
         if not self._is_dear:
             stretch, dead = lanes(self._session, after=seen_until, most=most, due=due, named=named)
-            self._known.walked(dead=dead)
+            self._known.walked(dead=dead - _PASSES * self._usual)
             return stretch
         section = self._known.section(after=self._after, passed=self._passed, most=most)
         self._passed += section.passed
@@ -487,7 +490,7 @@ def dispatch_due(
     shortcuts = shortcuts or Shortcuts()
     planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues)
     walk = Walk(turns, planner)
-    looking = _Looking(session, shortcuts.lanes, turns.after)
+    looking = _Looking(session, shortcuts.lanes, turns.after, usual=capacity * limits.largest)
     newest, heads = turns.newest(_FIRST_STRETCH), turns.heads(planner)
     named, most = {*newest, *(one for _, one in heads)}, _FIRST_STRETCH
     due = Due(capacity * limits.largest_single, capacity * limits.largest, limits.batch_kinds)

@@ -104,7 +104,8 @@ class KnownLanes:
 
     def __init__(self) -> None:
         self.is_dear = False
-        """Whether to look here rather than in the ledger."""
+        """Whether to look here rather than in the ledger. Only a survey says so: it knows all lanes."""
+        self._is_survey_wanted = False
         self._survey_at = float("-inf")
         self._floors: dict[UUID, dict[LaneKey, datetime]] = {}
         self._ring: list[UUID] = []
@@ -112,17 +113,17 @@ class KnownLanes:
 
     @property
     def is_survey_due(self) -> bool:
-        return self.is_dear and time.monotonic() >= self._survey_at
+        return (self.is_dear or self._is_survey_wanted) and time.monotonic() >= self._survey_at
 
     def walked(self, *, dead: int) -> None:
         """The ledger was asked for some lanes."""
-        if dead > DEAR:
-            self.is_dear, self._survey_at = True, float("-inf")
+        self._is_survey_wanted |= dead > DEAR
 
     def surveyed(self, heads: Mapping[LaneKey, datetime], *, dead: int, seconds: float) -> None:
         """These are all lanes, up to MOST, each with its first job's `run_at`."""
         self._survey_at = time.monotonic() + seconds / SHARE_OF_TIME
-        self.is_dear = dead > DEAR / 4 and len(heads) < self.MOST
+        self._is_survey_wanted = False
+        self.is_dear = dead > DEAR and len(heads) < self.MOST
         self._floors, self._ring, self._empty_since = {}, [], {}
         if self.is_dear:
             for lane, run_at in heads.items():

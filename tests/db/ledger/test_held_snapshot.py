@@ -369,6 +369,19 @@ def test_of_many_lanes_the_empty_ones_are_forgotten_and_of_few_after_a_while(mon
     assert [one.organization_id.int for one in few.section(after=UUID(int=0), passed=0, most=4).lanes] == [2]
 
 
+def test_only_a_survey_says_that_walking_is_dear_and_is_made_for_a_share_of_the_time() -> None:
+    known = KnownLanes()
+    known.walked(dead=DEAR)
+    assert not known.is_survey_due
+    known.walked(dead=DEAR + 1)
+    assert known.is_survey_due
+    assert not known.is_dear
+    known.surveyed({}, dead=DEAR, seconds=10)
+    assert not known.is_dear
+    known.walked(dead=DEAR + 1)
+    assert not known.is_survey_due, "that was a moment ago"
+
+
 def test_with_too_many_lanes_they_are_found_in_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KnownLanes, "MOST", 3)
     assert not known_lanes(1, 2, 3).is_dear
