@@ -46,7 +46,7 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
     elif asked.held_snapshot:
         from benchmarks.endurance import hold_snapshot
 
-        hold_snapshot(servers, asked.held_snapshot * 60)
+        hold_snapshot(servers, asked.held_snapshot * 60, one_by_one=asked.one_by_one)
     else:
         from benchmarks.comparison import compare
 
@@ -79,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, default=120, help="seconds for each part of --tenants (%(default)g)")
     parser.add_argument("--endurance", type=positive, metavar="JOBS", help="rates and memory at each tenth of these")
     parser.add_argument("--held-snapshot", type=float, metavar="MINUTES", help="so long without one, and with one")
+    parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     return parser.parse_args()
 
 

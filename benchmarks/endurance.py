@@ -1,23 +1,31 @@
 """Long runs: ten rates and the memory of each process, and what a snapshot costs that somebody holds open.
 
-Both use kinds that take batches, which change the ledger's rows fastest, and count by the worker's metrics.
+Both use kinds that take batches, which change the ledger's rows fastest, if not told otherwise, and count by the
+worker's metrics.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
 from uuid import UUID
 
 from benchmarks import backlog
-from benchmarks.kinds import do_nothings, normalize_document
+from benchmarks.kinds import do_nothing, do_nothings, normalize_document
 from benchmarks.peers.docworker import enqueue
-from benchmarks.servers import BenchmarkError, Running, check_running, wait_until
+from benchmarks.servers import BenchmarkError, Running, check_running, docworker, wait_until
 from benchmarks.usage import Use, broker_pid, memory_by_role, resident_bytes
+from db.settings import settings
+from worker.app import build_app
+from worker.dispatcher import Dispatcher
 from worker.local.roles import DATABASE
 from worker.local.stack import LocalStack
 
 PARTS = 10
 STALLED_SECONDS = 120
 LOOK_SECONDS = 0.2
+LOOKS = 100
 BACKLOG = 20_000
 """Jobs that wait at least, while a snapshot is held: more than are done between two looks."""
 
@@ -56,41 +64,61 @@ def shown(use: Use) -> str:
     return "MB: " + "  ".join(f"{role} {size / 1e6:.0f}" for role, size in use.items())
 
 
-def hold_snapshot(servers: LocalStack, seconds: float) -> None:
+def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool) -> None:
     """The rate with a backlog that never ends, first as it is, then with a foreign transaction's snapshot held open."""
+    task = do_nothing if one_by_one else do_nothings
     tenant = backlog.make_tenants(servers, 1)[0]
     rates: dict[str, list[float]] = {}
-    with backlog.running_workers() as running:
-        load = _Load(tenant, running)
-        wait_until(lambda: backlog.succeeded(do_nothings) > 0, 0.05, running)
-        rates["without"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
-        with servers.master.connect(DATABASE, autocommit=False) as foreign:
+    with ExitStack() as held:
+        with backlog.running_workers() as running:
+            load = _Load(task, tenant, running)
+            wait_until(lambda: backlog.succeeded(task) > 0, 0.05, running)
+            rates["without"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
+            foreign = held.enter_context(servers.master.connect(DATABASE, autocommit=False))
             foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             foreign.execute("SELECT count(*) FROM catalog.placements")
             rates["with"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
-    for name, tenths in rates.items():
-        print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
-    print(f"with one / without, means: {sum(rates['with']) / sum(rates['without']):.2f}")
+        for name, tenths in rates.items():
+            print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
+        print(f"with one / without, means: {sum(rates['with']) / sum(rates['without']):.2f}")
+        docworker("jobs", "pause", "--kind", task.kind.name)
+        look_with = look_milliseconds(servers, task)
+    servers.master.execute("VACUUM ledger.jobs", database=DATABASE)
+    look_without = look_milliseconds(servers, task)
+    print(f"a look of the dispatcher that finds nothing to send, ms: {look_with:.1f} with, {look_without:.1f} without")
+
+
+def look_milliseconds(servers: LocalStack, task: Any) -> float:
+    """The median of many, by a dispatcher that has settled; no message may wait, and the kind is paused."""
+    servers.broker.connect().flushall()
+    dispatcher = Dispatcher(settings(), build_app(settings()), {task.kind.name: task.kind})
+    took = []
+    for _ in range(LOOKS):
+        started = time.monotonic()
+        dispatcher.tick()
+        took.append(time.monotonic() - started)
+    dispatcher.close()
+    return median(took) * 1000
 
 
 class _Load:
     """Keeps a backlog up for the running worker."""
 
-    def __init__(self, tenant: UUID, running: Sequence[Running]) -> None:
-        self.tenant, self.running = tenant, running
+    def __init__(self, task: Any, tenant: UUID, running: Sequence[Running]) -> None:
+        self.task, self.tenant, self.running = task, tenant, running
         self.entered = 0
         self._keep_up(0)
 
     def rate(self, seconds: float) -> float:
         """Jobs a second, over so many, while the backlog is kept up."""
-        before, started = backlog.succeeded(do_nothings), time.monotonic()
+        before, started = backlog.succeeded(self.task), time.monotonic()
         while time.monotonic() < started + seconds:
             check_running(self.running)
-            self._keep_up(backlog.succeeded(do_nothings))
+            self._keep_up(backlog.succeeded(self.task))
             time.sleep(LOOK_SECONDS)
-        return (backlog.succeeded(do_nothings) - before) / (time.monotonic() - started)
+        return (backlog.succeeded(self.task) - before) / (time.monotonic() - started)
 
     def _keep_up(self, done: int) -> None:
         if (missing := done + BACKLOG - self.entered) > 0:
-            enqueue(do_nothings, self.tenant, [{}] * missing)
+            enqueue(self.task, self.tenant, [{}] * missing)
             self.entered += missing
