@@ -7,11 +7,10 @@ import hashlib
 from uuid import UUID
 
 from db import ledger
-from db.models import Document
 from db.sessions import writing
-from db.versions import NewText, write_version
+from db.versions import NewText, write_versions
 from jobs.attempts import Attempt, settle
-from jobs.documents import ProcessDocument, process_documents
+from jobs.documents import ProcessDocument, load_unprocessed, process_documents
 from jobs.kinds import Arguments
 from jobs.pipeline.normalize import normalized
 from jobs.processing import Unprocessed
@@ -54,9 +53,9 @@ def do_nothings(batch: Batch) -> None:
 @job(name="benchmark.document")
 def normalize_one(attempt: Attempt, document_id: UUID) -> None:
     """One document: read on the replica, write its version and the job's end together."""
-    document = attempt.read(lambda session: session.get_one(Document, (attempt.organization_id, document_id)))
-    new = normalize(Unprocessed(document_id, document.version, "", None, None, document.content), attempt.id)
-    attempt.finish(lambda session: {"outcome": write_version(session, document, new).written})
+    document = attempt.read(lambda session: load_unprocessed(session, [document_id]))[document_id]
+    new = normalize(document, attempt.id)
+    attempt.finish(lambda session: {"outcome": write_versions(session, [new])[document_id].written})
 
 
 @batch_job(name="benchmark.normalize", arguments=ProcessDocument)

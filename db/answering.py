@@ -76,10 +76,23 @@ class _Patience:
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A psycopg connection that gives up on a server that does not answer, with NoAnswerError."""
+    """A psycopg connection that gives up on a server that does not answer, with NoAnswerError.
+
+    `prepared` are the names of statements that were prepared past psycopg (`db.exchanges`).
+    """
 
     answer_seconds: float = 4.0
     limit_seconds: float | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prepared: set[str] = set()
+
+    def _deallocate(self, name: bytes | None) -> Any:
+        """psycopg forgets what is prepared, all of it, after a transaction was rolled back."""
+        if name is None:
+            self.prepared.clear()
+        return super()._deallocate(name)
 
     def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
         if timeout is not None:

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     """Messages that may wait at the broker, besides those that run."""
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Largest number of jobs in one message, for kinds that take batches."""
-    message_size: Annotated[int, Field(ge=1, le=1000)] = 20
+    message_size: Annotated[int, Field(ge=1, le=1000)] = 50
     """Largest number of jobs in one message, for the other kinds: they run one by one, and a message holds fewer where
     they take long."""
     max_running_per_organization: Annotated[int, Field(ge=1)] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -24,9 +24,6 @@ from db.settings import Settings
 log = structlog.get_logger(__name__)
 
 _NOT_THE_OPENER = frozenset({"contextlib", "db.tenancy", "db.sessions", "db.aio", "db.routing"})
-
-
-_TURN_TO = text("SELECT set_config('docworker.organization_id', :organization_id, true)")
 
 
 class TenantSession(Session):
@@ -56,20 +53,10 @@ class TenantSession(Session):
         self.read_only = read_only
         self.standing: Standing | None = None
         self._answer_seconds = answer_seconds
-        self._context = _context_of(organization_id, settings)
+        self._context = context_of(organization_id, settings)
         self.holder = holder or Holder.of(opener())
         self._held: list[Holders] = []
         self._connection: Connection | None = None
-
-    def turn_to(self, organization_id: UUID) -> None:
-        """Go on in the same transaction as another organization. What was loaded before is forgotten."""
-        if organization_id == self.organization_id:
-            return
-        self.flush()
-        self.expunge_all()
-        self.execute(_TURN_TO, {"organization_id": str(organization_id)})
-        self.organization_id = organization_id
-        self._context = _context_of(organization_id, self.settings)
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
@@ -126,6 +113,8 @@ class TenantSession(Session):
 
     def close(self) -> None:
         try:
+            if self.read_only and self._connection is not None:
+                transactions.end_reading(self._connection)
             super().close()
         except DBAPIError as error:
             # What was not committed is given up either way, and this must not take the place of what the block raised.
@@ -157,16 +146,22 @@ def organization_of(session: Any) -> UUID:
     return UUID(str(organization_id))
 
 
-def _context_of(organization_id: UUID | None, settings: Settings) -> str:
-    """The settings of a transaction as SQL; nothing in it needs quoting."""
-    return asking.for_transaction(
+def turn_to(organization_id: UUID | None) -> str:
+    """What makes a transaction one organization's, as an SQL expression."""
+    name = "" if organization_id is None else str(UUID(str(organization_id)))
+    return f"pg_catalog.set_config('docworker.organization_id','{name}',true)"
+
+
+def context_of(organization_id: UUID | None, settings: Settings) -> str:
+    """The settings of a transaction as a list of SQL expressions; nothing in it needs quoting."""
+    limits = asking.for_transaction(
         {
-            "docworker.organization_id": "" if organization_id is None else str(UUID(str(organization_id))),
             "statement_timeout": _milliseconds(settings.statement_timeout),
             "lock_timeout": _milliseconds(settings.lock_timeout),
             "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
         }
     )
+    return f"{limits},{turn_to(organization_id)}"
 
 
 def _milliseconds(seconds: float) -> str:

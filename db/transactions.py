@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import generators
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.orm import Session
@@ -37,14 +37,14 @@ _STANDING = (
     "pg_catalog.pg_is_in_recovery(),pg_catalog.pg_last_wal_replay_lsn(),"
     "(SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())"
 )
-_MASTER = (
+MASTER = (
     "pg_catalog.pg_is_in_recovery(),CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN"
     " pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
     "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
 )
-IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
+IDENTIFY = f"SELECT system_identifier,{MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
 
-_CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
+_CLOCK = f"SELECT {MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
 
 
 def server_of(connection: Connection) -> Server:
@@ -74,15 +74,9 @@ def begin(
     driver: Any = connection.connection.driver_connection
     connection.info["read_only"] = read_only
     opening = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
-    question = _STANDING if server.is_replica else _MASTER
+    question = _STANDING if server.is_replica else MASTER
     newer = asking.for_newer_servers(driver)
-    try:
-        *_, last = exchange(connection, f"{opening};SELECT {question},{context}{newer}", timeout_seconds)
-    except exc.DBAPIError as error:
-        if server.is_replica or read_only or sqlstate_of(error) != "0A000":
-            raise
-        # A replica refuses READ WRITE before it is asked who it is.
-        raise _dismissed(connection, demoted(server)) from error
+    *_, last = exchange(connection, f"{opening};SELECT {question},{context}{newer}", timeout_seconds)
     limit_statements(driver, statement_seconds)
     if server.is_replica:
         return _standing(connection, last)
@@ -97,7 +91,7 @@ def limit_statements(driver: Any, seconds: float | None) -> None:
 
 def position_at(connection: Connection, lsn: int) -> WalPosition:
     """A place in the log of the master that this transaction began on."""
-    return WalPosition(_system_identifier(connection), connection.info["timeline"], lsn)
+    return WalPosition(system_identifier_of(connection), connection.info["timeline"], lsn)
 
 
 def ask_standing(connection: Connection, *, timeout_seconds: float | None = None) -> Standing:
@@ -108,15 +102,24 @@ def ask_standing(connection: Connection, *, timeout_seconds: float | None = None
 
 def commit(connection: Connection) -> WalPosition:
     """Commit, and say how much a reader must see to see it: COMMIT and the question travel together."""
-    committed, _, last, _ = exchange(connection, "COMMIT;" + asking.question(f"SELECT {_MASTER}"))
+    committed, _, last, _ = exchange(connection, "COMMIT;" + asking.question(f"SELECT {MASTER}"))
     if committed.command_status != b"COMMIT":
         raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")
     return _position(connection, last)
 
 
+def end_reading(connection: Connection) -> None:
+    """COMMIT what has only read. After a ROLLBACK psycopg would forget every statement it has prepared."""
+    if connection.closed or connection.invalidated:
+        return
+    driver: Any = connection.connection.driver_connection
+    if driver.pgconn.transaction_status == TransactionStatus.INTRANS:
+        exchange(connection, "COMMIT")
+
+
 def ask_position(engine: Engine) -> WalPosition:
     """How far the master has flushed. One statement in autocommit; on a pooled connection that was lost, once more."""
-    return _ask(engine, f"SELECT {_MASTER}", _position)
+    return _ask(engine, f"SELECT {MASTER}", _position)
 
 
 def ask_clock(engine: Engine) -> float:
@@ -164,7 +167,8 @@ def master_of(session_or_cluster: Any) -> Engine:
 def exchange(connection: Connection, statements: str, timeout_seconds: float | None = None) -> list[PGresult]:
     """Send statements in one go and return their results. Values are the caller's to quote.
 
-    Raises what SQLAlchemy would raise for the first one that fails.
+    Raises what SQLAlchemy would raise for the first one that fails; DemotedMasterError where that is a replica's answer
+    to who begins to write.
     """
     driver: Any = connection.connection.driver_connection
     try:
@@ -176,7 +180,11 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
         raise
     for result in results:
         if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise _refused(connection, statements, result, driver)
+            refusal = _refused(connection, statements, result, driver)
+            if result is results[0] and sqlstate_of(refusal) == "0A000" and statements.startswith(asking.BEGIN_WRITING):
+                # A replica refuses READ WRITE before it is asked who it is.
+                raise _dismissed(connection, demoted(server_of(connection))) from refusal
+            raise refusal
     return results
 
 
@@ -227,7 +235,7 @@ def _as_sqlalchemy_error(connection: Connection, statements: str, error: psycopg
 def check_master(connection: Connection, server: Server, result: PGresult, first: int) -> int:
     """Whether this is a master, and the latest; returns its timeline."""
     try:
-        return examine_master(server, _system_identifier(connection), _bool(result, first), _text(result, first + 1))
+        return examine_master(server, system_identifier_of(connection), _bool(result, first), _text(result, first + 1))
     except DemotedMasterError as error:
         raise _dismissed(connection, error) from None
 
@@ -264,20 +272,20 @@ def examine_master(server: Server, system_identifier: int, in_recovery: bool, wa
 
 def _position(connection: Connection, result: PGresult) -> WalPosition:
     timeline = check_master(connection, server_of(connection), result, 0)
-    return WalPosition(_system_identifier(connection), timeline, parse_lsn(_text(result, 2) or "0/0"))
+    return WalPosition(system_identifier_of(connection), timeline, parse_lsn(_text(result, 2) or "0/0"))
 
 
 def _standing(connection: Connection, result: PGresult) -> Standing:
     replayed, timeline = _text(result, 1), _text(result, 2)
     return Standing(
-        system_identifier=_system_identifier(connection),
+        system_identifier=system_identifier_of(connection),
         in_recovery=_bool(result, 0),
         timeline=None if timeline is None else int(timeline),
         replayed=None if replayed is None else parse_lsn(replayed),
     )
 
 
-def _system_identifier(connection: Connection) -> int:
+def system_identifier_of(connection: Connection) -> int:
     """As the server said when this connection was made; see `db.engines`."""
     known = connection.info.get("system_identifier")
     if known is None:

@@ -70,23 +70,22 @@ class Attempt:
         """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
         self.failed_finish = None
         try:
-            with writing(self.organization_id) as session:
-                done = self._finish_in(session, effect)
-                if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
+            done = ledger.succeed_one(self.claimed) if effect is None else self._finish_with(effect)
+            if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
+                with writing(self.organization_id) as session:
                     done = ledger.finished_as(session, [self.claimed]).get(self.id) == "succeeded"
         except BaseException as error:
             self.failed_finish = error
             raise
         self.settle("succeeded" if done else "fenced")
 
-    def _finish_in(self, session: Session, effect: Effect | None) -> bool:
-        kept = None
-        if effect is not None:
+    def _finish_with(self, effect: Effect) -> bool:
+        with writing(self.organization_id) as session:
             if not ledger.lock_owned(session, [self.claimed]):
                 return False
             result = effect(session)
             kept = None if result is None else ledger.as_json(result, "what the effect returns")
-        return bool(ledger.succeed(session, [(self.claimed, kept)]))
+            return ledger.succeed_with(session, self.claimed, kept)
 
     def settle(self, outcome: str) -> None:
         settle([self], outcome)

@@ -20,7 +20,7 @@ from db import ledger
 from db.engines import database
 from db.errors import UnacceptedArgumentsError
 from db.ledger import Claim, Part
-from db.sessions import TenantSession, reading, writing
+from db.sessions import reading, writing
 from jobs import metrics
 from jobs.attempts import Attempt, Batch
 from jobs.forks import no_way_out_of_a_fork
@@ -82,19 +82,19 @@ class _Delivery:
 
     def _claim(self, part: Part) -> Claim:
         with writing(part.organization_id) as session:
-            return self._claim_in(session, part)
+            return ledger.claim(
+                session,
+                self._kind.name,
+                part.job_ids,
+                message_id=self._message_id,
+                worker=_worker_name(),
+                lease_seconds=database().settings.lease,
+                max_run_seconds=self._max_run_seconds,
+            )
 
-    def _claim_in(self, session: TenantSession, part: Part) -> Claim:
-        kind = self._kind
-        return ledger.claim(
-            session,
-            kind.name,
-            part.job_ids,
-            message_id=self._message_id,
-            worker=_worker_name(),
-            lease_seconds=database().settings.lease,
-            max_run_seconds=kind.hard_limit_seconds + (0 if kind.takes_batches else TURN_SECONDS),
-        )
+    @property
+    def _max_run_seconds(self) -> float:
+        return self._kind.hard_limit_seconds + (0 if self._kind.takes_batches else TURN_SECONDS)
 
     def _work(self, batch: Batch) -> None:
         """Run claimed jobs; whatever happens, each is settled in the end."""
@@ -153,34 +153,43 @@ class _Singles(_Delivery):
         following, self._following = self._following, None
         return following
 
+    def _claim(self, part: Part) -> Claim:
+        claim = ledger.claim_one(self._wanted(part))
+        return claim if claim.jobs else super()._claim(part)  # which says why, where a job cannot be run
+
+    def _wanted(self, part: Part) -> ledger.Wanted:
+        (job_id,) = part.job_ids
+        return ledger.Wanted(
+            organization_id=part.organization_id,
+            id=job_id,
+            kind=self._kind.name,
+            message_id=self._message_id,
+            worker=_worker_name(),
+            lease_seconds=database().settings.lease,
+            max_run_seconds=self._max_run_seconds,
+            token=ledger.new_token(),
+        )
+
     def _finish(self, attempt: Attempt) -> None:
         """End a job that has no effect, and claim the next one."""
         if not self._begins:
             attempt.finish()
             return
-        following, part = None, self._line.popleft()
+        part = self._line.popleft()
+        wanted = self._wanted(part)
         try:
-            with writing(attempt.organization_id) as session:
-                done = ledger.succeed(session, [(attempt.claimed, None)])
-                if done:
-                    session.turn_to(part.organization_id)
-                    following = self._claim_in(session, part)
+            done, following = ledger.succeed_and_claim(attempt.claimed, wanted)
         except Exception as error:  # noqa: BLE001 - the job has succeeded all the same, so that is tried alone
             log.debug("job.finished_alone", job=str(attempt.id), error=str(error))
             attempt.finish()
-            if following is None or not self._is_mine(following, part):
-                self._line.appendleft(part)
-                return
+            # A claim that was committed although the answer was lost has not begun, and would be charged.
+            following = insist(lambda: ledger.claimed_as(wanted))
         else:
             attempt.settle("succeeded" if done else "fenced")
-            if not done:
-                self._line.appendleft(part)
-        if following is not None and following.position is not None:
+        if following.jobs:
             self._following = following
-
-    def _is_mine(self, claim: Claim, part: Part) -> bool:
-        """Whether a claim was committed although the answer was lost. It has not begun, and would be charged."""
-        return bool(insist(part.organization_id, lambda session: ledger.lock_owned(session, claim.jobs)))
+        else:
+            self._line.appendleft(part)
 
 
 def _may_be_elsewhere(kind: Kind, part: Part) -> bool:

@@ -105,7 +105,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
             max_faults=settings.max_faults,
         )
 
-    state = insist(attempt.organization_id, record)
+    state = _write(attempt.organization_id, record)
     outcome = _outcome(attempt, state)
     attempt.settle(outcome)
     if outcome == "retried":
@@ -130,7 +130,7 @@ def _outcome(attempt: Attempt, state: str | None) -> str:
     """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
     if state is not None:
         return "retried" if state == "queued" else state
-    finished = insist(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
+    finished = _write(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
     return finished.get(attempt.id, "fenced")
 
 
@@ -140,7 +140,7 @@ def _give_back(batch: Batch) -> None:
     if not left:
         return
     most = database().settings.max_given_back
-    ended = insist(
+    ended = _write(
         batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
     )
     by_outcome: dict[str, list[Attempt]] = {}
@@ -151,17 +151,27 @@ def _give_back(batch: Batch) -> None:
         log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)
 
 
-def insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
+def _write(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
+
+    def once() -> T:
+        with writing(organization_id) as session:
+            return write(session)
+
+    return insist(once)
+
+
+def insist(exchange: Callable[[], T]) -> T:
+    """Again and again for as long as a lease lasts, while the database is away."""
     for attempt in Retrying(
         retry=retry_if_exception(_may_pass),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         stop=stop_after_delay(database().settings.lease),
         reraise=True,
     ):
-        with attempt, writing(organization_id) as session:
-            written = write(session)
-    return written
+        with attempt:
+            answered = exchange()
+    return answered
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -56,6 +56,7 @@ from db.ledger.finish import (
 from db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from db.ledger.shortcuts import Floor, Shortcuts
+from db.ledger.single import Wanted, claim_one, claimed_as, new_token, succeed_and_claim, succeed_one, succeed_with
 from db.ledger.values import as_json
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "Size",
     "Turns",
     "Walk",
+    "Wanted",
     "arrivals",
     "as_json",
     "begin_judging",
@@ -90,6 +92,8 @@ __all__ = [
     "change_keys",
     "charge",
     "claim",
+    "claim_one",
+    "claimed_as",
     "count_by_state",
     "count_live",
     "dispatch_due",
@@ -106,6 +110,7 @@ __all__ = [
     "lock_owned",
     "master_seconds",
     "may_plan",
+    "new_token",
     "next_keys",
     "oldest_due_seconds",
     "pause",
@@ -121,6 +126,9 @@ __all__ = [
     "retry",
     "retry_failed",
     "succeed",
+    "succeed_and_claim",
+    "succeed_one",
+    "succeed_with",
     "undispatch",
     "undispatched",
 ]

@@ -116,7 +116,7 @@ def claim(
     jobs = sorted((Claimed(*row[:-1]) for row in rows), key=lambda claimed: order[claimed.id])
     unreadable = [one for one in jobs if not isinstance(one.arguments, dict)]
     if unreadable or len(rows) < len(ids):
-        _set_aside(session, kind, ids, unreadable)
+        set_aside(session, kind, ids, unreadable)
     readable = [one for one in jobs if isinstance(one.arguments, dict)]
     position = session.position_at(max(row[-1] for row in rows)) if readable else None
     return Claim(readable, position)
@@ -144,7 +144,7 @@ RETURNING job.id, job.error_message
 """)
 
 
-def _set_aside(session: Session, kind: str, ids: Sequence[UUID], unreadable: Sequence[Claimed]) -> None:
+def set_aside(session: Session, kind: str, ids: Sequence[UUID], unreadable: Sequence[Claimed]) -> None:
     """Fail, with the reason, those of a message's jobs that no worker can run. The others go on."""
     parameters = {
         "organization_id": organization_of(session),

@@ -1,20 +1,22 @@
 """How a message with many jobs is worked off: each is claimed when it starts, in its own organization, and what is not
 come to stays as good as new."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+import db.transactions
 import jobs.messages
 from db import ledger
 from db.engines import database
 from db.ledger import Message
-from db.sessions import TenantSession, overseeing
+from db.sessions import overseeing
 from jobs.messages import run_message
 from jobs.planning import limits_of
 from jobs.running import clear_stop, request_stop
@@ -232,19 +234,21 @@ def test_a_commit_whose_answer_is_lost_ends_one_job_and_begins_the_next_one_once
     tenant: Tenant, commits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends a job and claims the next one in a transaction: both have happened, or neither."""
-    commit = TenantSession.commit
+    exchange = db.transactions.exchange
     ran: list[UUID] = []
 
-    def lose(session: TenantSession) -> None:
-        monkeypatch.setattr(TenantSession, "commit", commit)
-        if commits:
-            commit(session)
-        raise OperationalError("COMMIT", None, ConnectionResetError("the connection is gone"))
+    def lose(connection: Connection, statements: str, timeout_seconds: float | None = None) -> Any:
+        if statements.startswith("BEGIN"):
+            monkeypatch.setattr(db.transactions, "exchange", exchange)
+            if commits:
+                exchange(connection, statements)
+            raise OperationalError("COMMIT", None, ConnectionResetError("the connection is gone"))
+        return exchange(connection, statements, timeout_seconds)
 
     def do(attempt: Attempt) -> None:
         ran.append(attempt.id)
         if len(ran) == 1:
-            monkeypatch.setattr(TenantSession, "commit", lose)
+            monkeypatch.setattr(db.transactions, "exchange", lose)
 
     task = single(do)
     tenants_with_jobs(tenant, task, each=1)
@@ -255,16 +259,22 @@ def test_a_commit_whose_answer_is_lost_ends_one_job_and_begins_the_next_one_once
 
 
 def test_a_claim_that_fails_does_not_undo_the_job_before_it(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = ledger.claim
+    """As where its row is locked for longer than a lock may take, or its statement is refused."""
+    wanted_call = ledger.Wanted.call
+    refused: list[UUID] = []
 
-    def fail(*_: Any, **__: Any) -> ledger.Claim:
-        monkeypatch.setattr(ledger, "claim", claim)
-        raise OperationalError("UPDATE", None, ConnectionResetError("the connection is gone"))
+    def refuse(wanted: ledger.Wanted) -> Any:
+        call = wanted_call.__get__(wanted)
+        if not refused:
+            refused.append(wanted.id)
+            return call._replace(values=call.values | {"max_run": math.inf})
+        return call
 
-    task = single(at_the(1, lambda _: monkeypatch.setattr(ledger, "claim", fail)))
+    task = single(at_the(1, lambda _: monkeypatch.setattr(ledger.Wanted, "call", property(refuse))))
     tenants_with_jobs(tenant, task, each=1)
     message = message_of(task)
     assert deliver(task, message) == 3
+    assert refused == [message.job_ids[1]]
     assert states(message) == [("succeeded", 1, 0)] * 3
 
 
@@ -295,7 +305,7 @@ def test_a_slow_kind_travels_in_small_messages_and_a_quick_one_in_large_ones(ten
         )
         for seconds in (0.0, 0.001, 0.0125, 1.0, 100.0)
     ]
-    assert size_at == [(1, 20), (1, 20), (1, 10), (1, 1), (1, 1)]
+    assert size_at == [(1, 50), (1, 50), (1, 10), (1, 1), (1, 1)]
 
 
 def test_jobs_of_a_kind_with_a_cap_run_side_by_side_up_to_it(tenant: Tenant) -> None:

@@ -1,5 +1,6 @@
 """Promotions: who is the master is checked, not believed, and nobody has to be restarted to find out."""
 
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
@@ -8,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, InternalError
 
 from db.engines import Database, open_database
 from db.errors import DemotedMasterError, StaleMasterError
+from db.exchanges import Call, Statement, transact
 from db.faults import Fault, classify
 from db.models import Organization
 from db.models.base import new_id
@@ -68,7 +70,14 @@ def write_row_in_time() -> tuple[UUID, WalPosition]:
     return eventually(attempt)
 
 
-def test_old_master_is_refused_where_it_is_the_only_one_named(own_stack: OwnStack, open_on: OpenDatabase) -> None:
+def exchange() -> None:
+    transact([Call(new_id(), Statement("tests_nothing", "SELECT 1", {}), {})])
+
+
+@pytest.mark.parametrize("write", [write_row, exchange])
+def test_old_master_is_refused_where_it_is_the_only_one_named(
+    write: Callable[[], object], own_stack: OwnStack, open_on: OpenDatabase
+) -> None:
     stack = own_stack(replicas=1, migrated=True)
     database = open_on(stack)
     row = write_row()
@@ -78,7 +87,7 @@ def test_old_master_is_refused_where_it_is_the_only_one_named(own_stack: OwnStac
     # The promoted server is no replica any more, and nothing may be written to the other one.
     eventually(lambda: database.cluster().sampler.timelines.highest == 2)
     with pytest.raises(StaleMasterError, match="timeline 1, but timeline 2 was seen") as caught:
-        write_row()
+        write()
     assert classify(caught.value) is Fault.DEMOTED
     with pytest.raises(StaleMasterError):
         sees(*row)

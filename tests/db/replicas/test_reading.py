@@ -167,7 +167,7 @@ def test_position_of_an_idle_system_is_reached_by_its_replicas(stack: LocalStack
 def test_choosing_a_replica_costs_no_round_trip(
     stack: LocalStack, open_on: OpenDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A read is three round trips: begin, the statement itself, rollback. The master hears nothing of it."""
+    """A read is three round trips: begin, the statement itself, commit. The master hears nothing of it."""
     open_on(stack, replica_sample_interval=20, replica_wait=5)
     row = write_row()
     sees(*row)
@@ -180,7 +180,7 @@ def test_choosing_a_replica_costs_no_round_trip(
     calls = {server.name: statements_on(server) for server in (stack.master, *stack.replicas)}
     assert calls.pop(stack.master.name) == []
     (asked,) = [statements for statements in calls.values() if statements]
-    assert [statement.split()[0] for statement in asked] == ["BEGIN", "ROLLBACK", "SELECT", "SELECT"]
+    assert [statement.split()[0] for statement in asked] == ["BEGIN", "COMMIT", "SELECT", "SELECT"]
 
     trace = tmp_path_factory.mktemp("trace") / "protocol"
     with trace.open("w") as file, reading(row[0], position=row[1]) as session:
