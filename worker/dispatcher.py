@@ -35,6 +35,7 @@ from worker.pace import Pace
 
 log = structlog.get_logger(__name__)
 
+_BRING_SECONDS = 0.05
 _SWEEP_SECONDS = 0.5
 _READY_SECONDS = 5.0
 _HELD_UP_SECONDS = 5.0
@@ -82,13 +83,15 @@ class _Look:
 @dataclass(frozen=True)
 class Tick:
     """What one look did. `planned` is false on a dispatcher that stands by; `room` is how many messages the broker
-    could have been given; `is_amid` a round that has found nothing to send yet, and may."""
+    could have been given; `is_amid` a round that has found nothing to send yet, and may; `brought` jobs came into the
+    queue behind it, for the next look."""
 
     planned: bool
     room: int
     messages: Sequence[Message] = ()
     failure: str | None = None
     is_amid: bool = False
+    brought: bool = False
 
 
 class Dispatcher:
@@ -115,7 +118,7 @@ class Dispatcher:
         self._old_snapshots: dict[str, float] = {}
         self._hides_snapshots = False
         self._stopping = False
-        self._swept_at = self._count_at = float("-inf")
+        self._brought_at = self._swept_at = self._count_at = float("-inf")
         self._broker_takes = True
         self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
@@ -166,6 +169,8 @@ class Dispatcher:
                 window=self._settings.dispatch_window,
                 look_seconds=time.monotonic() - started,
             )
+            if tick.brought and self.pace.hears:
+                self.pace.rung()
         else:
             self.health.failed(tick.failure)
             self.pace.failed()
@@ -178,7 +183,8 @@ class Dispatcher:
 
     def tick(self) -> Tick:
         """Plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the queue; when
-        we are killed before that, the jobs are dispatched again when they are overdue."""
+        we are killed before that, the jobs are dispatched again when they are overdue. What nobody waits for comes
+        behind that, in transactions of its own."""
         asked_at = time.monotonic()
         depth = self._broker.depth()
         try:
@@ -189,13 +195,15 @@ class Dispatcher:
                 raise
             look = self._look(depth, asked_at, is_apart=True)
         messages = self._publish(look.messages, look.planned_at)
+        brought = False
         if look.planner:
+            brought = depth is not None and self._bring(depth, asked_at)
             self._count()
         else:
             OLDEST_SNAPSHOT.clear()  # who plans tells it
         broker_is_well = depth is not None and len(messages) == len(look.messages)
         failure = None if broker_is_well else "the broker does not answer"
-        return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look))
+        return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look), brought=brought)
 
     def _is_amid(self, look: "_Look") -> bool:
         """Where thousands of organizations may send nothing (paused, capped, of unknown kinds), one look does not come
@@ -220,9 +228,6 @@ class Dispatcher:
             PLANNING.set(planner)
             look = _Look(planner, self._settings.dispatch_window)
             if planner and depth is not None:
-                if is_apart:
-                    self._leave_refused_out(session, depth)
-                self._sweep(session, depth, asked_at)
                 self._meet_newcomers(session)
                 look = self._plan(session, depth, asked_at, is_apart=is_apart)
         look.planned_at = time.monotonic()
@@ -253,12 +258,41 @@ class Dispatcher:
                 raise
             log.warning("jobs.not_taken_back", error=first_line(error))  # they will be overdue, each for itself
 
-    def _sweep(self, session: Session, depth: int, asked_at: float) -> None:
+    def _bring(self, depth: int, asked_at: float) -> bool:
+        """Bring into the queue what has become due, or is to be dispatched again; whether there was anything."""
+        now = time.monotonic()
+        if now - self._brought_at < _BRING_SECONDS:
+            return False
+        self._brought_at = now
+        try:
+            with overseeing() as session:
+                return ledger.may_plan(session) and self._bring_in(session, depth, asked_at)
+        except Exception as error:
+            self._shortcuts = self._no_shortcuts()
+            if not ledger.is_refused(error):
+                return self._note_not_brought(error)
+        with overseeing() as session:
+            if ledger.may_plan(session):
+                self._leave_refused_out(session, depth)
+        return True
+
+    def _note_not_brought(self, error: Exception) -> bool:
+        if not classify(error).retryable:
+            raise error
+        log.warning("jobs.not_brought", error=first_line(error))
+        return False
+
+    def _bring_in(self, session: Session, depth: int, asked_at: float) -> bool:
+        due = ledger.promote(session, self._refused, self._shortcuts)
+        self._turns.came(due)
+        return self._sweep(session, depth, asked_at) > 0 or bool(due)
+
+    def _sweep(self, session: Session, depth: int, asked_at: float) -> int:
         """Dispatch again what was lost on its way. Not by a look at the broker that has grown old: what has been sent
         since would be taken for what waits there."""
         now = time.monotonic()
         if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
-            return
+            return 0
         self._swept_at = now
         held_up = ledger.requeue_held_up(session, self._refused, self._shortcuts)
         if held_up:
@@ -267,6 +301,7 @@ class Dispatcher:
         if overdue:
             OVERDUE.inc(overdue)
             log.warning("jobs.overdue", jobs=overdue)
+        return held_up + overdue
 
     def _leave_refused_out(self, session: Session, depth: int) -> None:
         now = time.monotonic()
@@ -276,9 +311,7 @@ class Dispatcher:
             log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
 
     def _meet_newcomers(self, session: Session) -> None:
-        """Whose jobs have become due, or, while a round takes many looks or not all lanes are looked for, have just
-        come."""
-        self._turns.came(ledger.promote(session, self._refused, self._shortcuts))
+        """Whose jobs have just come, while a round takes many looks or not all lanes are looked for."""
         if self._turns.is_long or self._shortcuts.lanes.is_dear:
             came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until, known=self._shortcuts.lanes)
             self._turns.came(came)

@@ -409,7 +409,7 @@ def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk
     advance_clock(7200)
     dispatcher = desk.dispatcher()
     with refused_by_the_server(refused.organization_id, allowed="later"), capture_logs() as logs:
-        (message,) = dispatcher.tick().messages
+        (message,) = eventually(lambda: dispatcher.tick().messages, what="the other's jobs")
         assert [part.organization_id for part in message.parts] == [other.organization_id]
         dispatcher._turn()
     assert len([one for one in logs if one["event"] == "job.set_aside"]) == 3
