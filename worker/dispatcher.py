@@ -270,17 +270,14 @@ class Dispatcher:
         except Exception as error:
             self._shortcuts = self._no_shortcuts()
             if not ledger.is_refused(error):
-                return self._note_not_brought(error)
+                if not classify(error).retryable:
+                    raise
+                log.warning("jobs.not_brought", error=first_line(error))
+                return False
         with overseeing() as session:
             if ledger.may_plan(session):
                 self._leave_refused_out(session, depth)
         return True
-
-    def _note_not_brought(self, error: Exception) -> bool:
-        if not classify(error).retryable:
-            raise error
-        log.warning("jobs.not_brought", error=first_line(error))
-        return False
 
     def _bring_in(self, session: Session, depth: int, asked_at: float) -> bool:
         due = ledger.promote(session, self._refused, self._shortcuts)
