@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
 
 from db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
-from db.ledger.values import MAX_ATTEMPTS, check_integer, check_kind, check_nesting, shortened
+from db.ledger.values import MAX_ATTEMPTS, SCALARS, check_integer, check_kind, check_nesting, shortened
 
 if TYPE_CHECKING:
     from jobs.attempts import Batch
@@ -82,7 +82,8 @@ class Kind:
         except (PydanticSerializationError, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise self._refusal(f"{shortened(arguments)} cannot be kept as JSON: {error}") from error
         for name in type(given).model_fields:
-            if not _same_keys(getattr(given, name), getattr(read_back, name)):
+            one = getattr(given, name)
+            if type(one) not in SCALARS and not _same_keys(one, getattr(read_back, name)):
                 raise self._refusal(f"{name}: its keys would be kept as other ones: use texts as keys")
         return kept
 

@@ -33,7 +33,8 @@ MAX_INTEGER = 10**300
 
 _SHOWN = 60
 _TEXTS = frozenset({str, bool, NoneType})
-_PLAIN = _TEXTS | {int, float}
+SCALARS = _TEXTS | {int, float, UUID, datetime}
+"""Types whose values hold no others. Their subclasses might."""
 
 
 def shortened(value: object) -> str:
@@ -158,7 +159,7 @@ def check_nesting(value: Any, what: str) -> None:
     too deep must not be descended into."""
     level = [value]
     parts = 0
-    if type(value) is dict and _PLAIN.issuperset(map(type, value.values())):
+    if type(value) is dict and SCALARS.issuperset(map(type, value.values())):
         return  # as most arguments are
     for _ in range(MAX_JSON_DEPTH):
         level = [
