@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -551,12 +552,13 @@ class LedgerMachine(RuleBasedStateMachine):
         raise AssertionError(f"{live} jobs are stuck")
 
 
-def test_the_ledger_behaves_as_its_model(opened: Database) -> None:
+@pytest.mark.parametrize("runs", [12, pytest.param(60, marks=pytest.mark.soak)])
+def test_the_ledger_behaves_as_its_model(opened: Database, runs: int) -> None:
     with opened_with(max_given_back=MAX_GIVEN_BACK, backoff_base=0.001, backoff_max=0.001):
         run_state_machine_as_test(
             LedgerMachine,
             settings=settings(
-                max_examples=25,
+                max_examples=runs,
                 stateful_step_count=40,
                 deadline=None,
                 derandomize=True,

@@ -216,25 +216,29 @@ def test_kill_from_outside_is_not_the_documents_failure(sandbox: Sandbox) -> Non
         assert pool.submit(sandbox.read, HTML, GOOD).result(timeout=10).text == "good"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_damaged_files_are_read_or_refused_and_nothing_else(data: st.DataObject, damage_sandbox: Sandbox) -> None:
-    media_type, name = data.draw(
-        st.sampled_from(
-            [
-                (PDF, "handbook/annual-report.pdf"),
-                (DOCX, "correspondence/inventory.docx"),
-                (HTML, "handbook/travel-policy.html"),
-            ]
+@pytest.mark.parametrize("files", [20, pytest.param(200, marks=pytest.mark.soak)])
+def test_damaged_files_are_read_or_refused_and_nothing_else(damage_sandbox: Sandbox, files: int) -> None:
+    @settings(max_examples=files, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def read_damaged(data: st.DataObject) -> None:
+        media_type, name = data.draw(
+            st.sampled_from(
+                [
+                    (PDF, "handbook/annual-report.pdf"),
+                    (DOCX, "correspondence/inventory.docx"),
+                    (HTML, "handbook/travel-policy.html"),
+                ]
+            )
         )
-    )
-    damaged = bytearray(sample(name))
-    for _ in range(data.draw(st.integers(1, 8))):
-        position = data.draw(st.integers(0, len(damaged) - 1))
-        damaged[position : position + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
-    with suppress(PipelineError):
-        damage_sandbox.read(media_type, bytes(damaged))
-    assert damage_sandbox.read(HTML, GOOD).text == "good"
+        damaged = bytearray(sample(name))
+        for _ in range(data.draw(st.integers(1, 8))):
+            position = data.draw(st.integers(0, len(damaged) - 1))
+            damaged[position : position + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
+        with suppress(PipelineError):
+            damage_sandbox.read(media_type, bytes(damaged))
+        assert damage_sandbox.read(HTML, GOOD).text == "good"
+
+    read_damaged()
 
 
 @pytest.fixture(scope="module")
