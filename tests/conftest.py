@@ -30,18 +30,24 @@ from tests.tenants import Tenant
 from worker.local.stack import LocalStack
 
 LONGEST = (
-    "test_chaos.py",
-    "test_growth.py",
-    "test_plans.py",
     "test_keeper.py",
-    "test_failover.py",
-    "test_demo.py",
-    "test_readme.py",
+    "test_chaos.py",
+    "test_main_job.py",
     "test_broker_trouble.py",
+    "test_growth.py",
+    "test_demo.py",
+    "test_failover.py",
+    "test_children.py",
     "test_dispatcher.py",
     "test_documents.py",
+    "test_health.py",
+    "test_metrics.py",
+    "test_watchdog.py",
+    "test_judge.py",
+    "test_readme.py",
     "test_broker_link.py",
     "test_model.py",
+    "test_plans.py",
 )
 """Files of few tests that take long. They begin first: at the end the others would wait for them."""
 

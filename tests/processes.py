@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tests.nursery import Nursery, Nursling
 from tests.waiting import eventually
 from worker.local.launching import children, launch
 
@@ -18,7 +19,7 @@ STOP_SECONDS = 30.0
 class Process:
     """One running `docworker NAME …`, its output in a file."""
 
-    def __init__(self, *, name: str, popen: subprocess.Popen[bytes], log_path: Path) -> None:
+    def __init__(self, *, name: str, popen: subprocess.Popen[bytes] | Nursling, log_path: Path) -> None:
         self.name = name
         self.log_path = log_path
         self._popen = popen
@@ -120,27 +121,44 @@ class Processes:
         self._started: list[Process] = []
 
     def start(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Process:
-        """Start `docworker NAME ARGUMENTS…`, with further settings if need be."""
-        return self.start_command(name, [sys.executable, "-m", "worker.cli", name, *arguments], environment=environment)
+        """Start `docworker NAME ARGUMENTS…` out of the nursery, with further settings if need be."""
+        log_path = self._new_log(name)
+        nursling = Nursery.shared().start(
+            [name, *arguments],
+            environment=self._all_of(environment),
+            directory=self._directory,
+            output=log_path,
+            errors=log_path,
+        )
+        return self._add(Process(name=name, popen=nursling, log_path=log_path))
+
+    def start_anew(self, name: str, *arguments: str) -> Process:
+        """As `start`, with an interpreter of its own: where it matters how it is started."""
+        return self.start_command(name, [sys.executable, "-m", "worker.cli", name, *arguments])
 
     def start_command(self, name: str, command: list[str], *, environment: Mapping[str, str] | None = None) -> Process:
-        """Start any other program in the same way; `command[0]` is a path."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        log_path = self._directory / f"{name}-{len(self._started) + 1}.log"
+        """Start any other program, with an interpreter of its own if it needs one; `command[0]` is a path."""
+        log_path = self._new_log(name)
         with log_path.open("wb") as output:
-            popen = launch(
-                command,
-                environment={
-                    **os.environ,  # with the settings in force now
-                    **self._environment,
-                    **(environment or {}),
-                    "PYTHONUNBUFFERED": "1",
-                    "PYTHONPATH": str(PROJECT),
-                },
-                directory=self._directory,
-                output=output,
-            )
-        process = Process(name=name, popen=popen, log_path=log_path)
+            popen = launch(command, environment=self._all_of(environment), directory=self._directory, output=output)
+        return self._add(Process(name=name, popen=popen, log_path=log_path))
+
+    def _new_log(self, name: str) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"{name}-{len(self._started) + 1}.log"
+        path.touch()
+        return path
+
+    def _all_of(self, environment: Mapping[str, str] | None) -> dict[str, str]:
+        return {
+            **os.environ,  # with the settings in force now
+            **self._environment,
+            **(environment or {}),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(PROJECT),
+        }
+
+    def _add(self, process: Process) -> Process:
         self._started.append(process)
         return process
 

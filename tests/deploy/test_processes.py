@@ -36,7 +36,7 @@ def tenant(fresh_environment: dict[str, str]) -> Tenant:
 def start(name: str, environment: dict[str, str], processes: Processes) -> Process:
     given = {f"DOCWORKER_{one}" for one in ADDRESSES[name] | OF_EVERY_TEST}
     with applied({name: value for name, value in environment.items() if name in given}):
-        return processes.start(name)
+        return processes.start_anew(name)
 
 
 def test_processes_share_the_work_with_the_addresses_each_needs(

@@ -1,8 +1,5 @@
 """Beat: one effect for each tick, whatever runs, stops or fails."""
 
-import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +22,7 @@ from jobs.task import known_kinds
 from tests.conftest import OwnStack
 from tests.processes import Processes
 from tests.waiting import eventually
+from tests.worker.cli.commands import docworker
 from tests.worker.trials import InForce, get, metric
 from worker.app import app
 from worker.beat import LONGEST_WAIT_SECONDS, Beat, master_time, states
@@ -320,10 +318,7 @@ def test_beat_runs_as_a_process_and_shows_its_schedule(fresh_environment: dict[s
     assert get("/healthz", process="beat")[0] == 200
     eventually(lambda: get("/readyz", process="beat")[0] == 200)
     assert metric("docworker_schedule_fires_total", process="beat") == 4
-    shown = subprocess.run(
-        [sys.executable, "-m", "worker.cli", "schedule", "--json"], capture_output=True, text=True, check=True
-    )
-    listed = {one["schedule"]: one for one in json.loads(shown.stdout)}
+    listed = {one["schedule"]: one for one in docworker("schedule", "--json").json}
     assert listed["prune_jobs"]["last_due_at"] < listed["prune_jobs"]["next_due_at"]
     assert beat.stop(within_seconds=5) == 0
 

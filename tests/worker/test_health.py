@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -12,14 +10,9 @@ from tests.conftest import OwnStack
 from tests.network import stopped
 from tests.processes import Processes
 from tests.waiting import eventually
+from tests.worker.cli.commands import docworker
 from tests.worker.trials import InForce, Trial, get, metric, port
 from worker.health import LoopHealth, ask
-
-
-def run_health(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker.cli", "health", *arguments], capture_output=True, text=True, check=False
-    )
 
 
 def test_a_running_worker_is_alive_and_ready(trial: Trial) -> None:
@@ -33,14 +26,14 @@ def test_a_running_worker_is_alive_and_ready(trial: Trial) -> None:
 def test_the_health_command_tells_by_its_exit_code(trial: Trial) -> None:
     worker = trial.start_worker()
     eventually(lambda: get("/readyz")[0] == 200)
-    assert run_health().returncode == 0
-    assert run_health("worker", "--ready").returncode == 0
+    assert docworker("health").exit_code == 0
+    assert docworker("health", "worker", "--ready").exit_code == 0
 
     worker.kill9()
 
-    gone = run_health("worker")
-    assert gone.returncode == 1
-    assert "no worker runs here" in gone.stderr
+    gone = docworker("health", "worker")
+    assert gone.exit_code == 1
+    assert "no worker runs here" in gone.err
 
 
 def test_a_stopping_worker_is_alive_and_not_ready(trial: Trial) -> None:
@@ -161,6 +154,6 @@ def test_a_dispatcher_serves_health_and_metrics(fresh_environment: dict[str, str
     assert get("/healthz", process="dispatcher")[0] == 200
     eventually(lambda: get("/readyz", process="dispatcher")[0] == 200)
     eventually(lambda: metric("docworker_dispatcher_planning", process="dispatcher") == 1)
-    assert run_health("dispatcher").returncode == 0
+    assert docworker("health", "dispatcher").exit_code == 0
     assert dispatcher.stop(within_seconds=10) == 0
-    assert run_health("dispatcher").returncode == 1
+    assert docworker("health", "dispatcher").exit_code == 1

@@ -2,12 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from tests.nursery import Nursery
 
 PROJECT = Path(__file__).parents[3]
 
@@ -32,12 +33,16 @@ def docworker(
     *arguments: object, environment: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Answer:
     """Run it to its end, with the settings in force and these, in `directory` if one is given."""
-    done = subprocess.run(
-        [sys.executable, "-m", "worker.cli", *map(str, arguments)],
-        cwd=directory,
-        env={**os.environ, **(environment or {}), "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return Answer(done.returncode, done.stdout, done.stderr)
+    with TemporaryDirectory() as outputs:
+        out, err = (Path(outputs, name) for name in ("out", "err"))
+        nursling = Nursery.shared().start(
+            [*map(str, arguments)],
+            environment={**os.environ, **(environment or {}), "PYTHONPATH": str(PROJECT)},
+            directory=directory or Path.cwd(),
+            output=out,
+            errors=err,
+        )
+        try:
+            return Answer(nursling.wait(60), out.read_text(), err.read_text())
+        finally:
+            nursling.kill()

@@ -29,7 +29,7 @@ class Demo:
         self.processes = Processes({"TMPDIR": str(self.temporary)}, directory)
 
     def start(self, *arguments: object) -> Process:
-        return self.processes.start("demo", *map(str, arguments))
+        return self.processes.start_anew("demo", *map(str, arguments))
 
     def samples(self, **expected: str | None) -> Path:
         """Two samples, a good one and a broken one, and the reasons that are expected of them."""

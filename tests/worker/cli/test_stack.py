@@ -30,7 +30,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def up(directory: Path) -> Iterator[Process]:
     processes = Processes({}, directory)
-    process = processes.start_command("up", [sys.executable, "-m", "worker.cli", "up"])
+    process = processes.start_anew("up")
     process.wait_for_log("worker.ready", within_seconds=60)
     process.wait_for_log("dispatcher.started")
     process.wait_for_log("beat.started")
