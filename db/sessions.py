@@ -21,6 +21,7 @@ from db.faults import Fault, classify
 from db.pool import Holder
 from db.replication import Standing, WalPosition
 from db.settings import Settings
+from db.statements import Call
 from db.tenancy import TenantSession as TenantSession
 from db.tenancy import opener
 from db.tenancy import organization_of as organization_of
@@ -84,10 +85,13 @@ def next_source(session: TenantSession, error: Exception, avoid: list[int]) -> S
 
 
 @contextmanager
-def writing(organization_id: UUID | None) -> Iterator[TenantSession]:
-    """A session on the master: commits at the end of the block, rolls back when the block raises."""
+def writing(organization_id: UUID | None, *, first: Call | None = None) -> Iterator[TenantSession]:
+    """A session on the master: commits at the end of the block, rolls back when the block raises.
+
+    `first` is a statement that travels with the BEGIN; the session has what it returned as `first_rows`.
+    """
     current = database()
-    with TenantSession(current.cluster().master, organization_id, current.settings) as session:
+    with TenantSession(current.cluster().master, organization_id, current.settings, first=first) as session:
         session.begin_now()
         yield session
         session.commit()

@@ -20,6 +20,7 @@ from db.errors import ConfigurationError, InvalidArgumentError
 from db.pool import Holder, Holders, MeasuredPool
 from db.replication import Standing, WalPosition
 from db.settings import Settings
+from db.statements import Call, Row, ready, rows_of
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,8 @@ _NOT_THE_OPENER = frozenset({"contextlib", "db.tenancy", "db.sessions", "db.aio"
 class TenantSession(Session):
     """A Session that belongs to one organization, or to none and then sees no tenant's rows.
 
-    `choice` says where a reading session reads, and why.
+    `choice` says where a reading session reads, and why; `first_rows` are what the statement returned that was sent
+    with the first BEGIN.
     """
 
     choice: Choice | None = None
@@ -44,6 +46,7 @@ class TenantSession(Session):
         master: Engine | None = None,
         answer_seconds: float | None = None,
         holder: Holder | None = None,
+        first: Call | None = None,
         **options: Any,
     ) -> None:
         super().__init__(bind=bind, expire_on_commit=False, **options)
@@ -57,6 +60,8 @@ class TenantSession(Session):
         self.holder = holder or Holder.of(opener())
         self._held: list[Holders] = []
         self._connection: Connection | None = None
+        self._first = first
+        self.first_rows: list[Row] = []
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
@@ -74,13 +79,16 @@ class TenantSession(Session):
         """A transaction begins on `connection`: tell it the organization, and see what the server is."""
         self._hold(connection.engine)
         self._connection = connection
-        self.standing = transactions.begin(
+        first, self._first = self._first, None
+        self.standing, answers = transactions.begin(
             connection,
             self._context,
+            first=None if first is None else ready(connection, first),
             read_only=self.read_only,
             timeout_seconds=self._answer_seconds,
             statement_seconds=self.settings.statement_timeout,
         )
+        self.first_rows = [row for answer in answers for row in rows_of(connection, answer)]
 
     def limit_statements(self, seconds: float) -> None:
         """Give each statement of this transaction so long instead of `statement_timeout`; 0: as long as it takes."""

@@ -57,13 +57,14 @@ def begin(
     context: str,
     *,
     read_only: bool,
+    first: str | None = None,
     timeout_seconds: float | None = None,
     statement_seconds: float | None = None,
-) -> Standing | None:
+) -> tuple[Standing | None, list[PGresult]]:
     """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
 
-    `context` begins with what every transaction asks for (`db.asking`). Returns a replica's standing; None for a
-    master.
+    `context` begins with what every transaction asks for (`db.asking`). Returns a replica's standing, or None for a
+    master; and the answer to `first`, a statement that is sent along, if there is one.
 
     Raises:
         DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
@@ -76,12 +77,15 @@ def begin(
     opening = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
     question = _STANDING if server.is_replica else MASTER
     newer = asking.for_newer_servers(driver)
-    *_, last = exchange(connection, f"{opening};SELECT {question},{context}{newer}", timeout_seconds)
+    if first is not None:
+        limit_statements(driver, statement_seconds)  # it may have to wait for a lock
+    sent = f"{opening};SELECT {question},{context}{newer}" + ("" if first is None else f";{first}")
+    _, last, *answers = exchange(connection, sent, timeout_seconds)
     limit_statements(driver, statement_seconds)
     if server.is_replica:
-        return _standing(connection, last)
+        return _standing(connection, last), answers
     connection.info["timeline"] = check_master(connection, server, last, 0)
-    return None
+    return None, answers
 
 
 def limit_statements(driver: Any, seconds: float | None) -> None:

@@ -80,8 +80,8 @@ class Attempt:
         self.settle("succeeded" if done else "fenced")
 
     def _finish_with(self, effect: Effect) -> bool:
-        with writing(self.organization_id) as session:
-            if not ledger.lock_owned(session, [self.claimed]):
+        with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
+            if not session.first_rows:
                 return False
             result = effect(session)
             kept = None if result is None else ledger.as_json(result, "what the effect returns")

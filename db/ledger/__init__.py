@@ -56,7 +56,16 @@ from db.ledger.finish import (
 from db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from db.ledger.shortcuts import Floor, Shortcuts
-from db.ledger.single import Wanted, claim_one, claimed_as, new_token, succeed_and_claim, succeed_one, succeed_with
+from db.ledger.single import (
+    Wanted,
+    claim_one,
+    claimed_as,
+    lock_of,
+    new_token,
+    succeed_and_claim,
+    succeed_one,
+    succeed_with,
+)
 from db.ledger.values import as_json
 
 __all__ = [
@@ -107,6 +116,7 @@ __all__ = [
     "hand_back",
     "is_refused",
     "load",
+    "lock_of",
     "lock_owned",
     "master_seconds",
     "may_plan",

@@ -10,9 +10,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session
 
-from db.exchanges import Call, Committed, Row, Statement, commit_with, transact
+from db.exchanges import Committed, commit_with, transact
 from db.ledger.claim import Claim, Claimed, ClaimKey, set_aside
 from db.sessions import writing
+from db.statements import Call, Row, Statement
 
 _CLAIMED = """job.arguments, job.attempt, job.max_attempts, job.faults, job.run_until,
           CAST(extract(epoch FROM job.claimed_at - least(job.claimed_at, greatest(job.run_at, '1900-01-01')))
@@ -50,6 +51,11 @@ RETURNING {_CLAIMED}""",  # noqa: S608
 _MINE = "organization_id = :organization_id AND id = :id AND claim_token = :token AND state || '' = 'running'"
 _OF_MINE = {"organization_id": "uuid", "id": "uuid", "token": "uuid"}
 _CLAIMED_AS = Statement("docworker_claimed_as", f"SELECT {_CLAIMED} FROM ledger.jobs AS job WHERE {_MINE}", _OF_MINE)  # noqa: S608
+_LOCK_ONE = Statement(
+    "docworker_lock_one",
+    f"SELECT id FROM ledger.jobs WHERE {_MINE} FOR NO KEY UPDATE",  # noqa: S608
+    _OF_MINE,
+)
 _SUCCEED_ONE = Statement(
     "docworker_succeed_one",
     f"""
@@ -119,8 +125,14 @@ def succeed_and_claim(claimed: Claimed, wanted: Wanted) -> tuple[bool, Claim]:
     return bool(committed.rows[0]), _claim_of(wanted, committed)
 
 
+def lock_of(claimed: Claimed) -> Call:
+    """What locks the job for a session that is about to write its effect (`writing(…, first=…)`); no row when the
+    attempt is fenced."""
+    return Call(claimed.organization_id, _LOCK_ONE, _mine(claimed))
+
+
 def succeed_with(session: Session, claimed: Claimed, result: str | None) -> bool:
-    """`running -> succeeded` and COMMIT together, for a job locked by `lock_owned` in a session that has written its
+    """`running -> succeeded` and COMMIT together, for a job locked by `lock_of` in a session that has written its
     effect; the result is JSON."""
     return bool(commit_with(session, _end_of(claimed, result)))
 

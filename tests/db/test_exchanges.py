@@ -9,10 +9,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.engines import Database, close_database, database, open_database
-from db.exchanges import Call, Statement, commit_with, transact
+from db.exchanges import commit_with, transact
 from db.models import Organization
 from db.sessions import reading, writing
 from db.settings import settings
+from db.statements import Call, Statement
 from tests.tenants import Tenant
 
 ECHO = Statement("tests_echo", "SELECT :one, :number, :id", {"one": "text", "number": "float8", "id": "uuid"})
@@ -56,9 +57,24 @@ def test_each_call_is_its_own_tenants(tenant: Tenant) -> None:
 def test_what_fails_takes_all_of_it_back_and_the_connection_goes_on(tenant: Tenant) -> None:
     transact([rename(tenant, "before")])
     with pytest.raises(DBAPIError, match="division by zero"):
-        transact([rename(tenant, "after"), Call(tenant.id, DIVIDE, {"by": 0})])
+        transact([rename(tenant, "after"), divide(tenant)])
     assert name_of(tenant) == "before"
     assert transact([rename(tenant, "again")]).rows == [[(tenant.id,)]]
+
+
+def test_a_session_begins_with_its_first_call(tenant: Tenant) -> None:
+    with writing(tenant.id, first=rename(tenant, "begun")) as session:
+        assert session.first_rows == [(tenant.id,)]
+        session.commit()
+        session.get_one(Organization, tenant.id).name += " once"
+    assert name_of(tenant) == "begun once"
+    with pytest.raises(DBAPIError, match="division by zero"), writing(tenant.id, first=divide(tenant)):
+        pass
+    assert transact([rename(tenant, "again")]).rows == [[(tenant.id,)]]
+
+
+def divide(tenant: Tenant) -> Call:
+    return Call(tenant.id, DIVIDE, {"by": 0})
 
 
 def test_a_session_commits_with_its_last_call(tenant: Tenant) -> None:
@@ -74,7 +90,7 @@ def test_a_session_commits_with_its_last_call(tenant: Tenant) -> None:
 def rename_and_divide(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         session.get_one(Organization, tenant.id).name = "lost"
-        commit_with(session, Call(tenant.id, DIVIDE, {"by": 0}))
+        commit_with(session, divide(tenant))
 
 
 def test_the_position_is_one_that_a_reader_can_wait_for(tenant: Tenant) -> None:

@@ -9,13 +9,14 @@ from sqlalchemy.exc import DBAPIError, InternalError
 
 from db.engines import Database, open_database
 from db.errors import DemotedMasterError, StaleMasterError
-from db.exchanges import Call, Statement, transact
+from db.exchanges import transact
 from db.faults import Fault, classify
 from db.models import Organization
 from db.models.base import new_id
 from db.replication import WalPosition, parse_lsn
 from db.sessions import reading, writing
 from db.settings import settings
+from db.statements import Call, Statement
 from tests.conftest import OwnStack
 from tests.db.replicas.conftest import OpenDatabase, sees, write_row
 from tests.stack import applied
