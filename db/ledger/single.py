@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.exchanges import Committed, commit_with, transact
@@ -105,8 +106,15 @@ def new_token() -> UUID:
 
 
 def claim_one(wanted: Wanted) -> Claim:
-    """Take the job if it is dispatched: `dispatched -> running`."""
-    return _claim_of(wanted, transact([wanted.call]))
+    """Take the job if it is dispatched: `dispatched -> running`. Once more on a connection that turns out to be lost,
+    unless it was taken all the same."""
+    try:
+        return _claim_of(wanted, transact([wanted.call]))
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    claim = claimed_as(wanted)
+    return claim if claim.jobs else _claim_of(wanted, transact([wanted.call]))
 
 
 def claimed_as(wanted: Wanted) -> Claim:
@@ -115,8 +123,15 @@ def claimed_as(wanted: Wanted) -> Claim:
 
 
 def succeed_one(claimed: Claimed) -> bool:
-    """`running -> succeeded` for a job that has no effect; false when the attempt is fenced."""
-    return bool(transact([_end_of(claimed, None)]).rows[0])
+    """`running -> succeeded` for a job that has no effect; false when the attempt is fenced, or when this was committed
+    on a connection that was lost then (`finished_as` tells)."""
+    end = _end_of(claimed, None)
+    try:
+        return bool(transact([end]).rows[0])
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return bool(transact([end]).rows[0])
 
 
 def succeed_and_claim(claimed: Claimed, wanted: Wanted) -> tuple[bool, Claim]:

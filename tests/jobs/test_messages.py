@@ -16,7 +16,7 @@ import jobs.messages
 from db import ledger
 from db.engines import database
 from db.ledger import Message
-from db.sessions import overseeing
+from db.sessions import overseeing, writing
 from jobs.messages import run_message
 from jobs.planning import limits_of
 from jobs.running import clear_stop, request_stop
@@ -24,6 +24,7 @@ from jobs.task import Attempt
 from jobs.testing import drain
 from tests.jobs.trials import Do, batched, do_nothing, enter, enter_batch, single, state
 from tests.tenants import Tenant
+from worker.local.stack import LocalStack
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +256,29 @@ def test_a_commit_whose_answer_is_lost_ends_one_job_and_begins_the_next_one_once
     message = message_of(task)
     assert deliver(task, message) == 3
     assert ran == list(message.job_ids)
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+@pytest.mark.parametrize("when", ["before the claim", "before the end"])
+def test_connections_that_were_lost_while_they_idled_cost_nothing(
+    tenant: Tenant, when: str, stack: LocalStack, database_name: str
+) -> None:
+    """As where a server restarts, or a firewall forgets."""
+
+    def lose() -> None:
+        stack.master.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE datname = '{database_name}' AND application_name = 'tests'"
+        )
+
+    task = single(at_the(1, lambda _: lose() if when == "before the end" else None))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with writing(tenant.id):
+        pass  # so that there is one to lose
+    if when == "before the claim":
+        lose()
+    assert deliver(task, message) == 3
     assert states(message) == [("succeeded", 1, 0)] * 3
 
 
