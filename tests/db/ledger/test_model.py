@@ -552,7 +552,7 @@ class LedgerMachine(RuleBasedStateMachine):
         raise AssertionError(f"{live} jobs are stuck")
 
 
-@pytest.mark.parametrize("runs", [12, pytest.param(60, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("runs", [12, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_the_ledger_behaves_as_its_model(opened: Database, runs: int) -> None:
     with opened_with(max_given_back=MAX_GIVEN_BACK, backoff_base=0.001, backoff_max=0.001):
         run_state_machine_as_test(

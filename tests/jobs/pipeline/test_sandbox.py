@@ -216,7 +216,7 @@ def test_kill_from_outside_is_not_the_documents_failure(sandbox: Sandbox) -> Non
         assert pool.submit(sandbox.read, HTML, GOOD).result(timeout=10).text == "good"
 
 
-@pytest.mark.parametrize("files", [20, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("files", [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_damaged_files_are_read_or_refused_and_nothing_else(damage_sandbox: Sandbox, files: int) -> None:
     @settings(max_examples=files, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
