@@ -46,7 +46,7 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
     elif asked.held_snapshot:
         from benchmarks.endurance import hold_snapshot
 
-        hold_snapshot(servers, asked.held_snapshot * 60, one_by_one=asked.one_by_one)
+        hold_snapshot(servers, asked.held_snapshot * 60, one_by_one=asked.one_by_one, dead=asked.dead)
     else:
         from benchmarks.comparison import compare
 
@@ -80,6 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--endurance", type=positive, metavar="JOBS", help="rates and memory at each tenth of these")
     parser.add_argument("--held-snapshot", type=float, metavar="MINUTES", help="so long without one, and with one")
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
+    parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
     return parser.parse_args()
 
 

@@ -14,8 +14,10 @@ from uuid import UUID
 from benchmarks import backlog
 from benchmarks.kinds import do_nothing, do_nothings, normalize_document
 from benchmarks.peers.docworker import enqueue
-from benchmarks.servers import BenchmarkError, Running, check_running, docworker, wait_until
+from benchmarks.servers import BenchmarkError, Running, check_running, wait_until
 from benchmarks.usage import Use, broker_pid, memory_by_role, resident_bytes
+from db import ledger
+from db.sessions import overseeing
 from db.settings import settings
 from worker.app import build_app
 from worker.dispatcher import Dispatcher
@@ -64,8 +66,43 @@ def shown(use: Use) -> str:
     return "MB: " + "  ".join(f"{role} {size / 1e6:.0f}" for role, size in use.items())
 
 
-def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool) -> None:
-    """The rate with a backlog that never ends, first as it is, then with a foreign transaction's snapshot held open."""
+_JOBS_THROUGH_ALL_STATES = (
+    """
+    INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, attempt, max_attempts, faults,
+                             alone, dispatches)
+    SELECT %(tenant)s, gen_random_uuid(), %(kind)s, '{}', 'queued', 5, 0, 3, 0, false, 0
+    FROM generate_series(1, %(dead)s)
+    """,
+    """
+    UPDATE ledger.jobs SET state = 'dispatched', message_id = gen_random_uuid(), dispatched_at = clock_timestamp(),
+                           redispatch_at = clock_timestamp() + interval '10 seconds'
+    WHERE organization_id = %(tenant)s AND state = 'queued'
+    """,
+    """
+    UPDATE ledger.jobs SET state = 'running', redispatch_at = NULL, claim_token = gen_random_uuid(),
+                           claimed_at = clock_timestamp(), lease_expires_at = clock_timestamp() + interval '10 seconds',
+                           run_until = clock_timestamp() + interval '1 minute'
+    WHERE organization_id = %(tenant)s AND state = 'dispatched'
+    """,
+    """
+    UPDATE ledger.jobs SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NULL,
+                           run_until = NULL
+    WHERE organization_id = %(tenant)s AND state = 'running'
+    """,
+)
+
+
+def leave_dead(servers: LocalStack, task: Any, dead: int) -> None:
+    """As many jobs pass through every state at once, in one transaction, as would in a longer run."""
+    parameters = {"tenant": backlog.make_tenants(servers, 1)[0], "kind": task.kind.name, "dead": dead}
+    with servers.master.connect(DATABASE, autocommit=False) as connection:
+        for statement in _JOBS_THROUGH_ALL_STATES:
+            connection.execute(statement, parameters)
+
+
+def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool, dead: int) -> None:
+    """The rate with a backlog that never ends, first as it is, then with a foreign transaction's snapshot held open, as
+    if `dead` jobs had been done since it began."""
     task = do_nothing if one_by_one else do_nothings
     tenant = backlog.make_tenants(servers, 1)[0]
     rates: dict[str, list[float]] = {}
@@ -77,11 +114,13 @@ def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool) -> N
             foreign = held.enter_context(servers.master.connect(DATABASE, autocommit=False))
             foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             foreign.execute("SELECT count(*) FROM catalog.placements")
+            leave_dead(servers, task, dead)
             rates["with"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
         for name, tenths in rates.items():
             print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
         print(f"with one / without, means: {sum(rates['with']) / sum(rates['without']):.2f}")
-        docworker("jobs", "pause", "--kind", task.kind.name)
+        with overseeing() as session:
+            ledger.pause(session, kind=task.kind.name, organization_id=None)
         look_with = look_milliseconds(servers, task)
     servers.master.execute("VACUUM ledger.jobs", database=DATABASE)
     look_without = look_milliseconds(servers, task)

@@ -78,7 +78,7 @@ def test_endurance_tells_rate_and_memory_at_each_tenth() -> None:
     assert len(re.findall(rf"^ +[\d,]+ done +[\d,]+ per second   MB: {roles}$", said, re.MULTILINE)) == 10, said
 
 
-@pytest.mark.parametrize("shape", [[], ["--one-by-one"]], ids=["batches", "one by one"])
+@pytest.mark.parametrize("shape", [["--dead", "1000"], ["--one-by-one"]], ids=["batches", "one by one"])
 def test_held_snapshot_run_compares_with_and_without(shape: list[str]) -> None:
     said = benchmark("--held-snapshot", "0.05", *shape)
 
