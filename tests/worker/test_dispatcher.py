@@ -823,7 +823,7 @@ def test_it_serves_its_metrics_and_health_and_ends_in_order(dispatcher_process: 
     eventually(lambda: metric("docworker_dispatched_jobs_total", process="dispatcher") == 3)
     assert metric("docworker_dispatcher_planning", process="dispatcher") == 1
     assert get("/healthz", process="dispatcher")[0] == 200
-    assert get("/readyz", process="dispatcher")[0] == 200
+    eventually(lambda: get("/readyz", process="dispatcher")[0] == 200, what="its first look to end")
     assert dispatcher_process.stop(within_seconds=10) == 0
     assert "dispatcher.stopped" in dispatcher_process.log
 
