@@ -78,7 +78,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--document", action="store_true", help="--tenants, --endurance: a document a job, not nothing")
     parser.add_argument("--deadline", type=float, default=120, help="seconds for each part of --tenants (%(default)g)")
     parser.add_argument("--endurance", type=positive, metavar="JOBS", help="rates and memory at each tenth of these")
-    parser.add_argument("--held-snapshot", type=float, metavar="MINUTES", help="so long without one, and with one")
+    parser.add_argument(
+        "--held-snapshot", type=float, metavar="MINUTES", help="so long with one, a fifth of it without"
+    )
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
     return parser.parse_args()

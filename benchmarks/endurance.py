@@ -7,7 +7,7 @@ worker's metrics.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from statistics import median
+from statistics import mean, median
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,8 @@ from worker.local.roles import DATABASE
 from worker.local.stack import LocalStack
 
 PARTS = 10
+PARTS_WITHOUT = 2
+"""Before a snapshot is held: the rate is the same all the time."""
 STALLED_SECONDS = 120
 LOOK_SECONDS = 0.2
 LOOKS = 100
@@ -101,8 +103,8 @@ def leave_dead(servers: LocalStack, task: Any, dead: int) -> None:
 
 
 def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool, dead: int) -> None:
-    """The rate with a backlog that never ends, first as it is, then with a foreign transaction's snapshot held open, as
-    if `dead` jobs had been done since it began."""
+    """The rate with a backlog that never ends, first as it is, then for `seconds` with a foreign transaction's snapshot
+    held open, as if `dead` jobs had been done since it began."""
     task = do_nothing if one_by_one else do_nothings
     tenant = backlog.make_tenants(servers, 1)[0]
     rates: dict[str, list[float]] = {}
@@ -110,7 +112,7 @@ def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool, dead
         with backlog.running_workers() as running:
             load = _Load(task, tenant, running)
             wait_until(lambda: backlog.succeeded(task) > 0, 0.05, running)
-            rates["without"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
+            rates["without"] = [load.rate(seconds / PARTS) for _ in range(PARTS_WITHOUT)]
             foreign = held.enter_context(servers.master.connect(DATABASE, autocommit=False))
             foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             foreign.execute("SELECT count(*) FROM catalog.placements")
@@ -118,7 +120,7 @@ def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool, dead
             rates["with"] = [load.rate(seconds / PARTS) for _ in range(PARTS)]
         for name, tenths in rates.items():
             print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
-        print(f"with one / without, means: {sum(rates['with']) / sum(rates['without']):.2f}")
+        print(f"with one / without, means: {mean(rates['with']) / mean(rates['without']):.2f}")
         with overseeing() as session:
             ledger.pause(session, kind=task.kind.name, organization_id=None)
         look_with = look_milliseconds(servers, task)
