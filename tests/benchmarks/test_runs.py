@@ -82,6 +82,6 @@ def test_endurance_tells_rate_and_memory_at_each_tenth() -> None:
 def test_held_snapshot_run_compares_with_and_without(shape: list[str]) -> None:
     said = benchmark("--held-snapshot", "0.05", *shape)
 
-    assert re.search(r"^ *without a snapshot, jobs per second:( [\d,]+){10}$", said, re.MULTILINE), said
+    assert re.search(r"^ *without a snapshot, jobs per second:( [\d,]+){2}$", said, re.MULTILINE), said
     assert re.search(r"^with one / without, means: \d+\.\d\d$", said, re.MULTILINE), said
-    assert re.search(r"^a look .*, ms: \d+\.\d with, \d+\.\d without$", said, re.MULTILINE), said
+    assert re.search(r"^a look [^,]*, ms: \d+\.\d with, \d+\.\d without$", said, re.MULTILINE), said
