@@ -34,7 +34,8 @@ _MAY_PLAN = text("""
 SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
        set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
        set_config('synchronous_commit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
-       set_config('idle_in_transaction_session_timeout', '3000', true)
+       set_config('idle_in_transaction_session_timeout', '3000', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true)
 """)
 
 
