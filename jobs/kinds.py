@@ -70,7 +70,7 @@ class Kind:
     def serialize(self, arguments: Any) -> dict[str, Any]:
         """Arguments as the ledger keeps them; raises InvalidArgumentError naming each wrong one, also for those that an
         attempt could not read back."""
-        if not isinstance(arguments, Mapping):
+        if type(arguments) is not dict and not isinstance(arguments, Mapping):
             raise InvalidArgumentError(f"{self.name} takes a mapping of names to arguments, got {shortened(arguments)}")
         check_nesting(arguments, f"the arguments of {self.name}")
         try:

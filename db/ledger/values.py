@@ -116,7 +116,7 @@ def check_id(name: str, value: Any) -> UUID:
 
 def as_json(value: Any, what: str = "arguments") -> str:
     """A mapping as the JSON text of an object that jsonb and every reader of it hold."""
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise InvalidArgumentError(
             f"{what} cannot be kept as JSON: they are no mapping of names to values, but {shortened(value)}"
         )
@@ -124,10 +124,10 @@ def as_json(value: Any, what: str = "arguments") -> str:
     _check_values(value, what)
     try:
         made = _ENCODER.encode(value)
-        size = len(made.encode())
+        size = len(made) if made.isascii() else len(made.encode())
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InvalidArgumentError(f"{what} cannot be kept as JSON: {_reason(error)}") from None
-    if "\\u0000" in made.replace("\\\\", ""):
+    if "\\u0000" in made and "\\u0000" in made.replace("\\\\", ""):
         raise InvalidArgumentError(f"{what} cannot be kept as JSON: a text in them holds a NUL character")
     if size > MAX_JSON_BYTES:
         raise InvalidArgumentError(
