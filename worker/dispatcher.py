@@ -197,7 +197,7 @@ class Dispatcher:
         messages = self._publish(look.messages, look.planned_at)
         brought = False
         if look.planner:
-            brought = depth is not None and self._bring(depth, asked_at)
+            brought = depth is not None and self._bring(depth + len(messages), asked_at)
             self._count()
         else:
             OLDEST_SNAPSHOT.clear()  # who plans tells it

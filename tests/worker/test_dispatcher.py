@@ -243,6 +243,17 @@ def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(desk: Desk) ->
     assert len(desk.claim_all()) == 3
 
 
+def test_what_a_look_has_just_sent_does_not_make_those_before_it_overdue(desk: Desk) -> None:
+    Steps().enqueue(2)
+    desk.dispatcher(batch_size=1, dispatch_window=4).tick()
+    advance_clock(60)
+    Steps().enqueue(2)
+    before = overdue()
+    assert len(desk.dispatcher(batch_size=1, dispatch_window=4).tick().messages) == 2
+    assert states() == {"dispatched": 4}
+    assert overdue() == before
+
+
 def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=3)
     (lost,) = Steps().enqueue()
