@@ -167,7 +167,6 @@ class _Singles(_Delivery):
             worker=_worker_name(),
             lease_seconds=database().settings.lease,
             max_run_seconds=self._max_run_seconds,
-            token=ledger.new_token(),
         )
 
     def _finish(self, attempt: Attempt) -> None:

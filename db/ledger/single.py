@@ -5,7 +5,7 @@ a claim is made here, so that a COMMIT whose answer was lost can be looked up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import DBAPIError
@@ -80,7 +80,7 @@ class Wanted:
     worker: str
     lease_seconds: float
     max_run_seconds: float
-    token: UUID
+    token: UUID = field(default_factory=uuid4)
 
     @property
     def key(self) -> ClaimKey:
@@ -99,10 +99,6 @@ class Wanted:
             "max_run": self.max_run_seconds,
         }
         return Call(self.organization_id, _CLAIM_ONE, values)
-
-
-def new_token() -> UUID:
-    return uuid4()
 
 
 def claim_one(wanted: Wanted) -> Claim:
