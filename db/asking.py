@@ -46,7 +46,7 @@ _SESSION = {
 def for_transaction(settings: Mapping[str, str]) -> str:
     """What every transaction asks for, and these settings, as a list of SQL expressions. Nothing in it needs quoting,
     and it is plain ASCII without a backslash: the same text in whatever encoding it is read."""
-    return _set({**_MEANING, **settings}, local=True)
+    return f"{_TRANSACTION},{_set(settings, local=True)}"
 
 
 def question(statement: str) -> str:
@@ -81,4 +81,5 @@ def _set(settings: Mapping[str, str], *, local: bool) -> str:
     return ",".join(f"pg_catalog.set_config('{name}','{value}',{scope})" for name, value in settings.items())
 
 
+_TRANSACTION = _set(_MEANING, local=True)
 _TRANSACTION_SINCE_17 = "," + _set(_SINCE_17, local=True)

@@ -12,7 +12,7 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from db import asking, transactions
+from db import transactions
 from db.engines import database
 from db.errors import InvalidArgumentError
 from db.replication import WalPosition
@@ -46,18 +46,15 @@ def transact(calls: Sequence[Call]) -> Committed:
         driver: Any = connection.connection.driver_connection
         transactions.limit_statements(driver, current.settings.statement_timeout)
         connection.info["read_only"] = False
-        opening = [
-            asking.BEGIN_WRITING,
-            f"SELECT {transactions.MASTER},{context_of(organization_id, current.settings)}"
-            + asking.for_newer_servers(driver),
-            _BY_INDEX,
-        ]
+        opening = transactions.opening(connection, context_of(organization_id, current.settings))
         sent, places = _joined(connection, calls, organization_id)
-        *results, committed = transactions.exchange(connection, ";".join([*opening, *sent, "COMMIT"]))
-        timeline = transactions.check_master(connection, transactions.server_of(connection), results[1], 0)
+        _, asked, _, *answers, committed = transactions.exchange(
+            connection, ";".join([opening, _BY_INDEX, *sent, "COMMIT"])
+        )
+        timeline = transactions.check_master(connection, transactions.server_of(connection), asked, 0)
         _check_committed(committed)
         return Committed(
-            [rows_of(connection, results[len(opening) + place]) for place in places],
+            [rows_of(connection, answers[place]) for place in places],
             (transactions.system_identifier_of(connection), timeline),
         )
 

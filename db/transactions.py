@@ -37,14 +37,14 @@ _STANDING = (
     "pg_catalog.pg_is_in_recovery(),pg_catalog.pg_last_wal_replay_lsn(),"
     "(SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())"
 )
-MASTER = (
+_MASTER = (
     "pg_catalog.pg_is_in_recovery(),CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN"
     " pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
     "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
 )
-IDENTIFY = f"SELECT system_identifier,{MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
+IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
 
-_CLOCK = f"SELECT {MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
+_CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
 
 
 def server_of(connection: Connection) -> Server:
@@ -74,18 +74,22 @@ def begin(
     server = server_of(connection)
     driver: Any = connection.connection.driver_connection
     connection.info["read_only"] = read_only
-    opening = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
-    question = _STANDING if server.is_replica else MASTER
-    newer = asking.for_newer_servers(driver)
     if first is not None:
         limit_statements(driver, statement_seconds)  # it may have to wait for a lock
-    sent = f"{opening};SELECT {question},{context}{newer}" + ("" if first is None else f";{first}")
+    sent = opening(connection, context, read_only=read_only) + ("" if first is None else f";{first}")
     _, last, *answers = exchange(connection, sent, timeout_seconds)
     limit_statements(driver, statement_seconds)
     if server.is_replica:
         return _standing(connection, last), answers
     connection.info["timeline"] = check_master(connection, server, last, 0)
     return None, answers
+
+
+def opening(connection: Connection, context: str, *, read_only: bool = False) -> str:
+    """What `begin` sends, two statements: for who sends more along with them, and checks the second one's answer."""
+    begin = asking.BEGIN_READING if read_only else asking.BEGIN_WRITING
+    question = _STANDING if server_of(connection).is_replica else _MASTER
+    return f"{begin};SELECT {question},{context}{asking.for_newer_servers(connection.connection.driver_connection)}"
 
 
 def limit_statements(driver: Any, seconds: float | None) -> None:
@@ -106,7 +110,7 @@ def ask_standing(connection: Connection, *, timeout_seconds: float | None = None
 
 def commit(connection: Connection) -> WalPosition:
     """Commit, and say how much a reader must see to see it: COMMIT and the question travel together."""
-    committed, _, last, _ = exchange(connection, "COMMIT;" + asking.question(f"SELECT {MASTER}"))
+    committed, _, last, _ = exchange(connection, "COMMIT;" + asking.question(f"SELECT {_MASTER}"))
     if committed.command_status != b"COMMIT":
         raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")
     return _position(connection, last)
@@ -123,7 +127,7 @@ def end_reading(connection: Connection) -> None:
 
 def ask_position(engine: Engine) -> WalPosition:
     """How far the master has flushed. One statement in autocommit; on a pooled connection that was lost, once more."""
-    return _ask(engine, f"SELECT {MASTER}", _position)
+    return _ask(engine, f"SELECT {_MASTER}", _position)
 
 
 def ask_clock(engine: Engine) -> float:
