@@ -24,6 +24,9 @@ _SERVED_SECONDS = 30.0
 _SERVED_POLL_SECONDS = 0.005
 _EX_FAILURE = 1
 _MAIN_PROCESS = multiprocessing.current_process()
+_NOT_OURS = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
+"""Signals that a worker handles, and a process forked by a job does not."""
+
 _WARNED = "_docworker_warned"
 """Set on the pool's record of a message whose soft limit has been told."""
 
@@ -56,19 +59,28 @@ class _ForkHooks:
     """Gives processes that are forked by a job ordinary signals, and lets them die with the process that forked them.
 
     The kernel means the forking thread, so this is left out where a thread may end before the process does.
+
+    A signal that reaches the new process before it has ordinary ones would meet the worker's handler and be lost (a
+    pool's SIGTERM, and the pool would wait for ever), so signals wait in the kernel meanwhile.
     """
 
     def __init__(self) -> None:
         self._parent = 0
+        self._forking = threading.local()
 
     def before(self) -> None:
         is_main = threading.current_thread() is threading.main_thread()
         self._parent = os.getpid() if is_main else 0
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_OURS | {signal.SIGINT})
+
+    def in_parent(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
 
     def in_child(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in _NOT_OURS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
         if self._parent:
             platforms.set_pdeathsig("SIGKILL")
             if os.getppid() != self._parent:  # it died before the kernel knew
@@ -84,7 +96,7 @@ def prepare_forks() -> None:
     if not _hooked:
         _hooked = True
         hooks = _ForkHooks()
-        os.register_at_fork(before=hooks.before, after_in_child=hooks.in_child)
+        os.register_at_fork(before=hooks.before, after_in_parent=hooks.in_parent, after_in_child=hooks.in_child)
 
 
 class _Child(asynpool.Worker):

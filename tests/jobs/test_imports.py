@@ -325,6 +325,6 @@ def test_hostile_file_costs_itself_and_nobody_else(tenant: Library, tree: Path) 
     for path, reason in became.items():
         assert reason is None or reason.startswith(("undecodable: ", "cpu_limit: ")), (path, reason)
     with reading(tenant.id, source="master") as session:
-        states = Counter(session.execute(select(Job.kind, Job.state)).tuples())
+        states = Counter(session.execute(select(Job.kind, Job.state)))
     assert states["index_documents", "succeeded"] >= 1
     assert not states["index_documents", "failed"]

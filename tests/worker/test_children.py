@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -24,6 +26,27 @@ def test_a_job_may_use_processes_of_its_own(trial: Trial, pool: str) -> None:
 
         expected = wanted.index((means, method)) + 1 if (means, method) in wanted else len(wanted) + 1
         eventually(lambda: trial.lines("out") == ["6"] * expected, within_seconds=30, what=f"{means} by {method}")  # noqa: B023
+
+
+ENDED_AT_ONCE = """
+import os, signal, time
+from worker.children import prepare_forks
+
+signal.signal(signal.SIGTERM, lambda *_: None)  # as in a worker
+prepare_forks()
+for _ in range(100):
+    pid = os.fork()
+    if not pid:
+        time.sleep(5)
+        os._exit(0)
+    os.kill(pid, signal.SIGTERM)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), "the signal was lost"
+"""
+
+
+def test_a_process_of_a_job_that_is_ended_as_soon_as_it_was_forked_ends() -> None:
+    """Without a moment in which it has the worker's handlers: a pool that is closed early would wait for ever."""
+    subprocess.run([sys.executable, "-c", ENDED_AT_ONCE], check=True, timeout=60)
 
 
 def started(trial: Trial) -> list[int]:
