@@ -50,7 +50,7 @@ check: $(STAMP) ## lint, types, layers, patterns, schema drift
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m tests.patterns
+	@$(BIN)/python -m tests.support.patterns
 	@$(BIN)/docworker stack exec -- $(BIN)/alembic check
 
 format: $(STAMP) ## rewrite the code in the project's format

@@ -12,8 +12,8 @@ import sys
 import structlog
 
 from benchmarks.servers import BenchmarkError, running_stack
-from db.settings import settings
-from worker.local.stack import LocalStack
+from docworker.db.settings import settings
+from docworker.worker.local.stack import LocalStack
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.peers.docworker import WORKERS, enqueue
 from benchmarks.servers import Running, process
 from benchmarks.texts import texts
-from db.models.base import new_id
-from db.settings import settings
-from worker.local.roles import DATABASE
-from worker.local.stack import LocalStack
+from docworker.db.models.base import new_id
+from docworker.db.settings import settings
+from docworker.worker.local.servers.roles import DATABASE
+from docworker.worker.local.stack import LocalStack
 
 TEXTS = 1000
 

@@ -10,9 +10,9 @@ from benchmarks.peers.peer import Peer
 from benchmarks.report import print_comparison, print_cpu, print_peers, ratio
 from benchmarks.servers import BenchmarkError
 from benchmarks.turns import Load, take_turns
-from db.models.base import new_id
-from db.organizations import create_organization
-from worker.local.stack import LocalStack
+from docworker.db.models.base import new_id
+from docworker.db.tenants.organizations import create_organization
+from docworker.worker.local.stack import LocalStack
 
 USUAL, OURS = SIDES = ("usual", "docworker-batches")
 

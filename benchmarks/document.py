@@ -12,9 +12,9 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from benchmarks.kinds import normalize
-from db.models import Document, DocumentStatus, DocumentVersion
-from db.settings import settings
-from jobs.processing import Unprocessed
+from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.models import Document, DocumentStatus, DocumentVersion
+from docworker.db.settings import settings
 
 
 @cache

@@ -16,13 +16,13 @@ from benchmarks.kinds import do_nothing, do_nothings, normalize_document
 from benchmarks.peers.docworker import enqueue
 from benchmarks.servers import BenchmarkError, Running, check_running, wait_until
 from benchmarks.usage import Use, broker_pid, memory_by_role, resident_bytes
-from db import ledger
-from db.sessions import overseeing
-from db.settings import settings
-from worker.app import build_app
-from worker.dispatcher import Dispatcher
-from worker.local.roles import DATABASE
-from worker.local.stack import LocalStack
+from docworker.db import ledger
+from docworker.db.sessions import all_jobs_session
+from docworker.db.settings import settings
+from docworker.worker.app import build_app
+from docworker.worker.dispatcher.loop import Dispatcher
+from docworker.worker.local.servers.roles import DATABASE
+from docworker.worker.local.stack import LocalStack
 
 PARTS = 10
 PARTS_WITHOUT = 2
@@ -121,7 +121,7 @@ def hold_snapshot(servers: LocalStack, seconds: float, *, one_by_one: bool, dead
         for name, tenths in rates.items():
             print(f"{name:>8} a snapshot, jobs per second: {' '.join(f'{one:,.0f}' for one in tenths)}")
         print(f"with one / without, means: {mean(rates['with']) / mean(rates['without']):.2f}")
-        with overseeing() as session:
+        with all_jobs_session() as session:
             ledger.pause(session, kind=task.kind.name, organization_id=None)
         look_with = look_milliseconds(servers, task)
     servers.master.execute("VACUUM ledger.jobs", database=DATABASE)

@@ -6,15 +6,15 @@ What is done to a document is the pipeline's `normalize` step, and a version if 
 import hashlib
 from uuid import UUID
 
-from db import ledger
-from db.sessions import writing
-from db.versions import NewText, write_versions
-from jobs.attempts import Attempt, settle
-from jobs.documents import ProcessDocument, load_unprocessed, process_documents
-from jobs.kinds import Arguments
-from jobs.pipeline.normalize import normalized
-from jobs.processing import Unprocessed
-from jobs.task import Batch, batch_job, job
+from docworker.db import ledger
+from docworker.db.documents.unprocessed import Unprocessed, load_unprocessed
+from docworker.db.documents.versions import NewText, write_versions
+from docworker.db.sessions import writing
+from docworker.jobs.execution.attempts import Attempt, settle
+from docworker.jobs.kind import Arguments
+from docworker.jobs.kinds.documents import ProcessDocument, process_documents
+from docworker.jobs.pipeline.normalize import normalized
+from docworker.jobs.task import Batch, batch_job, job
 
 
 class Nothing(Arguments):

@@ -16,15 +16,15 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import insert, text
 
 from benchmarks.texts import texts
-from db.engines import close_database, open_database
-from db.models import Document
-from db.models.base import new_id
-from db.organizations import create_organization
-from db.sessions import writing
-from db.settings import settings
-from worker.local.roles import create_database
-from worker.local.server import free_port
-from worker.local.stack import LocalStack
+from docworker.db.cluster import close_database, open_database
+from docworker.db.models import Document
+from docworker.db.models.base import new_id
+from docworker.db.sessions import writing
+from docworker.db.settings import settings
+from docworker.db.tenants.organizations import create_organization
+from docworker.worker.local.servers.roles import create_database
+from docworker.worker.local.servers.server import free_port
+from docworker.worker.local.stack import LocalStack
 
 PROJECT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 300
@@ -84,7 +84,7 @@ def running_stack() -> Iterator[LocalStack]:
 
 def docworker(*command: str) -> None:
     """Run a command to its end; what it says is no part of the table."""
-    subprocess.run([sys.executable, "-m", "worker.cli", *command], check=True, cwd=PROJECT, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "docworker.worker.cli", *command], check=True, cwd=PROJECT, stdout=sys.stderr)
 
 
 def libpq_variables(url: str) -> dict[str, str]:

@@ -15,8 +15,8 @@ from benchmarks import backlog
 from benchmarks.kinds import do_nothing, normalize_one
 from benchmarks.servers import check_running, wait_until
 from benchmarks.usage import cpu_by_role
-from db.sessions import overseeing
-from worker.local.stack import LocalStack
+from docworker.db.sessions import all_jobs_session
+from docworker.worker.local.stack import LocalStack
 
 FEW = 10
 
@@ -81,7 +81,7 @@ def progress(task: Any) -> tuple[int, float]:
         "SELECT count(*) AS done, CAST(extract(epoch FROM max(finished_at) - min(claimed_at)) AS double precision)"
         " AS seconds FROM ledger.jobs WHERE kind = :kind AND state = 'succeeded'"
     )
-    with overseeing() as session:
+    with all_jobs_session() as session:
         row = session.execute(query, {"kind": task.kind.name}).one()
     return row.done, row.seconds
 
@@ -92,7 +92,7 @@ def waited_seconds(task: Any, organization_id: UUID) -> float | None:
         "SELECT CAST(extract(epoch FROM claimed_at - created_at) AS double precision) FROM ledger.jobs"
         " WHERE kind = :kind AND organization_id = :organization_id"
     )
-    with overseeing() as session:
+    with all_jobs_session() as session:
         waited: float | None = session.scalar(query, {"kind": task.kind.name, "organization_id": organization_id})
     return waited
 

@@ -19,7 +19,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.servers import BenchmarkError, Running, commit_times, make_documents, process, wait_until, written
 from benchmarks.texts import SIZE_BYTES
 from benchmarks.usage import Use, cpu_by_role, watching_memory
-from worker.local.stack import LocalStack
+from docworker.worker.local.stack import LocalStack
 
 WARM_UP = 50
 WARM_UP_SINGLES = 20

@@ -10,10 +10,10 @@ from pathlib import Path
 import redis
 
 from benchmarks.servers import Running
-from db.settings import settings
-from worker.local.launching import children, command_line
-from worker.local.postgres import PostgresServer
-from worker.local.stack import LocalStack
+from docworker.db.settings import settings
+from docworker.worker.local.launching import children, command_line
+from docworker.worker.local.servers.postgres import PostgresServer
+from docworker.worker.local.stack import LocalStack
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -77,7 +77,7 @@ def cpu_by_role(servers: LocalStack, workers: Sequence[Running]) -> Use:
 
 
 def _child_role(pid: int) -> str:
-    return "keeper" if "worker.keeper" in command_line(pid) else "children"
+    return "keeper" if "docworker.worker.consumer.keeper" in command_line(pid) else "children"
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class StoreError(DocworkerError):
 
 
 class ForkedEngineError(DocworkerError):
-    """Engines made in one process were used in another: call `db.engines.open_database` after the fork."""
+    """Engines made in one process were used in another: call `db.cluster.engines.open_database` after the fork."""
 
 
 class DemotedMasterError(DocworkerError):

@@ -9,7 +9,7 @@ import psycopg
 from sqlalchemy import exc
 from sqlalchemy.orm.exc import StaleDataError
 
-from db.errors import (
+from docworker.db.errors import (
     BadInputError,
     ConflictError,
     DemotedMasterError,

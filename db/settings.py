@@ -4,6 +4,7 @@ Read from the environment with the prefix `DOCWORKER_`; nothing else in the proj
 Durations are in seconds and sizes in bytes.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,10 +12,10 @@ from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from db.errors import ConfigurationError
+from docworker.db.errors import ConfigurationError
 
 
 def _postgresql_url(value: str) -> str:
@@ -55,13 +56,38 @@ def _split_on_spaces(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
 
+def _parsed_json(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+
+
 PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]
+PostgresUrls = Annotated[tuple[PostgresUrl, ...], BeforeValidator(_split_on_spaces)]
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 MIB = 1024 * 1024
+HOME = "home"
+"""The cluster that every installation has."""
+
+
+class Addresses(BaseModel):
+    """Where the servers of one cluster are, as each of our roles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    master_url: PostgresUrl
+    replica_urls: PostgresUrls = ()
+    dispatcher_url: PostgresUrl | None = None
+    listen_url: PostgresUrl | None = None
+    owner_url: PostgresUrl | None = None
+
+
+ClusterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
 
 class Settings(BaseSettings):
@@ -77,7 +103,7 @@ class Settings(BaseSettings):
     master_url: PostgresUrl = "postgresql://docworker_worker@localhost:5432/docworker"
     """Master, as the worker role. Name every server that may become it, with target_session_attrs=read-write: all are
     asked, and the one that takes writes on the highest timeline is taken."""
-    replica_urls: Annotated[tuple[PostgresUrl, ...], NoDecode, BeforeValidator(_split_on_spaces)] = ()
+    replica_urls: Annotated[PostgresUrls, NoDecode] = ()
     """Replicas, as the worker role, separated by spaces."""
     dispatcher_url: PostgresUrl | None = None
     """Master, as the dispatcher role, which sees the jobs of all organizations and no documents."""
@@ -85,6 +111,9 @@ class Settings(BaseSettings):
     """The dispatcher's address without a pooler between, for LISTEN; needed only where dispatcher_url has one."""
     owner_url: PostgresUrl | None = None
     """Master, as the owner role; only `docworker migrate` uses it."""
+    clusters: Annotated[dict[ClusterName, Addresses], NoDecode, BeforeValidator(_parsed_json)] = {}
+    """Clusters besides the one of the addresses above, which is called home: a JSON object of objects with
+    `master_url` and, where there are any, `replica_urls`, `dispatcher_url`, `listen_url` and `owner_url`."""
     broker_url: BrokerUrl = "redis://localhost:6379/0"
     """Several Sentinels are separated by semicolons; the password is the servers' that they watch."""
     broker_sentinel_master: Annotated[str, Field(min_length=1)] | None = None
@@ -191,12 +220,32 @@ class Settings(BaseSettings):
                 "DOCWORKER_BROKER_SENTINEL_MASTER is not set: a sentinel:// address needs the name under which the "
                 "Sentinels watch the broker, such as 'mymaster'"
             )
+        if HOME in self.clusters:
+            raise ValueError(
+                f"DOCWORKER_CLUSTERS names {HOME!r}, which is the cluster of DOCWORKER_MASTER_URL: take another name"
+            )
         if self.backoff_base > self.backoff_max:
             raise ValueError(
                 f"DOCWORKER_BACKOFF_BASE ({self.backoff_base:g} s) is above "
                 f"DOCWORKER_BACKOFF_MAX ({self.backoff_max:g} s)"
             )
         return self
+
+    @property
+    def cluster_names(self) -> tuple[str, ...]:
+        return (HOME, *self.clusters)
+
+    def addresses(self, cluster: str = HOME) -> Addresses:
+        """Raises ConfigurationError for a name that no setting knows."""
+        if cluster == HOME:
+            return Addresses.model_construct(**{name: getattr(self, name) for name in Addresses.model_fields})
+        try:
+            return self.clusters[cluster]
+        except KeyError:
+            raise ConfigurationError(
+                f"no cluster is called {cluster!r}; known: {', '.join(self.cluster_names)}: "
+                "name it in DOCWORKER_CLUSTERS"
+            ) from None
 
     def dispatcher_database_url(self) -> str:
         """The dispatcher's address; raises ConfigurationError when it is not set."""
@@ -224,7 +273,7 @@ def _explain(error: ValidationError) -> str:
         if not place:
             lines.append(message)
             continue
-        name = f"DOCWORKER_{place[0].upper()}"
-        value = "" if place[0].endswith(("_url", "_urls")) else f" (given: {item['input']!r})"
-        lines.append(f"{name}: {message}{value}")
+        name = ": ".join([f"DOCWORKER_{place[0].upper()}", *place[1:]])
+        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls"))
+        lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)

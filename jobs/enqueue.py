@@ -5,17 +5,28 @@ No commit, no job; commit, and the job is as safe as the data. The broker is not
 
 from collections.abc import Awaitable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from db.errors import InvalidArgumentError
-from db.ledger import Enqueued, enqueue_statement
-from db.ledger.values import shortened
-from db.sessions import organization_of
-from jobs.kinds import Kind
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger import insert_jobs
+from docworker.db.ledger.values import shortened
+from docworker.db.sessions import organization_of
+from docworker.jobs.kind import Kind
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """As `enqueue` has them; keys and ids come one for each job."""
+
+    run_at: datetime | None
+    priority: int | None
+    unique_keys: Iterable[str] | None
+    max_attempts: int | None
+    ids: Iterable[UUID] | None
+    parent_id: UUID | None
 
 
 @overload
@@ -71,49 +82,28 @@ def enqueue(
     Raises InvalidArgumentError when the arguments do not fit the task's signature, or an option or argument is nothing
     that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
     """
-    entered = _statement(
-        session,
-        task,
-        [arguments],
-        run_at=run_at,
-        priority=priority,
-        unique_keys=None if unique_key is None else [unique_key],
-        max_attempts=max_attempts,
-        ids=None if id is None else [id],
-        parent_id=parent_id,
-    )
+    options: EnqueueOptions = {
+        "run_at": run_at,
+        "priority": priority,
+        "unique_keys": None if unique_key is None else [unique_key],
+        "max_attempts": max_attempts,
+        "ids": None if id is None else [id],
+        "parent_id": parent_id,
+    }
     if isinstance(session, AsyncSession):
-        return _enqueue_one_async(session, entered)
-    return _execute(session, entered)[0]
+        return _enqueue_one_async(session, task, arguments, options)
+    return enqueue_many(session, task, [arguments], **options)[0]
 
 
 @overload
 def enqueue_many(
-    session: Session,
-    task: Any,
-    arguments: Iterable[Mapping[str, Any]],
-    *,
-    run_at: datetime | None = None,
-    priority: int | None = None,
-    unique_keys: Iterable[str] | None = None,
-    max_attempts: int | None = None,
-    ids: Iterable[UUID] | None = None,
-    parent_id: UUID | None = None,
+    session: Session, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
 ) -> list[UUID]: ...
 
 
 @overload
 def enqueue_many(
-    session: AsyncSession,
-    task: Any,
-    arguments: Iterable[Mapping[str, Any]],
-    *,
-    run_at: datetime | None = None,
-    priority: int | None = None,
-    unique_keys: Iterable[str] | None = None,
-    max_attempts: int | None = None,
-    ids: Iterable[UUID] | None = None,
-    parent_id: UUID | None = None,
+    session: AsyncSession, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
 ) -> Awaitable[list[UUID]]: ...
 
 
@@ -121,57 +111,38 @@ def enqueue_many(
     session: Session | AsyncSession,
     task: Any,
     arguments: Iterable[Mapping[str, Any]],
-    *,
-    run_at: datetime | None = None,
-    priority: int | None = None,
-    unique_keys: Iterable[str] | None = None,
-    max_attempts: int | None = None,
-    ids: Iterable[UUID] | None = None,
-    parent_id: UUID | None = None,
+    **options: Unpack[EnqueueOptions],
 ) -> list[UUID] | Awaitable[list[UUID]]:
     """Enqueue many jobs of one task with one statement; as `enqueue`, with one key or id for each of the arguments."""
-    entered = _statement(
-        session,
-        task,
-        arguments,
-        run_at=run_at,
-        priority=priority,
-        unique_keys=None if unique_keys is None else _listed("unique_keys", unique_keys),
-        max_attempts=max_attempts,
-        ids=None if ids is None else _listed("ids", ids),
-        parent_id=parent_id,
-    )
     if isinstance(session, AsyncSession):
-        return _enqueue_async(session, entered)
-    return _execute(session, entered)
+        return session.run_sync(_insert, task, arguments, options)
+    return _insert(session, task, arguments, options)
 
 
-def _statement(
-    session: Session | AsyncSession,
-    task: Any,
-    arguments: Iterable[Mapping[str, Any]],
-    *,
-    run_at: datetime | None,
-    priority: int | None,
-    unique_keys: list[str] | None,
-    max_attempts: int | None,
-    ids: list[UUID] | None,
-    parent_id: UUID | None,
-) -> Enqueued:
+def _insert(session: Session, task: Any, arguments: Iterable[Mapping[str, Any]], options: EnqueueOptions) -> list[UUID]:
     kind = kind_of(task)
+    ids, unique_keys = options.get("ids"), options.get("unique_keys")
+    priority, max_attempts = options.get("priority"), options.get("max_attempts")
     if ids is not None and unique_keys is not None:
         raise InvalidArgumentError("give an id or a unique_key, not both: an id names one job, a key folds several")
-    return enqueue_statement(
+    return insert_jobs(
+        session,
         organization_of(session),
         kind.name,
         [kind.serialize(one) for one in _listed("arguments", arguments)],
-        run_at=run_at,
+        run_at=options.get("run_at"),
         priority=kind.priority if priority is None else priority,
-        unique_keys=unique_keys,
+        unique_keys=None if unique_keys is None else _listed("unique_keys", unique_keys),
         max_attempts=kind.max_attempts if max_attempts is None else max_attempts,
-        ids=ids,
-        parent_id=parent_id,
+        ids=None if ids is None else _listed("ids", ids),
+        parent_id=options.get("parent_id"),
     )
+
+
+async def _enqueue_one_async(
+    session: AsyncSession, task: Any, arguments: Mapping[str, Any], options: EnqueueOptions
+) -> UUID:
+    return (await enqueue_many(session, task, [arguments], **options))[0]
 
 
 def _listed(name: str, given: Any) -> list[Any]:
@@ -187,17 +158,5 @@ def kind_of(task: Any) -> Kind:
     """The kind behind a task; raises InvalidArgumentError for a Celery task that is not one of the ledger's."""
     kind = getattr(task, "kind", None)
     if not isinstance(kind, Kind):
-        raise InvalidArgumentError(f"{task!r} is not a job: make it with @job or @batch_job of jobs.task")
+        raise InvalidArgumentError(f"{task!r} is not a job: make it with @job or @batch_job of docworker.jobs.task")
     return kind
-
-
-def _execute(session: Session, entered: Enqueued) -> list[UUID]:
-    return entered.ids(session.execute(entered.statement, entered.parameters).all())
-
-
-async def _enqueue_async(session: AsyncSession, entered: Enqueued) -> list[UUID]:
-    return entered.ids((await session.execute(entered.statement, entered.parameters)).all())
-
-
-async def _enqueue_one_async(session: AsyncSession, entered: Enqueued) -> UUID:
-    return (await _enqueue_async(session, entered))[0]

@@ -1,7 +1,7 @@
 """What makes a kind of job: `@job` for a function that runs one job, `@batch_job` for one that runs several at once.
 
-Both are Celery tasks. A message only names jobs (`jobs.messages` works it off), and everything that counts is in the
-ledger.
+Both are Celery tasks. A message only names jobs (`jobs.execution.message` works it off), and everything that counts
+is in the ledger.
 """
 
 import functools
@@ -14,17 +14,18 @@ from uuid import UUID
 from celery import Task, shared_task
 from pydantic import BaseModel
 
-from db import ledger
-from db.engines import database
-from db.errors import ConfigurationError, InvalidArgumentError
-from db.ledger import Part
-from db.ledger.values import check_nesting
-from db.sessions import writing
-from jobs.attempts import Attempt as Attempt
-from jobs.attempts import Batch as Batch
-from jobs.forks import no_way_out_of_a_fork
-from jobs.kinds import TURN_SECONDS, Kind, arguments_of, check_function
-from jobs.messages import run_message
+from docworker.db import ledger
+from docworker.db.cluster import database
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
+from docworker.db.ledger import Part
+from docworker.db.ledger.values import check_nesting
+from docworker.db.sessions import writing
+from docworker.db.settings import HOME
+from docworker.jobs.execution.attempts import Attempt as Attempt
+from docworker.jobs.execution.attempts import Batch as Batch
+from docworker.jobs.execution.forks import no_way_out_of_a_fork
+from docworker.jobs.execution.message import run_message
+from docworker.jobs.kind import TURN_SECONDS, Kind, arguments_of, check_function
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
     if arguments.model_config.get("extra") is None:
         raise ConfigurationError(
             f"{arguments.__name__} would drop arguments that it does not know, such as a newer release's: derive it "
-            "from jobs.kinds.Arguments, or set `extra` in its model_config"
+            "from docworker.jobs.kind.Arguments, or set `extra` in its model_config"
         )
 
     def decorate(function: Callable[[Batch], None]) -> Any:
@@ -140,7 +141,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         if job_ids is None:
             enter(self.kind, UUID(organization_id), UUID(self.request.id), arguments)
         else:
-            database().cluster().timelines.hear(str(arguments.get("timeline", "")))
+            database().cluster(HOME).timelines.hear(str(arguments.get("timeline", "")))
             with suppress(KeyboardInterrupt):  # a worker handles the real one by a signal
                 run_message(self.kind, _parts(organization_id, job_ids, **arguments), UUID(self.request.id))
 
@@ -174,16 +175,16 @@ def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, 
         kept = kind.serialize(arguments)
     except InvalidArgumentError:
         kept = arguments  # perhaps of another release: the ledger keeps the job for it, and the reason
-    entered = ledger.enqueue_statement(
-        organization_id,
-        kind.name,
-        [kept],
-        max_attempts=kind.max_attempts,
-        priority=kind.priority,
-        ids=[job_id],
-    )
     with writing(organization_id) as session:
-        session.execute(entered.statement, entered.parameters)
+        ledger.insert_jobs(
+            session,
+            organization_id,
+            kind.name,
+            [kept],
+            max_attempts=kind.max_attempts,
+            priority=kind.priority,
+            ids=[job_id],
+        )
 
 
 def limits_of_message(task: Any) -> dict[str, float]:

@@ -8,20 +8,20 @@ from typing import Any
 
 from celery import current_app
 from pydantic_core import to_jsonable_python
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db import ledger
-from db.engines import database
-from db.ledger import Message
-from db.models import Job
-from db.models.job import LIVE_STATES
-from db.sessions import overseeing
-from jobs.enqueue import kind_of
-from jobs.kinds import Kind
-from jobs.messages import run_message
-from jobs.planning import limits_of
-from jobs.task import known_kinds
+from docworker.db import ledger
+from docworker.db.cluster import database
+from docworker.db.ledger import Message
+from docworker.db.models import Job
+from docworker.db.models.job import LIVE_STATES
+from docworker.db.sessions import all_jobs_session
+from docworker.jobs.dispatch_limits import limits_of
+from docworker.jobs.enqueue import kind_of
+from docworker.jobs.execution.message import run_message
+from docworker.jobs.kind import Kind
+from docworker.jobs.task import known_kinds
 
 
 def assert_enqueued(session: Session, task: Any, *, count: int | None = None, **arguments: Any) -> list[Job]:
@@ -60,7 +60,7 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
     """
     known = known_kinds(current_app) if kinds is None else kinds
     settings = database().settings
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session)
         while ledger.promote(session):
@@ -101,20 +101,8 @@ def drain(kinds: Mapping[str, Kind] | None = None, *, most: int = 10_000) -> int
     return total
 
 
-_ADVANCE = text("""
-UPDATE ledger.jobs SET run_at = run_at - :by * interval '1 second',
-    created_at = created_at - :by * interval '1 second',
-    claimed_at = claimed_at - :by * interval '1 second',
-    finished_at = finished_at - :by * interval '1 second',
-    dispatched_at = dispatched_at - :by * interval '1 second',
-    redispatch_at = redispatch_at - :by * interval '1 second',
-    lease_expires_at = lease_expires_at - :by * interval '1 second',
-    run_until = run_until - :by * interval '1 second'
-""")
-
-
 def advance_clock(seconds: float) -> None:
     """Let time pass for every job. The servers' clocks stay; the ledger's times move into the past instead, which is
     the same for everything that compares them with now. A live lease or a pending retry ends as it would."""
-    with overseeing() as session:
-        session.execute(_ADVANCE, {"by": seconds})
+    with all_jobs_session() as session:
+        ledger.let_pass(session, seconds)

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from db.engines import owner_engine
-from db.settings import settings
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.settings import settings
 
 CHUNK = 1000
 """How many documents are changed in one transaction."""

@@ -6,9 +6,9 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, text
 
-from db.engines import owner_engine
-from db.models import Base
-from db.settings import settings
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.models import Base
+from docworker.db.settings import settings
 
 SCHEMAS = ("app", "auth", "ledger", "catalog")
 ONE_MIGRATOR = 0x646F6377  # any number that nobody else uses as an advisory lock

@@ -7,9 +7,9 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import text
 
-from db.engines import owner_engine
-from db.errors import DocworkerError
-from db.settings import settings
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.errors import DocworkerError
+from docworker.db.settings import settings
 
 
 def configuration() -> Config:

@@ -13,21 +13,14 @@ from typing import Protocol
 
 import pytest
 
-from db.engines import Database, close_database, open_database
-from db.settings import settings
-from jobs.processing import close_pipeline
-from migrations.runner import upgrade
-from tests.processes import Processes
-from tests.stack import (
-    applied,
-    fresh_database,
-    isolated_settings,
-    make_template,
-    temporary_stack,
-    unique_name,
-)
-from tests.tenants import Tenant
-from worker.local.stack import LocalStack
+from docworker.db.cluster import Database, close_database, open_database
+from docworker.db.settings import settings
+from docworker.jobs.kinds.processing import close_pipeline
+from docworker.migrations.runner import upgrade
+from docworker.worker.local.stack import LocalStack
+from tests.support.processes import Processes
+from tests.support.stack import applied, fresh_database, isolated_settings, make_template, temporary_stack, unique_name
+from tests.support.tenants import Tenant
 
 LONGEST = (
     "test_keeper.py",

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from db.engines import close_database, open_database
-from db.sessions import writing
-from db.settings import Settings, settings
-from jobs.enqueue import enqueue
-from jobs.testing import assert_enqueued, drain
-from tests.tenants import Tenant
-from worker.cli import LazyGroup
+from docworker.db.cluster import close_database, open_database
+from docworker.db.sessions import writing
+from docworker.db.settings import Settings, settings
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.testing import assert_enqueued, drain
+from docworker.worker.cli import LazyGroup
+from tests.support.project import PROJECT
+from tests.support.tenants import Tenant
 
-PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 

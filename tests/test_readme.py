@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from db.engines import close_database, open_database
-from db.organizations import organization_id_of
-from db.search import search_documents
-from db.settings import settings
-from tests.processes import Processes
-from tests.waiting import eventually
-
-PROJECT = Path(__file__).parents[1]
+from docworker.db.cluster import close_database, open_database
+from docworker.db.documents.search import search_documents
+from docworker.db.settings import settings
+from docworker.db.tenants.organizations import organization_id_of
+from tests.support.processes import Processes
+from tests.support.project import PROJECT
+from tests.support.waiting import eventually
 
 
 def block(language: str) -> str:

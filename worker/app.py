@@ -1,6 +1,6 @@
 """The Celery app: which tasks there are and how their messages travel.
 
-Not how a worker runs them (`worker.program`), nor what they do (`jobs`).
+Not how a worker runs them (`worker.consumer.worker`), nor what they do (`jobs`).
 """
 
 from collections.abc import Callable
@@ -11,15 +11,16 @@ from celery import Celery
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from db.errors import ConfigurationError
-from db.settings import Settings, settings
-from jobs.task import is_same_place
-from worker import lifecycle, transport
+from docworker.db.errors import ConfigurationError
+from docworker.db.settings import Settings, settings
+from docworker.jobs.task import is_same_place
+from docworker.worker import children
+from docworker.worker.brokers import transport
 
-TASK_MODULES = ("jobs.documents", "jobs.fanout", "jobs.maintenance")
+TASK_MODULES = ("docworker.jobs.kinds.documents", "docworker.jobs.kinds.fanout", "docworker.jobs.kinds.maintenance")
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
 
-POOLS = {"prefork": "worker.children:Pool"}
+POOLS = {"prefork": "docworker.worker.consumer.pool:Pool"}
 """Our own classes of pool; the others are Celery's."""
 
 ENTRY_POINT_GROUP = "docworker.tasks"
@@ -68,7 +69,7 @@ def build_app(configured: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_send_sent_event=False,
         worker_prefetch_multiplier=1,
-        worker_consumer="worker.consumer:Consumer",
+        worker_consumer="docworker.worker.consumer.consumer:Consumer",
         # Our transport counts what still runs itself, after a new link; Celery's would be short of slots for long.
         worker_enable_prefetch_count_reduction=False,
         worker_pool=POOLS.get(configured.worker_pool, configured.worker_pool),
@@ -123,6 +124,6 @@ def transport_options(configured: Settings) -> dict[str, Any]:
     return options
 
 
-lifecycle.connect_signals()
+children.connect_signals()
 transport.install()
 app = build_app(settings())

@@ -11,10 +11,18 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from db.settings import Settings
+from docworker.db.settings import Settings
 
 # Per message, or per pool, they say what our own events and metrics say better.
-_TALKATIVE = ("celery.worker.strategy", "celery.app.trace", "kombu", "db.pool", "sqlalchemy", "alembic.runtime.plugins")
+_POOL = "docworker.db.cluster.pool"
+_TALKATIVE = (
+    "celery.worker.strategy",
+    "celery.app.trace",
+    "kombu",
+    "docworker.db.cluster.pool",
+    "sqlalchemy",
+    "alembic.runtime.plugins",
+)
 # Never the values of local variables: some of them are passwords.
 _DICT_TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

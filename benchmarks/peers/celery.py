@@ -9,8 +9,8 @@ from celery import Celery, Task
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import Peer
-from db.settings import settings
-from jobs.pipeline.normalize import normalized
+from docworker.db.settings import settings
+from docworker.jobs.pipeline.normalize import normalized
 
 app = Celery("celery", broker=settings().broker_url)
 app.conf.task_default_queue = "celery"

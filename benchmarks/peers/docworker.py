@@ -9,12 +9,12 @@ from sqlalchemy import text
 
 from benchmarks.kinds import do_nothing, do_nothings, normalize_document, normalize_one
 from benchmarks.peers.peer import Peer
-from db.models.base import new_id
-from db.organizations import create_organization
-from db.sessions import overseeing, writing
-from jobs.enqueue import enqueue_many
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.tenants.organizations import create_organization
+from docworker.jobs.enqueue import enqueue_many
 
-WORKERS = [("worker.cli", "dispatcher"), ("worker.cli", "worker")]
+WORKERS = [("docworker.worker.cli", "dispatcher"), ("docworker.worker.cli", "worker")]
 
 
 def enqueue(task: Any, organization_id: UUID, jobs: Iterable[Mapping[str, Any]]) -> None:
@@ -36,7 +36,7 @@ def done(task: Any) -> tuple[int, float]:
         "SELECT count(*) AS jobs, CAST(extract(epoch FROM max(finished_at)) AS double precision) AS last"
         " FROM ledger.jobs WHERE kind = :kind AND state = 'succeeded'"
     )
-    with overseeing() as session:
+    with all_jobs_session() as session:
         row = session.execute(query, {"kind": task.kind.name}).one()
     return row.jobs, row.last or 0.0
 

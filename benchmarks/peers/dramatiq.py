@@ -6,7 +6,7 @@ from dramatiq.brokers.redis import RedisBroker
 from benchmarks.document import write_document
 from benchmarks.peers import tally
 from benchmarks.peers.peer import CONCURRENCY, Peer
-from db.settings import settings
+from docworker.db.settings import settings
 
 dramatiq.set_broker(RedisBroker(url=settings().broker_url))
 

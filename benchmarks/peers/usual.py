@@ -7,7 +7,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from benchmarks.document import write_document
 from benchmarks.peers import tally
 from benchmarks.peers.peer import Peer
-from db.settings import settings
+from docworker.db.settings import settings
 
 app = Celery("usual", broker=settings().broker_url)
 app.conf.task_default_queue = "usual"

@@ -5,8 +5,8 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
-from db.ledger.control import (
+from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
+from docworker.db.ledger.control import (
     CANCEL,
     RETRY,
     Change,
@@ -17,13 +17,14 @@ from db.ledger.control import (
     count_by_state,
     find,
     get,
+    let_pass,
     next_keys,
     pause,
     pauses,
     resume,
     retry_failed,
 )
-from db.ledger.dispatch import (
+from docworker.db.ledger.dispatch import (
     JUST_SENT_SECONDS,
     Dispatched,
     Message,
@@ -41,8 +42,8 @@ from db.ledger.dispatch import (
     requeue_overdue,
     undispatch,
 )
-from db.ledger.enqueue import Enqueued, enqueue_statement
-from db.ledger.finish import (
+from docworker.db.ledger.enqueue import insert_jobs
+from docworker.db.ledger.finish import (
     Failure,
     charge,
     fail,
@@ -53,10 +54,10 @@ from db.ledger.finish import (
     retry,
     succeed,
 )
-from db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
-from db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
-from db.ledger.shortcuts import Floor, Shortcuts
-from db.ledger.single import (
+from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
+from docworker.db.ledger.shortcuts import Floor, Shortcuts
+from docworker.db.ledger.single import (
     Wanted,
     claim_one,
     claimed_as,
@@ -65,7 +66,7 @@ from db.ledger.single import (
     succeed_one,
     succeed_with,
 )
-from db.ledger.values import as_json
+from docworker.db.ledger.values import as_json
 
 __all__ = [
     "CANCEL",
@@ -76,7 +77,6 @@ __all__ = [
     "ClaimKey",
     "Claimed",
     "Dispatched",
-    "Enqueued",
     "Failure",
     "Filter",
     "Floor",
@@ -105,7 +105,6 @@ __all__ = [
     "count_by_state",
     "count_live",
     "dispatch_due",
-    "enqueue_statement",
     "fail",
     "find",
     "find_refused",
@@ -113,7 +112,9 @@ __all__ = [
     "get",
     "give_back",
     "hand_back",
+    "insert_jobs",
     "is_refused",
+    "let_pass",
     "load",
     "lock_of",
     "lock_owned",

@@ -18,9 +18,10 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import metrics
-from db.replication import WalPosition
-from db.sessions import TenantSession, organization_of
+from docworker.db import metrics
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.models.job import JOBS
+from docworker.db.sessions import TenantSession, organization_of
 
 log = structlog.get_logger(__name__)
 
@@ -66,9 +67,9 @@ class Claim:
 # A job knows how far the log was when it was dispatched; one that was folded into since then does not. For that one the
 # log is looked at once all locks are held: nothing more can be folded in, and what was has been flushed before its lock
 # was let go. No reader needs to wait for what others write meanwhile, nor for the claim itself.
-_CLAIM = text("""
+_CLAIM = text(f"""
 WITH wanted AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT id FROM {JOBS}
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind AND state || '' = 'dispatched'
       AND (NOT alone OR message_id = :message_id) AND attempt >= 0 AND attempt < max_attempts
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
@@ -76,7 +77,7 @@ WITH wanted AS MATERIALIZED (
     SELECT clock_timestamp() AS now, pg_current_wal_flush_lsn() - '0/0' AS flushed
     FROM (SELECT count(*) FROM wanted) AS locked
 )
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = 'running', attempt = job.attempt + 1, claim_token = gen_random_uuid(), claimed_at = clock.now,
     claimed_by = :worker, redispatch_at = NULL, dispatches = 0,
     lease_expires_at = clock.now + least(:lease, :max_run) * interval '1 second',
@@ -122,15 +123,15 @@ def claim(
     return Claim(readable, position)
 
 
-_SET_ASIDE = text("""
+_SET_ASIDE = text(f"""
 WITH unrunnable AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT id FROM {JOBS}
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND kind = :kind
       AND (state || '' = 'dispatched' AND (attempt < 0 OR attempt >= max_attempts)
            OR state || '' = 'running' AND claim_token = ANY(:tokens))
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = 'failed', finished_at = clock_timestamp(), redispatch_at = NULL, lease_expires_at = NULL, run_until = NULL,
     error_class = 'UnreadableJob', error_traceback = NULL,
     error_message = CASE WHEN job.state = 'running'
@@ -157,8 +158,8 @@ def set_aside(session: Session, kind: str, ids: Sequence[UUID], unreadable: Sequ
         log.error("job.unreadable", job=str(job_id), kind=kind, reason=reason)
 
 
-_UNDISPATCHED = text("""
-SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FROM ledger.jobs
+_UNDISPATCHED = text(f"""
+SELECT count(*) FILTER (WHERE state = 'queued'), count(*) FROM {JOBS}
 WHERE organization_id = :organization_id AND id = ANY(:ids)
 """)
 
@@ -176,14 +177,14 @@ UNBEGUN = "state = 'queued', redispatch_at = NULL, message_id = NULL, dispatches
 
 _HAND_BACK = text(f"""
 WITH unbegun AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT id FROM {JOBS}
     WHERE organization_id = :organization_id AND id = ANY(:ids) AND state || '' = 'dispatched'
       AND message_id = :message_id
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job SET {UNBEGUN} FROM unbegun
+UPDATE {JOBS} AS job SET {UNBEGUN} FROM unbegun
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = unbegun.id
-""")  # noqa: S608
+""")
 
 
 def hand_back(session: TenantSession, ids: Sequence[UUID], *, message_id: UUID | None) -> None:
@@ -201,16 +202,16 @@ join of them is a loop in a loop to a planner that knows neither's length."""
 
 _RENEW = text(f"""
 WITH held AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT id FROM {JOBS}
     WHERE {OWNED}
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET lease_expires_at = least(clock_timestamp() + :lease * interval '1 second', job.run_until)
 FROM held
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
-""")  # noqa: S608
-_STILL_HELD = text(f"SELECT id FROM ledger.jobs WHERE {OWNED}")  # noqa: S608
+""")
+_STILL_HELD = text(f"SELECT id FROM {JOBS} WHERE {OWNED}")
 
 
 def renew(session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seconds: float) -> set[UUID]:
@@ -227,14 +228,14 @@ def renew(session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seco
 
 _PROLONG = text(f"""
 WITH held AS MATERIALIZED (
-    SELECT id FROM ledger.jobs
+    SELECT id FROM {JOBS}
     WHERE {OWNED}
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job SET run_until = job.run_until + :seconds * interval '1 second'
+UPDATE {JOBS} AS job SET run_until = job.run_until + :seconds * interval '1 second'
 FROM held
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
-""")  # noqa: S608
+""")
 
 
 def prolong(session: Session, claimed: Sequence[ClaimKey], *, seconds: float) -> None:

@@ -19,11 +19,11 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.faults import Fault, classify
-from db.ledger.claim import UNBEGUN
-from db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
-from db.ledger.shortcuts import Floor, KnownLanes, Shortcuts, UnderWay, beginning, entries_of
-from db.models.job import ARRIVED, READY
+from docworker.db.faults import Fault, classify
+from docworker.db.ledger.claim import UNBEGUN
+from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
+from docworker.db.ledger.shortcuts import Floor, KnownLanes, Shortcuts, UnderWay, beginning, entries_of
+from docworker.db.models.job import ARRIVED, JOBS, PAUSES, READY
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
 # older than a backlog believes that there are no such jobs, and that reading and sorting them all costs nothing.
@@ -58,8 +58,8 @@ class _Change:
 
     def __init__(self, chosen: str, order: str, change: str, index: str) -> None:
         others = f"{chosen} AND id <> ALL(CAST(:without AS uuid[]))"
-        which = f"SELECT ctid, id FROM ledger.jobs AS job WHERE {others} ORDER BY {order} LIMIT :most"  # noqa: S608
-        change = f"UPDATE ledger.jobs AS job SET {change}"  # noqa: S608
+        which = f"SELECT ctid, id FROM {JOBS} AS job WHERE {others} ORDER BY {order} LIMIT :most"
+        change = f"UPDATE {JOBS} AS job SET {change}"
         entries = entries_of(index)
         self._choose = text(which)
         self._change = text(f"""
@@ -69,7 +69,7 @@ class _Change:
                 {change} FROM chosen WHERE job.ctid = chosen.ctid RETURNING {_LANE}, run_at
             )
             SELECT {_LANE}, run_at, clock, {entries} - entries AS passed FROM before LEFT JOIN changed ON true
-        """)  # noqa: S608
+        """)
         self._change_one = text(f"{change} WHERE ctid = CAST(:ctid AS tid) AND {chosen}")
 
     def make(self, session: Session, without: Collection[UUID], **parameters: Any) -> tuple[_Came, datetime, int]:
@@ -109,7 +109,7 @@ _ARRIVALS = text(f"""
 WITH now AS MATERIALIZED (SELECT clock_timestamp() AS clock)
 SELECT {_LANE}, run_at, created_at, jobs, clock FROM now LEFT JOIN (
     SELECT {_LANE}, min(run_at) AS run_at, max(created_at) AS created_at, count(*) AS jobs FROM (
-        SELECT {_LANE}, run_at, least(created_at, clock_timestamp()) AS created_at FROM ledger.jobs AS job
+        SELECT {_LANE}, run_at, least(created_at, clock_timestamp()) AS created_at FROM {JOBS} AS job
         WHERE {READY} AND {ARRIVED}
           AND created_at > (SELECT coalesce(CAST(:since AS timestamptz), clock_timestamp() - interval '2 seconds'))
         ORDER BY job.created_at LIMIT :most
@@ -117,7 +117,7 @@ SELECT {_LANE}, run_at, created_at, jobs, clock FROM now LEFT JOIN (
     GROUP BY {_LANE}
 ) AS came ON true
 ORDER BY created_at
-""")  # noqa: S608
+""")
 _COMMITTED_LATE = timedelta(seconds=1)
 """So late one may commit and is still found by when it was made, where walking all lanes is dear."""
 
@@ -139,7 +139,7 @@ def arrivals(
 
 def _first(columns: str, condition: str) -> str:
     """The first ready job by the index of lanes."""
-    selected = f"SELECT {columns} FROM ledger.jobs AS job WHERE {READY} AND {condition}"  # noqa: S608
+    selected = f"SELECT {columns} FROM {JOBS} AS job WHERE {READY} AND {condition}"
     return f"({selected} ORDER BY {columns} LIMIT 1)"
 
 
@@ -155,14 +155,14 @@ def _head(floor: str) -> str:
     """How many due jobs a lane has from a floor on, up to a limit, and since when the first of them is due."""
     return f"""(
         SELECT count(*) AS due, coalesce(min(run_at), clock_timestamp()) AS oldest FROM (
-            SELECT job.run_at FROM ledger.jobs AS job
+            SELECT job.run_at FROM {JOBS} AS job
             WHERE {READY} AND job.organization_id = lane.organization_id AND job.kind = lane.kind
               AND job.alone = lane.alone AND job.priority = lane.priority
               AND job.run_at >= {floor} AND job.run_at <= (SELECT clock_timestamp())
             ORDER BY job.run_at, job.id
             LIMIT CASE WHEN lane.kind = ANY(CAST(:batch_kinds AS text[])) THEN :due_in_batches ELSE :due END
         ) AS job
-    )"""  # noqa: S608
+    )"""
 
 
 # Each organization and each lane is one hop through the index, whatever number of jobs lies between.
@@ -205,7 +205,7 @@ FROM before LEFT JOIN (
     FROM lane CROSS JOIN LATERAL {_head("lane.run_at")} AS head
     ORDER BY lane.place
 ) AS found ON true
-""")  # noqa: S608
+""")
 # The lanes are known, and from which `run_at` on each has jobs.
 _KNOWN_LANES = text(f"""
 WITH before AS MATERIALIZED (SELECT {entries_of("ix_jobs_ready")} AS entries)
@@ -217,7 +217,7 @@ FROM before LEFT JOIN (
          AS lane (organization_id, kind, alone, priority, run_at)
     CROSS JOIN LATERAL {_head("coalesce(lane.run_at, '-infinity')")} AS head
 ) AS found ON true
-""")  # noqa: S608
+""")
 _SURVEY = text(f"""
 WITH RECURSIVE before AS MATERIALIZED (
     SELECT {entries_of("ix_jobs_ready")} AS entries
@@ -228,7 +228,7 @@ WITH RECURSIVE before AS MATERIALIZED (
 )
 SELECT found.*, {entries_of("ix_jobs_ready")} - before.entries AS passed
 FROM before LEFT JOIN (SELECT * FROM lane LIMIT :most) AS found ON true
-""")  # noqa: S608
+""")
 
 
 class Stretch(NamedTuple):
@@ -351,10 +351,10 @@ _LOAD = text(f"""
 WITH sent AS MATERIALIZED (
     SELECT organization_id, kind, message_id, coalesce(dispatched_at, '1900-01-01') AS dispatched_at, redispatch_at,
            unique_key IS NOT NULL AND claimed_at IS NULL AS folds
-    FROM ledger.jobs
+    FROM {JOBS}
     WHERE state = 'dispatched' AND redispatch_at >= coalesce(CAST(:dispatched AS timestamptz), '-infinity')
 ), running AS MATERIALIZED (
-    SELECT organization_id, kind, message_id, claimed_at, lease_expires_at FROM ledger.jobs
+    SELECT organization_id, kind, message_id, claimed_at, lease_expires_at FROM {JOBS}
     WHERE state = 'running' AND lease_expires_at >= coalesce(CAST(:running AS timestamptz), '-infinity')
 )
 SELECT 'before' AS what, CAST(NULL AS uuid) AS organization_id, NULL AS kind, {_UNDER_WAY} AS counted,
@@ -369,7 +369,7 @@ SELECT 'running', organization_id, kind, count(*),
        CAST(sum(extract(epoch FROM clock_timestamp() - claimed_at)) AS double precision), NULL, NULL, NULL, NULL
 FROM running GROUP BY organization_id, kind
 UNION ALL
-SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL FROM ledger.pauses
+SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL FROM {PAUSES}
 UNION ALL
 SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'
@@ -386,7 +386,7 @@ FROM (
            (SELECT min(dispatched_at) FROM sent) AS sent,
            (SELECT min(lease_expires_at) FROM running) AS lease_over
 ) AS living, (SELECT clock_timestamp() AS clock) AS now
-""")  # noqa: S608
+""")
 
 
 def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
@@ -550,7 +550,7 @@ WITH picked AS MATERIALIZED (
          AS lane (organization_id, kind, alone, priority, size, start, head)
     CROSS JOIN LATERAL (
         SELECT locked.ctid, CAST(row_number() OVER () AS integer) AS position FROM (
-            SELECT job.ctid FROM ledger.jobs AS job
+            SELECT job.ctid FROM {JOBS} AS job
             WHERE {READY} AND job.organization_id = lane.organization_id AND job.kind = lane.kind
               AND job.alone = lane.alone AND job.priority = lane.priority
               AND job.run_at >= coalesce(lane.head, '-infinity') AND job.run_at <= (SELECT clock_timestamp())
@@ -558,7 +558,7 @@ WITH picked AS MATERIALIZED (
         ) AS locked
     ) AS job
 )
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = 'dispatched', message_id = picked.message_id, dispatches = greatest(1, least(job.dispatches + 1, 100)),
     dispatched_at = clock_timestamp(), dispatched_lsn = pg_current_wal_flush_lsn() - '0/0',
     redispatch_at = clock_timestamp()
@@ -568,7 +568,7 @@ FROM picked
 WHERE job.ctid = picked.ctid
 RETURNING picked.position, picked.message_id, job.organization_id, job.id, job.kind, job.alone, job.priority,
           job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds
-""")  # noqa: S608
+""")
 
 
 _Picks = Sequence[tuple[LaneKey, Sequence[UUID]]]
@@ -645,9 +645,9 @@ _DISPATCHED = "state = 'dispatched' AND redispatch_at >= coalesce(CAST(:dispatch
 REQUEUE_OVERDUE = _Change(
     f"""{_DISPATCHED} AND redispatch_at <= (SELECT clock_timestamp())
        AND NOT coalesce(message_id = ANY(ARRAY(
-           SELECT message_id FROM ledger.jobs
+           SELECT message_id FROM {JOBS}
            WHERE {_DISPATCHED} AND dispatched_at > clock_timestamp() - :waits_at_most * interval '1 second'
-           GROUP BY message_id ORDER BY max(dispatched_at) DESC LIMIT :waiting)), false)""",  # noqa: S608
+           GROUP BY message_id ORDER BY max(dispatched_at) DESC LIMIT :waiting)), false)""",
     "organization_id, id",
     "state = 'queued', redispatch_at = NULL, message_id = NULL",
     "ix_jobs_dispatched",
@@ -658,9 +658,9 @@ Those wait for their turn behind slow work, and are not overdue."""
 # The jobs of a message run one after another. What comes behind a slow one is for others to run.
 REQUEUE_HELD_UP = _Change(
     f"""{_DISPATCHED} AND message_id = ANY(ARRAY(
-           SELECT message_id FROM ledger.jobs
+           SELECT message_id FROM {JOBS}
            WHERE state = 'running' AND lease_expires_at >= coalesce(CAST(:running AS timestamptz), '-infinity')
-             AND claimed_at < clock_timestamp() - :held_up_after * interval '1 second'))""",  # noqa: S608
+             AND claimed_at < clock_timestamp() - :held_up_after * interval '1 second'))""",
     "organization_id, id",
     UNBEGUN,
     "ix_jobs_dispatched",
@@ -715,14 +715,14 @@ def find_refused(session: Session, *, waiting: int, without: Collection[UUID]) -
 
 _UNDISPATCH = text(f"""
 WITH unsent AS MATERIALIZED (
-    SELECT ctid FROM ledger.jobs
+    SELECT ctid FROM {JOBS}
     WHERE message_id = ANY(:message_ids) AND {_DISPATCHED}
     ORDER BY organization_id, id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE ledger.jobs AS job SET {UNBEGUN} FROM unsent
+UPDATE {JOBS} AS job SET {UNBEGUN} FROM unsent
 WHERE job.ctid = unsent.ctid
 RETURNING {_LANE}, run_at
-""")  # noqa: S608
+""")
 
 
 def undispatch(session: Session, messages: Sequence[Message], shortcuts: Shortcuts | None = None) -> None:
@@ -734,11 +734,11 @@ def undispatch(session: Session, messages: Sequence[Message], shortcuts: Shortcu
 
 
 _COUNT_LIVE = text(f"""
-SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE {READY} GROUP BY kind, state
-UNION ALL SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'queued' AND later GROUP BY kind, state
-UNION ALL SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'dispatched' GROUP BY kind, state
-UNION ALL SELECT left(kind, 200), state, count(*) FROM ledger.jobs WHERE state = 'running' GROUP BY kind, state
-""")  # noqa: S608
+SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE {READY} GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'queued' AND later GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'dispatched' GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'running' GROUP BY kind, state
+""")
 _OLDEST_DUE = text(f"""
 WITH RECURSIVE lane AS (
     SELECT first.* FROM {_first(_HEAD, "true")} AS first
@@ -746,10 +746,10 @@ WITH RECURSIVE lane AS (
     SELECT following.* FROM lane CROSS JOIN LATERAL {_FOLLOWING_LANE} AS following
 )
 SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(least(min(run_at), (
-    SELECT run_at FROM ledger.jobs AS job WHERE {_DUE_LATER} ORDER BY run_at LIMIT 1
+    SELECT run_at FROM {JOBS} AS job WHERE {_DUE_LATER} ORDER BY run_at LIMIT 1
 )), '1900-01-01')) AS double precision)
 FROM lane
-""")  # noqa: S608
+""")
 
 
 def count_live(session: Session) -> list[tuple[str, str, int]]:

@@ -4,15 +4,15 @@ Jobs with a `unique_key` fold: while an equal one waits unclaimed, it takes the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from db.errors import InvalidArgumentError
-from db.ledger.values import (
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger.values import (
     MAX_ATTEMPTS,
     MAX_KEY_LENGTH,
     as_json,
@@ -22,12 +22,13 @@ from db.ledger.values import (
     check_text,
     check_time,
 )
-from db.models.base import new_id
+from docworker.db.models.base import new_id
+from docworker.db.models.job import JOBS
 
 MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 
-_INSERT = """
-INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, later, unique_key,
+_INSERT = f"""
+INSERT INTO {JOBS} (organization_id, id, kind, arguments, state, priority, run_at, later, unique_key,
                          attempt, max_attempts, faults, alone, dispatches, parent_id)
 SELECT :organization_id, new.id, :kind, new.arguments::jsonb, 'queued', :priority,
        coalesce(CAST(:run_at AS timestamptz), clock_timestamp()),
@@ -58,23 +59,8 @@ RETURNING id, unique_key"""
 )
 
 
-@dataclass(frozen=True)
-class Enqueued:
-    """An INSERT ready to run on a Session or an AsyncSession, and how to read the job ids from its answer."""
-
-    statement: TextClause
-    parameters: dict[str, Any]
-    keys: Sequence[str] | None
-
-    def ids(self, rows: Sequence[Any]) -> list[UUID]:
-        """The ids in the order of the call; folded jobs give the id of the job they folded into."""
-        if self.keys is None:
-            return list(self.parameters["ids_in_order"])
-        by_key = {row.unique_key: row.id for row in rows}
-        return [by_key[key] for key in self.keys]
-
-
-def enqueue_statement(
+def insert_jobs(
+    session: Session,
     organization_id: UUID,
     kind: str,
     arguments: Sequence[Mapping[str, Any]],
@@ -85,8 +71,9 @@ def enqueue_statement(
     unique_keys: Sequence[str] | None = None,
     ids: Sequence[UUID] | None = None,
     parent_id: UUID | None = None,
-) -> Enqueued:
-    """Rows are sorted by key, so that two producers that fold the same keys never wait for each other in a circle.
+) -> list[UUID]:
+    """Enter jobs with one statement; returns their ids in the order of the call. A job that was folded gives the id of
+    the job it was folded into.
 
     Raises InvalidArgumentError for whatever the ledger could not read back, before the server sees anything.
     """
@@ -104,6 +91,7 @@ def enqueue_statement(
         chosen = sorted((one, row, None) for one, row in _distinct(known_ids, rows_of).items())
     else:
         last_of_each_key = {key: (one, row, key) for one, row, key in zip(known_ids, rows_of, keys, strict=True)}
+        # So that two producers that fold the same keys never wait for each other in a circle.
         chosen = sorted(last_of_each_key.values(), key=lambda row: str(row[2]))
     parameters = {
         "organization_id": check_id("organization_id", organization_id),
@@ -115,9 +103,12 @@ def enqueue_statement(
         "ids": [row[0] for row in chosen],
         "arguments": [row[1] for row in chosen],
         "unique_keys": [row[2] for row in chosen],
-        "ids_in_order": known_ids,
     }
-    return Enqueued(_INSERT_BY_ID if keys is None else _INSERT_BY_KEY, parameters, keys)
+    if keys is None:
+        session.execute(_INSERT_BY_ID, parameters)
+        return known_ids
+    id_of = {key: job_id for job_id, key in session.execute(_INSERT_BY_KEY, parameters)}
+    return [id_of[key] for key in keys]
 
 
 def _at(number: int, of: int) -> str:

@@ -11,14 +11,15 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.ledger.claim import OWNED, Claimed, ClaimKey, mine
-from db.ledger.values import as_json
-from db.sessions import organization_of
+from docworker.db.ledger.claim import OWNED, Claimed, ClaimKey, mine
+from docworker.db.ledger.values import as_json
+from docworker.db.models.job import JOBS
+from docworker.db.sessions import organization_of
 
 MOST_KEPT = 20_000
 """Characters of an error's message, or of its traceback, that are kept with the job."""
 
-_LOCK_OWNED = text(f"SELECT id FROM ledger.jobs WHERE {OWNED} ORDER BY id FOR NO KEY UPDATE")  # noqa: S608
+_LOCK_OWNED = text(f"SELECT id FROM {JOBS} WHERE {OWNED} ORDER BY id FOR NO KEY UPDATE")
 
 
 def lock_owned(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> set[UUID]:
@@ -28,13 +29,13 @@ def lock_owned(session: Session, claimed: Sequence[Claimed | ClaimKey]) -> set[U
 
 
 _SUCCEED = text(f"""
-UPDATE ledger.jobs
+UPDATE {JOBS}
 SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NULL, run_until = NULL,
     result = (SELECT CAST(:results AS jsonb)) -> CAST(id AS text),
     error_class = NULL, error_message = NULL, error_traceback = NULL
 WHERE {OWNED}
 RETURNING id
-""")  # noqa: S608
+""")
 
 
 def succeed(session: Session, results: Sequence[tuple[Claimed, str | None]]) -> set[UUID]:
@@ -53,8 +54,8 @@ class Failure:
     traceback: str | None = None
 
 
-_FAIL = text("""
-UPDATE ledger.jobs
+_FAIL = text(f"""
+UPDATE {JOBS}
 SET state = 'failed', finished_at = clock_timestamp(), lease_expires_at = NULL, run_until = NULL,
     error_class = :error_class, error_message = :message, error_traceback = :traceback
 WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
@@ -68,8 +69,8 @@ def fail(session: Session, claimed: Claimed, failure: Failure) -> bool:
 
 
 # Faults that are not the job's own give the attempt back and are counted apart. The token stays with a job that ends.
-_RETRY = text("""
-UPDATE ledger.jobs
+_RETRY = text(f"""
+UPDATE {JOBS}
 SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN used_up THEN clock_timestamp() END,
     run_at = CASE WHEN used_up THEN run_at ELSE clock_timestamp() + :delay * interval '1 second' END,
@@ -80,7 +81,7 @@ SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     error_class = :error_class, error_message = :message, error_traceback = :traceback
 FROM (SELECT organization_id AS owner, id AS this,
              CASE WHEN :uses_attempt THEN attempt >= max_attempts ELSE faults + 1 >= :max_faults END AS used_up
-      FROM ledger.jobs
+      FROM {JOBS}
       WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
       FOR NO KEY UPDATE) AS mine
 WHERE organization_id = owner AND id = this AND state = 'running'
@@ -141,11 +142,11 @@ def cut_in_the_middle(text: str, most: int) -> str:
 _GIVE_BACK = text(f"""
 WITH held AS MATERIALIZED (
     SELECT id, given_back >= :most AS counts, given_back >= :most AND attempt >= max_attempts AS used_up
-    FROM ledger.jobs
+    FROM {JOBS}
     WHERE {OWNED}
     ORDER BY id FOR NO KEY UPDATE
 )
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN used_up THEN clock_timestamp() END,
     run_at = CASE WHEN used_up THEN job.run_at ELSE clock_timestamp() END,
@@ -159,7 +160,7 @@ SET state = CASE WHEN used_up THEN 'failed' ELSE 'queued' END,
 FROM held
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
 RETURNING job.id, CASE WHEN used_up THEN 'failed' WHEN counts THEN 'retried' ELSE 'given_back' END
-""")  # noqa: S608
+""")
 
 
 def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: int) -> dict[UUID, str]:
@@ -187,8 +188,8 @@ def _give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], failure:
     return {job_id: outcome for job_id, outcome in rows}  # noqa: C416 - rows are not pairs to dict's type
 
 
-_RECORD_CURSOR = text("""
-UPDATE ledger.jobs SET cursor = CAST(:cursor AS jsonb), children = coalesce(children, 0) + :added, given_back = 0
+_RECORD_CURSOR = text(f"""
+UPDATE {JOBS} SET cursor = CAST(:cursor AS jsonb), children = coalesce(children, 0) + :added, given_back = 0
 WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
 RETURNING id
 """)
@@ -209,8 +210,8 @@ def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *,
     return moved is not None
 
 
-_FINISHED_BY_ME = text("""
-SELECT id, state FROM ledger.jobs
+_FINISHED_BY_ME = text(f"""
+SELECT id, state FROM {JOBS}
 WHERE organization_id = :organization_id AND id = ANY(:ids) AND claim_token = ANY(:tokens)
   AND state || '' IN ('succeeded', 'failed')
 """)

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
-from db.models.base import SYSTEM_ORGANIZATION_ID, new_id
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 
 MOST_VISITED = 1000
 """Organizations that one look visits, whether they may send something or not."""

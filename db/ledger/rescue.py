@@ -1,7 +1,7 @@
 """Jobs whose worker fell silent: back to the queue, or failed when their attempts are used up.
 
-Who may say so, and of which leases, is the judge's to know (`db.continuity`): a lease that ended while nobody could
-renew it is no sign of anything.
+Who may say so, and of which leases, is the judge's to know (`jobs.execution.continuity`): a lease that ended while
+nobody could renew it is no sign of anything.
 """
 
 import math
@@ -13,7 +13,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.ledger.shortcuts import Floor, entries_of
+from docworker.db.ledger.shortcuts import Floor, entries_of
+from docworker.db.models.job import JOBS
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ _RESCUE = text(f"""
 WITH before AS MATERIALIZED (
     SELECT clock_timestamp() AS clock, {entries_of("ix_jobs_running")} AS entries
 ), expired AS MATERIALIZED (
-    SELECT ctid FROM ledger.jobs
+    SELECT ctid FROM {JOBS}
     WHERE state = 'running' AND lease_expires_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
       AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
     ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 ), rescued AS (
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN attempt >= max_attempts THEN clock_timestamp() END,
     alone = true, given_back = 0,
@@ -51,7 +52,7 @@ WHERE job.ctid = expired.ctid
 RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
 )
 SELECT rescued.*, clock, {entries_of("ix_jobs_running")} - entries AS passed FROM before LEFT JOIN rescued ON true
-""")  # noqa: S608
+""")
 _LEFT = timedelta(seconds=3)
 """So long jobs are looked for that were locked or claimed late, where walking all leases is dear."""
 

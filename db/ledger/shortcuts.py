@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from db.ledger.planning import LaneKey
-from db.loading import BEFORE_ALL
+from docworker.db.cluster.adapters import BEFORE_ALL
+from docworker.db.ledger.planning import LaneKey
 
 DEAR = 2000
 """Dead entries: about half a millisecond."""

@@ -11,10 +11,11 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db.exchanges import Committed, commit_with, transact
-from db.ledger.claim import Claim, Claimed, ClaimKey, set_aside
-from db.sessions import writing
-from db.statements import Call, Row, Statement
+from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, set_aside
+from docworker.db.models.job import JOBS
+from docworker.db.sessions import writing
+from docworker.db.sessions.exchanges import Committed, commit_with, transact
+from docworker.db.sessions.statements import Call, Row, Statement
 
 _CLAIMED = """job.arguments, job.attempt, job.max_attempts, job.faults, job.run_until,
           CAST(extract(epoch FROM job.claimed_at - least(job.claimed_at, greatest(job.run_at, '1900-01-01')))
@@ -26,18 +27,18 @@ _CLAIMED = """job.arguments, job.attempt, job.max_attempts, job.faults, job.run_
 _CLAIM_ONE = Statement(
     "docworker_claim_one",
     f"""
-UPDATE ledger.jobs AS job
+UPDATE {JOBS} AS job
 SET state = 'running', attempt = job.attempt + 1, claim_token = :token, claimed_at = clock_timestamp(),
     claimed_by = :worker, redispatch_at = NULL, dispatches = 0,
     lease_expires_at = clock_timestamp() + least(:lease, :max_run) * interval '1 second',
     run_until = clock_timestamp() + :max_run * interval '1 second'
 WHERE job.ctid = (
-    SELECT ctid FROM ledger.jobs
+    SELECT ctid FROM {JOBS}
     WHERE organization_id = :organization_id AND id = :id AND kind = :kind AND state || '' = 'dispatched'
       AND (NOT alone OR message_id = :message_id) AND attempt >= 0 AND attempt < max_attempts
     FOR NO KEY UPDATE SKIP LOCKED
 )
-RETURNING {_CLAIMED}""",  # noqa: S608
+RETURNING {_CLAIMED}""",
     {
         "organization_id": "uuid",
         "id": "uuid",
@@ -51,20 +52,20 @@ RETURNING {_CLAIMED}""",  # noqa: S608
 )
 _MINE = "organization_id = :organization_id AND id = :id AND claim_token = :token AND state || '' = 'running'"
 _OF_MINE = {"organization_id": "uuid", "id": "uuid", "token": "uuid"}
-_CLAIMED_AS = Statement("docworker_claimed_as", f"SELECT {_CLAIMED} FROM ledger.jobs AS job WHERE {_MINE}", _OF_MINE)  # noqa: S608
+_CLAIMED_AS = Statement("docworker_claimed_as", f"SELECT {_CLAIMED} FROM {JOBS} AS job WHERE {_MINE}", _OF_MINE)
 _LOCK_ONE = Statement(
     "docworker_lock_one",
-    f"SELECT id FROM ledger.jobs WHERE {_MINE} FOR NO KEY UPDATE",  # noqa: S608
+    f"SELECT id FROM {JOBS} WHERE {_MINE} FOR NO KEY UPDATE",
     _OF_MINE,
 )
 _SUCCEED_ONE = Statement(
     "docworker_succeed_one",
     f"""
-UPDATE ledger.jobs
+UPDATE {JOBS}
 SET state = 'succeeded', finished_at = clock_timestamp(), lease_expires_at = NULL, run_until = NULL,
     result = CAST(:result AS jsonb), error_class = NULL, error_message = NULL, error_traceback = NULL
 WHERE {_MINE}
-RETURNING id""",  # noqa: S608
+RETURNING id""",
     {**_OF_MINE, "result": "text"},
 )
 

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any
 from uuid import UUID
 
-from db.errors import InvalidArgumentError
+from docworker.db.errors import InvalidArgumentError
 
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(9900, 1, 1, tzinfo=UTC)

@@ -1,15 +1,15 @@
 """The tables, one noun a module. Importing this package knows them all, as Alembic needs."""
 
-from db.models.audit import AuditEntry
-from db.models.base import Base
-from db.models.catalog import Placement
-from db.models.document import Document, DocumentSearch, DocumentStatus
-from db.models.folder import Folder
-from db.models.job import Job, JobState, Pause, ScheduleFire
-from db.models.organization import Organization
-from db.models.tag import DocumentTag, Tag
-from db.models.user import User
-from db.models.version import DocumentVersion
+from docworker.db.models.audit import AuditEntry
+from docworker.db.models.base import Base, new_id
+from docworker.db.models.catalog import Placement
+from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
+from docworker.db.models.folder import Folder
+from docworker.db.models.job import Job, JobState, Pause, ScheduleFire
+from docworker.db.models.organization import Organization
+from docworker.db.models.tag import DocumentTag, Tag
+from docworker.db.models.user import User
+from docworker.db.models.version import DocumentVersion
 
 __all__ = [
     "AuditEntry",
@@ -28,4 +28,5 @@ __all__ = [
     "ScheduleFire",
     "Tag",
     "User",
+    "new_id",
 ]

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, TenantOwned, organization_foreign_key
+from docworker.db.models.base import Base, TenantOwned, organization_foreign_key
 
 
 class AuditEntry(TenantOwned, Base):

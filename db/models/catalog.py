@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, Timestamped
+from docworker.db.models.base import Base, Timestamped
 
 
 class Placement(Timestamped, Base):

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column, object_sessio
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.exc import DetachedInstanceError
 
-from db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
-from db.models.version import DocumentVersion
+from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+from docworker.db.models.version import DocumentVersion
 
 
 class DocumentStatus(StrEnum):

@@ -1,4 +1,4 @@
-"""Folders, a tree. Paths and subtrees are recursive queries, in `db.folders`."""
+"""Folders, a tree. Paths and subtrees are recursive queries, in `db.documents.folders`."""
 
 from datetime import datetime
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index
 from sqlalchemy.orm import Mapped
 
-from db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
 
 
 class Folder(TenantOwned, Timestamped, Base):

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, TenantOwned
+from docworker.db.models.base import Base, TenantOwned
 
 
 class JobState(StrEnum):
@@ -182,3 +182,8 @@ class ScheduleFire(Base):
     due_at: Mapped[datetime] = mapped_column(primary_key=True)
     fired_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     job_id: Mapped[UUID]
+
+
+JOBS = str(Job.__table__)
+PAUSES = str(Pause.__table__)
+"""The tables' names, for the ledger's SQL."""

@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, Timestamped, new_id
+from docworker.db.models.base import Base, Timestamped, new_id
 
 
 class Organization(Timestamped, Base):

@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
 
 
 class Tag(TenantOwned, Timestamped, Base):

@@ -3,7 +3,7 @@
 from sqlalchemy import Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key
+from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key
 
 
 class User(TenantOwned, Timestamped, Base):

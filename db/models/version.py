@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db.models.base import Base, tenant_foreign_key
+from docworker.db.models.base import Base, tenant_foreign_key
 
 
 class DocumentVersion(Base):

@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.formats import Reading, reader_of
-from jobs.pipeline.frames import Header, read_frame, write_frame
-from jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.formats import Reading, reader_of
+from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
+from docworker.jobs.pipeline.limits import MIB, Limits
 
 _MOST_MESSAGE_CHARACTERS = 500
 _WORKING_BYTES = 32 * MIB

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from jobs.pipeline.document import Document
-from jobs.pipeline.languages import language_of
-from jobs.pipeline.media_types import MARKDOWN
-from jobs.pipeline.normalize import normalized
-from jobs.pipeline.processor import Processor
+from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.languages import language_of
+from docworker.jobs.pipeline.media_types import MARKDOWN
+from docworker.jobs.pipeline.normalize import normalized
+from docworker.jobs.pipeline.processor import Processor
 
 TITLE_CHARACTERS = 200
 _HEADING = re.compile(r"^(?:#{1,6}[ \t]+(?P<hashes>[^ \t\n].*)|(?P<underlined>\S.*)\n(?:=+|-+)[ \t]*)$", re.M)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from db.errors import ConfigurationError, DocworkerError
+from docworker.db.errors import ConfigurationError, DocworkerError
 
 JSON = str | int | float | bool | None | list["JSON"] | dict[str, "JSON"]
 

@@ -6,9 +6,9 @@ import codecs
 
 from charset_normalizer import from_bytes
 
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.languages import language_of
-from jobs.pipeline.media_types import utf16_without_bom
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.languages import language_of
+from docworker.jobs.pipeline.media_types import utf16_without_bom
 
 _BOMS = (  # the longer marks first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Self
 
-from jobs.pipeline.document import JSON, Document, PipelineError, Reason, Source
-from jobs.pipeline.encodings import decode
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
-from jobs.pipeline.processor import Options, Processor
-from jobs.pipeline.sandbox import Sandbox
+from docworker.jobs.pipeline.document import JSON, Document, PipelineError, Reason, Source
+from docworker.jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
+from docworker.jobs.pipeline.processor import Options, Processor
+from docworker.jobs.pipeline.sandbox import Sandbox
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 

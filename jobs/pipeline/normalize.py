@@ -10,8 +10,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
-from jobs.pipeline.document import Document
-from jobs.pipeline.processor import Processor
+from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.processor import Processor
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff]+")

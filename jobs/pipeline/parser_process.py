@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-import jobs
-from db.errors import DocworkerError
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.formats import Reading
-from jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
-from jobs.pipeline.limits import Limits
+import docworker
+from docworker.db.errors import DocworkerError
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
+from docworker.jobs.pipeline.limits import Limits
 
 START_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -37,7 +37,7 @@ _KILLED_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SI
 # is told by the parent instead. `-S` skips site, which saves half of the interpreter's start.
 _BOOT = (
     "import sys, json; sys.path[:0] = json.loads(sys.argv[1])['path']; "
-    "from jobs.pipeline.child import main; main(sys.argv[1:])"
+    "from docworker.jobs.pipeline.child import main; main(sys.argv[1:])"
 )
 
 
@@ -117,7 +117,7 @@ class ParserProcess:
         start = {
             "parent": self.owner_pid,
             "limits": asdict(self.limits),
-            "path": [str(Path(jobs.__file__).parents[1]), *filter(None, sys.path)],
+            "path": [str(Path(docworker.__file__).parents[1]), *filter(None, sys.path)],
         }
         try:
             popen = subprocess.Popen(  # noqa: S603 -- our own interpreter and our own code

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from jobs.pipeline.document import Document, ProcessorError
-from jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.document import Document, ProcessorError
+from docworker.jobs.pipeline.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

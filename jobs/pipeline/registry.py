@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Self
 
-from jobs.pipeline.document import Document, PipelineError, Processed, ProcessorError, Reason, Source
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.processor import Options, Processor, declared, path_of
+from docworker.jobs.pipeline.document import Document, PipelineError, Processed, ProcessorError, Reason, Source
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.processor import Options, Processor, declared, path_of
 
 ENTRY_POINT_GROUP = "docworker.processors"
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")

@@ -12,9 +12,9 @@ from typing import Self
 
 import structlog
 
-from jobs.pipeline.formats import Reading
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.parser_process import ParserProcess
+from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.parser_process import ParserProcess
 
 log = structlog.get_logger(__name__)
 

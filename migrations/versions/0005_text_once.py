@@ -8,7 +8,7 @@ The index of the vectors serves no search: row-level security comes before `@@`,
 
 from alembic import op
 
-from migrations.contract import WRITE_COPIES, change_copies
+from docworker.migrations.contract import WRITE_COPIES, change_copies
 
 revision = "0005"
 down_revision = "0004"

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.report import at_share, print_comparison, print_peers, ratio
 from benchmarks.turns import Measured
 from benchmarks.usage import cpu_seconds, resident_bytes
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.mark.parametrize(

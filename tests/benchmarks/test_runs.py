@@ -4,13 +4,13 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
+from tests.support.project import PROJECT
+
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(400)]
 
-PROJECT = Path(__file__).parents[2]
 LIBRARIES = {
     "usual": "celery",
     "docworker-batches": "celery",

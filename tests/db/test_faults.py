@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import exc
 from sqlalchemy.orm.exc import StaleDataError
 
-from db.errors import (
+from docworker.db.errors import (
     BadInputError,
     ConfigurationError,
     ConflictError,
@@ -15,8 +15,8 @@ from db.errors import (
     PoolTimeoutError,
     StaleMasterError,
 )
-from db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
-from worker.local.stack import LocalStack
+from docworker.db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
+from docworker.worker.local.stack import LocalStack
 
 
 def error_of(sqlstate: str) -> psycopg.Error:

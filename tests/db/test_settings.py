@@ -2,8 +2,8 @@
 
 import pytest
 
-from db.errors import ConfigurationError
-from db.settings import settings
+from docworker.db.errors import ConfigurationError
+from docworker.db.settings import settings
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,13 @@
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from honcho.environ import parse_procfile
 
-from db.settings import Settings
+from docworker.db.settings import Settings
+from tests.support.project import PROJECT
 
-PROJECT = Path(__file__).parents[2]
 COMPOSE = PROJECT / "docker-compose.yml"
 
 

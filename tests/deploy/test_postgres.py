@@ -11,16 +11,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from migrations.runner import upgrade
-from tests.stack import applied, temporary_directory
-from tests.waiting import eventually
-from worker.local.binaries import postgres_programs
-from worker.local.launching import launch
-from worker.local.postgres import PostgresServer
-from worker.local.server import free_port
-from worker.local.users import server_user
+from docworker.migrations.runner import upgrade
+from docworker.worker.local.launching import launch
+from docworker.worker.local.servers.postgres import PostgresServer
+from docworker.worker.local.servers.programs import postgres_programs
+from docworker.worker.local.servers.server import free_port
+from docworker.worker.local.users import server_user
+from tests.support.project import PROJECT
+from tests.support.stack import applied, temporary_directory
+from tests.support.waiting import eventually
 
-SCRIPTS = Path(__file__).parents[2] / "deploy" / "postgres"
+SCRIPTS = PROJECT / "deploy" / "postgres"
 PASSWORDS = {
     "OWNER_PASSWORD": "of the owner",
     "WORKER_PASSWORD": "it's the worker's",

@@ -2,15 +2,15 @@
 
 import pytest
 
-from db.engines import close_database, open_database
-from db.sessions import writing
-from db.settings import settings
-from jobs.documents import process_document
-from jobs.enqueue import enqueue
-from tests.processes import Process, Processes
-from tests.stack import applied
-from tests.tenants import Tenant
-from tests.waiting import eventually
+from docworker.db.cluster import close_database, open_database
+from docworker.db.sessions import writing
+from docworker.db.settings import settings
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kinds.documents import process_document
+from tests.support.processes import Process, Processes
+from tests.support.stack import applied
+from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 ADDRESSES = {
     "migrate": {"OWNER_URL"},

@@ -4,17 +4,19 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PROMETHEUS = Path(__file__).parents[2] / "deploy" / "prometheus"
+from tests.support.project import PROJECT
+
+PROMETHEUS = PROJECT / "deploy" / "prometheus"
 
 EVERY_METRIC = """
-import db.metrics, jobs.metrics, worker.beat, worker.consumer, worker.dispatcher
+import docworker.db.metrics, docworker.jobs.metrics
+import docworker.worker.beat.loop, docworker.worker.consumer.consumer, docworker.worker.dispatcher.loop
 from prometheus_client import REGISTRY
-from worker.health import LoopHealth
-from worker.metrics import WithReadiness
+from docworker.worker.http.health import LoopHealth
+from docworker.worker.http.server import WithReadiness
 health = LoopHealth(stuck_after_seconds=60, ready_within_seconds=60)
 for metric in WithReadiness(REGISTRY, health).collect():
     print(metric.name)

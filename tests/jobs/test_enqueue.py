@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from enum import IntEnum
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -19,21 +18,18 @@ import pytest
 from pydantic import Strict
 from sqlalchemy import select
 
-from db import aio
-from db.engines import Database
-from db.errors import ConfigurationError, InvalidArgumentError
-from db.ledger import get
-from db.models import Job
-from db.models.base import new_id
-from db.sessions import overseeing, writing
-from db.settings import settings
-from jobs.documents import process_document
-from jobs.enqueue import enqueue, enqueue_many
-from jobs.task import Attempt, job
-from tests.tenants import Tenant
-
-PROJECT = Path(__file__).parents[2]
-
+from docworker.db.cluster import Database
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
+from docworker.db.ledger import get
+from docworker.db.models import Job
+from docworker.db.models.base import new_id
+from docworker.db.sessions import aio, all_jobs_session, writing
+from docworker.db.settings import settings
+from docworker.jobs.enqueue import enqueue, enqueue_many
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.task import Attempt, job
+from tests.support.project import PROJECT
+from tests.support.tenants import Tenant
 
 NOWHERE = UUID(int=1)
 INDIA = timezone(timedelta(hours=5, minutes=30))
@@ -78,13 +74,13 @@ def note(attempt: Attempt, text: str = "", session: Any = None) -> None:
 
 
 def jobs_of(tenant: Tenant) -> list[Job]:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ours = select(Job).where(Job.organization_id == tenant.id).order_by(Job.created_at)
         return list(session.scalars(ours))
 
 
 def job_of(job_id: UUID) -> Job:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return get(session, job_id)
 
 
@@ -402,11 +398,11 @@ def produce(program: str, tenant: Tenant, *, broker_port: int) -> subprocess.Com
     prelude = f"""
         import os, signal, sys
         from uuid import UUID
-        from db.engines import open_database
-        from db.sessions import writing
-        from db.settings import settings
-        from jobs.documents import process_document
-        from jobs.enqueue import enqueue
+        from docworker.db.cluster.engines import open_database
+        from docworker.db.sessions.opening import writing
+        from docworker.db.settings import settings
+        from docworker.jobs.kinds.documents import process_document
+        from docworker.jobs.enqueue import enqueue
         tenant = UUID({str(tenant.id)!r})
         open_database(settings())
     """

@@ -8,15 +8,15 @@ from types import ModuleType
 import pytest
 from celery import Celery, Task
 
-from db.errors import ConfigurationError
-from db.settings import Settings
-from jobs.task import Attempt, job, known_kinds
-from tests.jobs.trials import deliver, enter, state
-from tests.tenants import Tenant
-from worker.app import build_app
+from docworker.db.errors import ConfigurationError
+from docworker.db.settings import Settings
+from docworker.jobs.task import Attempt, job, known_kinds
+from docworker.worker.app import build_app
+from tests.support.job_trials import deliver, enter, state
+from tests.support.tenants import Tenant
 
 MODULE = """
-from jobs.task import job
+from docworker.jobs.task import job
 
 @job{options}
 def {function}(attempt):

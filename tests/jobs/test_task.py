@@ -17,17 +17,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from db import ledger
-from db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
-from db.sessions import overseeing, writing
-from jobs.documents import ProcessDocument, process_documents
-from jobs.enqueue import enqueue, enqueue_many
-from jobs.processing import Unprocessed, process
-from jobs.running import clear_stop, leases, request_stop
-from jobs.settling import backoff_seconds, settle_error
-from jobs.task import Attempt, Batch, batch_job, job
-from jobs.testing import advance_clock
-from tests.jobs.trials import (
+from docworker.db import ledger
+from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue, enqueue_many
+from docworker.jobs.execution.leases import clear_stop, leases, request_stop
+from docworker.jobs.execution.outcomes import backoff_seconds, settle_error
+from docworker.jobs.kinds.documents import ProcessDocument, process_documents
+from docworker.jobs.kinds.processing import process
+from docworker.jobs.task import Attempt, Batch, batch_job, job
+from docworker.jobs.testing import advance_clock
+from tests.support.job_trials import (
     batched,
     deliver,
     do_nothing,
@@ -40,8 +41,8 @@ from tests.jobs.trials import (
     single,
     state,
 )
-from tests.tenants import Tenant
-from tests.waiting import eventually
+from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -274,7 +275,7 @@ def hold_until_somebody_gave_up(attempt: Attempt, locked: Event) -> None:
 
 
 def waiting_for_rows() -> bool:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         waiting = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         return session.scalars(text(waiting)).first() is not None
 

@@ -6,15 +6,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
-from db import ledger
-from db.models import Job
-from db.models.base import new_id
-from db.sessions import overseeing, writing
-from jobs.documents import index_documents, process_document
-from jobs.enqueue import enqueue
-from jobs.task import Attempt, job
-from jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
-from tests.tenants import Tenant
+from docworker.db import ledger
+from docworker.db.models import Job
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kinds.documents import index_documents, process_document
+from docworker.jobs.task import Attempt, job
+from docworker.jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
+from tests.support.tenants import Tenant
 
 sent: list[str] = []
 
@@ -43,7 +43,7 @@ def unlucky(attempt: Attempt) -> None:
 @pytest.fixture(autouse=True)
 def _nothing_before(tenant: Tenant) -> None:
     sent.clear()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.query(Job).delete()
 
 
@@ -57,7 +57,7 @@ def test_what_was_enqueued_is_found_by_any_of_its_arguments(tenant: Tenant) -> N
         assert len(assert_enqueued(session, remind, count=2, text="pay")) == 2
         assert assert_enqueued(session, remind, at=at, user_id=str(user_id)) == [found]
         assert_enqueued(session, remind, count=0, text="something else")
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert_enqueued(session, remind, count=2)
 
 
@@ -127,9 +127,8 @@ def test_drain_takes_kinds_of_ones_own_and_leaves_the_others(tenant: Tenant) -> 
 
 
 def test_a_due_job_of_a_kind_that_is_not_imported_is_told(tenant: Tenant) -> None:
-    forgotten = ledger.enqueue_statement(tenant.id, "tests.forgotten", [{}], max_attempts=1)
     with writing(tenant.id) as session:
-        session.execute(forgotten.statement, forgotten.parameters)
+        ledger.insert_jobs(session, tenant.id, "tests.forgotten", [{}], max_attempts=1)
     with pytest.raises(AssertionError, match=r"due of kinds that nobody has imported here: tests.forgotten"):
         drain()
 

@@ -10,20 +10,20 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from db.models import Document, DocumentVersion
-from db.search import index_documents, search_documents
-from db.sessions import reading, writing
-from db.versions import NewText, restore_version, write_version, write_versions
-from migrations import contract as contraction
-from migrations.contract import contract, keeps_copies
-from migrations.runner import downgrade, upgrade
+from docworker.db.documents.search import index_documents, search_documents
+from docworker.db.documents.versions import NewText, restore_version, write_version, write_versions
+from docworker.db.models import Document, DocumentVersion
+from docworker.db.sessions import reading, writing
+from docworker.migrations import contract as contraction
+from docworker.migrations.contract import contract, keeps_copies
+from docworker.migrations.runner import downgrade, upgrade
+from docworker.worker.cli.run.processes import migrate
+from docworker.worker.local.stack import LocalStack
 from tests.db.ledger.conftest import somebody_waits
-from tests.libraries import opened_database
-from tests.processes import Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from worker.cli.processes import migrate
-from worker.local.stack import LocalStack
+from tests.support.libraries import opened_database
+from tests.support.processes import Processes
+from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 BEFORE = "0004"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Processes
-from tests.worker.trials import Trial, install_trial_tasks
+from tests.support.processes import Processes
+from tests.support.trials import Trial, install_trial_tasks
 
 
 @pytest.fixture

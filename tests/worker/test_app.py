@@ -3,13 +3,13 @@
 import pytest
 from celery import Celery
 
-from db.errors import ConfigurationError
-from db.settings import Settings
-from jobs.task import known_kinds
-from tests.waiting import eventually
-from tests.worker.trials import Trial
-from worker.app import app, build_app
-from worker.program import check_time_limits
+from docworker.db.errors import ConfigurationError
+from docworker.db.settings import Settings
+from docworker.jobs.task import known_kinds
+from docworker.worker.app import app, build_app
+from docworker.worker.consumer.worker import check_time_limits
+from tests.support.trials import Trial
+from tests.support.waiting import eventually
 
 
 def test_only_json_travels_and_nothing_is_prefetched_or_kept() -> None:

@@ -19,23 +19,23 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from db.engines import open_database
-from db.models import Document, Folder
-from db.models.base import new_id
-from db.sessions import overseeing, reading, writing
-from db.settings import settings
-from jobs.documents import process_document
-from jobs.enqueue import enqueue, enqueue_many
-from jobs.fanout import process_folder
+from docworker.db.cluster import open_database
+from docworker.db.models import Document, Folder
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, reading, writing
+from docworker.db.settings import settings
+from docworker.jobs.enqueue import enqueue, enqueue_many
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.kinds.fanout import process_folder
+from docworker.worker.app import build_app
+from docworker.worker.local.stack import LocalStack
 from tests.conftest import OwnStack
-from tests.network import Proxy, proxy_to, stopped, through
-from tests.processes import Process, Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from tests.worker.trial_jobs import ODD_ENDS, odd, record
-from tests.worker.trials import InForce, install_trial_tasks
-from worker.app import build_app
-from worker.local.stack import LocalStack
+from tests.support.network import Proxy, proxy_to, stopped, through
+from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.trial_jobs import ODD_ENDS, odd, record
+from tests.support.trials import InForce, install_trial_tasks
+from tests.support.waiting import eventually
 
 SEEDS = (4, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2, 3)))
 TENANTS = 5
@@ -239,7 +239,7 @@ class World:
 
     def deliver_twice(self) -> None:
         """Messages that were sent, once more; and one that names a tenant's jobs as another's."""
-        with overseeing() as session:
+        with all_jobs_session() as session:
             sent = session.execute(
                 text(
                     "SELECT organization_id, kind, message_id, array_agg(id) FROM ledger.jobs"
@@ -282,7 +282,7 @@ def _cut(link: Proxy) -> Iterator[None]:
 
 
 def states_of_jobs() -> Counter[str]:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return Counter(dict(session.execute(text("SELECT state, count(*) FROM ledger.jobs GROUP BY state")).all()))
 
 
@@ -342,7 +342,7 @@ def test_whatever_is_killed_halted_or_cut_off_every_job_takes_effect_exactly_onc
 
 
 def assert_all_ended_as_they_should(load: Load) -> None:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         query = text("SELECT * FROM ledger.jobs WHERE organization_id = :id")
         jobs = {row.id: row for row in session.execute(query, {"id": load.tenant.id})}
     must_fail = {job_id for job_id, how in load.odd.items() if not ODD_ENDS[how]}

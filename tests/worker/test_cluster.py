@@ -15,13 +15,13 @@ from pytest_celery.api.setup import CeleryTestSetup
 from pytest_celery.api.worker import CeleryTestWorker
 from pytest_celery.vendors.redis.broker.api import RedisTestBroker
 
-from db.settings import settings
+from docworker.db.settings import settings
+from docworker.worker.app import build_app
+from docworker.worker.local.servers.valkey import ValkeyServer
 from tests.conftest import OwnStack
-from tests.processes import Process, Processes
-from tests.waiting import eventually
-from tests.worker.trials import InForce, install_trial_tasks
-from worker.app import build_app
-from worker.local.valkey import ValkeyServer
+from tests.support.processes import Process, Processes
+from tests.support.trials import InForce, install_trial_tasks
+from tests.support.waiting import eventually
 
 
 class WorkerProcess(CeleryTestContainer):

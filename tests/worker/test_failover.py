@@ -16,22 +16,22 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from db.engines import close_database, open_database
-from db.errors import DemotedMasterError
-from db.ledger import Part
-from db.models.base import new_id
-from db.sessions import overseeing, writing
-from db.settings import settings
-from jobs.documents import process_document
-from jobs.enqueue import enqueue_many
-from jobs.messages import run_message
+from docworker.db.cluster import close_database, open_database
+from docworker.db.errors import DemotedMasterError
+from docworker.db.ledger import Part
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import HOME, settings
+from docworker.jobs.enqueue import enqueue_many
+from docworker.jobs.execution.message import run_message
+from docworker.jobs.kinds.documents import process_document
+from docworker.worker.local.stack import LocalStack
 from tests.conftest import OwnStack
-from tests.processes import Process, Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
+from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.trials import InForce
+from tests.support.waiting import eventually
 from tests.worker.test_chaos import versions_of
-from tests.worker.trials import InForce
-from worker.local.stack import LocalStack
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -136,7 +136,7 @@ def jobs() -> Sequence[tuple[UUID, str, datetime | None]]:
 
     def attempt() -> Sequence[tuple[UUID, str, datetime | None]]:
         try:
-            with overseeing() as session:
+            with all_jobs_session() as session:
                 query = text("SELECT id, state, finished_at FROM ledger.jobs WHERE kind = 'process_document'")
                 return [(row.id, row.state, row.finished_at) for row in session.execute(query)]
         except (DBAPIError, DemotedMasterError) as error:
@@ -241,7 +241,7 @@ def test_message_that_the_ledger_does_not_know_has_the_servers_asked(load: Load)
     tenant, documents = next(iter(load.texts.items()))
     with writing(tenant.id):
         pass
-    assert database.cluster().timelines.highest == 1
+    assert database.cluster(HOME).timelines.highest == 1
     load.stack.replicas[0].promote()
     message = new_id()
     promoted = load.stack.replicas[0]

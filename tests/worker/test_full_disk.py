@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from db import ledger
-from db.sessions import overseeing, writing
-from jobs.enqueue import enqueue
-from tests.processes import Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from tests.worker.trial_jobs import record
-from tests.worker.trials import install_trial_tasks
+from docworker.db import ledger
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue
+from tests.support.processes import Processes
+from tests.support.tenants import Tenant
+from tests.support.trial_jobs import record
+from tests.support.trials import install_trial_tasks
+from tests.support.waiting import eventually
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,7 +73,7 @@ def test_jobs_run_on_while_the_disk_of_the_metrics_is_full(
         job_ids = [enqueue(session, record) for _ in range(8)]
 
     def states() -> set[str]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return {ledger.get(session, one).state for one in job_ids}
 
     eventually(lambda: states() == {"succeeded"}, within_seconds=30, what="the jobs to succeed")

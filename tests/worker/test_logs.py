@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from tests.worker.trials import Trial
-from worker.logs import first_line
+from docworker.worker.logs import first_line
+from tests.support.trials import Trial
 
 SCRIPT = """
 import logging
 import structlog
-from db.settings import Settings
+from docworker.db.settings import Settings
 from worker import logs
 
 logs.configure(Settings(log_format={format!r}, log_level="info"))

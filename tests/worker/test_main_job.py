@@ -10,20 +10,20 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.models import Job
-from db.sessions import overseeing, writing
-from jobs.documents import process_document
-from jobs.enqueue import enqueue, enqueue_many
-from tests.processes import Process, Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from tests.worker.trial_jobs import die_once, hold_job, leave, obey_job, overrun, poison
-from tests.worker.trials import install_trial_tasks
+from docworker.db import ledger
+from docworker.db.models import Job
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue, enqueue_many
+from docworker.jobs.kinds.documents import process_document
+from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.trial_jobs import die_once, hold_job, leave, obey_job, overrun, poison
+from tests.support.trials import install_trial_tasks
+from tests.support.waiting import eventually
 
 
 def states(tenant: Tenant) -> dict[str, int]:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         rows = ledger.count_by_state(session, ledger.Filter(organization_id=tenant.id, kind="process_document"))
     return {row.state: row.jobs for row in rows}
 
@@ -102,13 +102,13 @@ def trial_kinds(processes: Processes, tmp_path: Path) -> Path:
 
 
 def job_of(job_id: UUID) -> Job:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return ledger.get(session, job_id)
 
 
 def cancel(job_id: UUID) -> None:
     """So that it takes no worker's place in the tests that follow."""
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), [job_id])
 
 
@@ -228,7 +228,7 @@ def test_cancel_reaches_a_running_job_at_its_next_safe_point(
     with writing(tenant.id) as session:
         job_id = enqueue(session, obey_job, path=str(path))
     eventually(path.exists, within_seconds=20, what="the job to run")
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), [job_id])
     eventually(lambda: "stopped" in path.read_text(), within_seconds=20, what="the job to notice")
     assert job_of(job_id).state == "cancelled"

@@ -11,14 +11,14 @@ from uuid import UUID
 
 import pytest
 
-from db import ledger
-from db.sessions import overseeing, writing
-from jobs.enqueue import enqueue
-from jobs.kinds import Arguments, Kind
-from tests.processes import Process, Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from tests.worker.trials import install_tasks, metric
+from docworker.db import ledger
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kind import Arguments, Kind
+from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.trials import install_tasks, metric
+from tests.support.waiting import eventually
 
 KIND = "trial.release"
 MOST_FAULTS = 6
@@ -65,7 +65,7 @@ class Deploy:
             return enqueue(session, task, path=str(self.out), number=number, **more)
 
     def states(self) -> dict[str, int]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             rows = ledger.count_by_state(session, ledger.Filter(organization_id=self.tenant.id))
         return {row.state: row.jobs for row in rows}
 
@@ -110,7 +110,7 @@ def test_a_job_that_no_worker_accepts_ends_with_the_reason(deploy: Deploy) -> No
     deploy.start_worker("old", DOCWORKER_MAX_FAULTS=str(MOST_FAULTS))
     job_id = deploy.enqueue(1, colour="red")
     eventually(lambda: deploy.states() == {"failed": 1}, within_seconds=60, what="the wait to end")
-    with overseeing() as session:
+    with all_jobs_session() as session:
         job = ledger.get(session, job_id)
     assert (job.faults, job.error_class) == (MOST_FAULTS, "UnacceptedArgumentsError")
     assert "colour: Extra inputs are not permitted" in str(job.error_message)

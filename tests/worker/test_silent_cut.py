@@ -6,18 +6,18 @@ from contextlib import ExitStack
 
 import pytest
 
-from db import ledger
-from db.engines import close_database, open_database
-from db.sessions import overseeing, writing
-from db.settings import settings
-from jobs.documents import process_document
-from jobs.enqueue import enqueue
+from docworker.db import ledger
+from docworker.db.cluster import close_database, open_database
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import settings
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kinds.documents import process_document
 from tests.conftest import OwnStack
-from tests.network import Namespace, namespace, proxy_to, through
-from tests.processes import Process, Processes
-from tests.tenants import Tenant
-from tests.waiting import eventually
-from tests.worker.trials import InForce
+from tests.support.network import Namespace, namespace, proxy_to, through
+from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.trials import InForce
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -37,7 +37,7 @@ def dispatcher(network: Namespace, own_stack: OwnStack, in_force: InForce, proce
         proxies = [links.enter_context(proxy_to(server, host=network.host)) for server in (stack.master, stack.broker)]
         process = processes.start_command(
             "dispatcher",
-            network.command([sys.executable, "-m", "worker.cli", "dispatcher"]),
+            network.command([sys.executable, "-m", "docworker.worker.cli", "dispatcher"]),
             environment=through(values, *proxies),
         )
         process.wait_for_log("dispatcher.started", within_seconds=30)
@@ -47,7 +47,7 @@ def dispatcher(network: Namespace, own_stack: OwnStack, in_force: InForce, proce
 
 
 def is_dispatched(tenant: Tenant) -> bool:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         jobs = ledger.count_by_state(session, ledger.Filter(states=["dispatched"], organization_id=tenant.id))
     return bool(jobs)
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import click
 
-from worker.cli.errors import explained
-from worker.cli.nearby import use_nearby_stack
+from docworker.worker.cli.errors import explained
+from docworker.worker.cli.local_settings import use_nearby_stack
 
 
 @dataclass(frozen=True)
 class Subcommand:
-    """Where a subcommand is (`module:attribute`) and the line it has in `docworker --help`."""
+    """Where a subcommand is in this package (`module:attribute`), and the line it has in `docworker --help`."""
 
     target: str
     summary: str
 
     def load(self) -> click.Command:
         module, _, attribute = self.target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"{self.target} is not a click command")
         return command
@@ -31,29 +31,29 @@ class Subcommand:
 
 SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     "Run": {
-        "up": Subcommand("worker.cli.stack:up", "Start the local servers and every process in the foreground."),
-        "stack": Subcommand("worker.cli.stack:stack", "Look at the local servers, or run one command against them."),
-        "migrate": Subcommand("worker.cli.processes:migrate", "Bring the database's schema up to date."),
-        "worker": Subcommand("worker.cli.processes:worker", "Run jobs."),
-        "dispatcher": Subcommand("worker.cli.processes:dispatcher", "Move due jobs from the ledger to the broker."),
-        "beat": Subcommand("worker.cli.processes:beat", "Enqueue scheduled jobs when they are due."),
-        "health": Subcommand("worker.cli.processes:health", "Ask a running process whether it is well."),
-        "demo": Subcommand("worker.cli.demo:demo", "Start everything, process the samples, show the result."),
+        "up": Subcommand("run.stack:up", "Start the local servers and every process in the foreground."),
+        "stack": Subcommand("run.stack:stack", "Look at the local servers, or run one command against them."),
+        "migrate": Subcommand("run.processes:migrate", "Bring the database's schema up to date."),
+        "worker": Subcommand("run.processes:worker", "Run jobs."),
+        "dispatcher": Subcommand("run.processes:dispatcher", "Move due jobs from the ledger to the broker."),
+        "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
+        "health": Subcommand("run.processes:health", "Ask a running process whether it is well."),
+        "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result."),
     },
     "Documents": {
-        "organizations": Subcommand("worker.cli.organizations:organizations", "Add and list organizations."),
-        "import": Subcommand("worker.cli.imports:import_", "Mirror a folder of files and process them."),
-        "documents": Subcommand("worker.cli.documents:documents", "Show the tree of documents with their state."),
-        "search": Subcommand("worker.cli.search:search", "Find documents by words."),
-        "history": Subcommand("worker.cli.versions:history", "List the versions of a document."),
-        "show": Subcommand("worker.cli.versions:show", "Print the text of a document."),
-        "diff": Subcommand("worker.cli.versions:diff", "Compare two versions of a document."),
-        "restore": Subcommand("worker.cli.versions:restore", "Make an old version the newest one again."),
+        "organizations": Subcommand("tenants.organizations:organizations", "Add and list organizations."),
+        "import": Subcommand("documents.imports:import_", "Mirror a folder of files and process them."),
+        "documents": Subcommand("documents.documents:documents", "Show the tree of documents with their state."),
+        "search": Subcommand("documents.search:search", "Find documents by words."),
+        "history": Subcommand("documents.versions:history", "List the versions of a document."),
+        "show": Subcommand("documents.versions:show", "Print the text of a document."),
+        "diff": Subcommand("documents.versions:diff", "Compare two versions of a document."),
+        "restore": Subcommand("documents.versions:restore", "Make an old version the newest one again."),
     },
     "Jobs": {
-        "enqueue": Subcommand("worker.cli.enqueue:enqueue", "Enqueue a job of any kind."),
-        "jobs": Subcommand("worker.cli.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
-        "schedule": Subcommand("worker.cli.schedule:schedule", "Show what is scheduled and when it fires."),
+        "enqueue": Subcommand("jobs.enqueue:enqueue", "Enqueue a job of any kind."),
+        "jobs": Subcommand("jobs.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
+        "schedule": Subcommand("jobs.schedule:schedule", "Show what is scheduled and when it fires."),
     },
 }
 

@@ -1,5 +1,5 @@
 """`python -m worker.cli NAME` is `docworker NAME`."""
 
-from worker.cli import main
+from docworker.worker.cli import main
 
 main(prog_name="docworker")

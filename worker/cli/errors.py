@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from db.errors import DocworkerError
-from worker.cli.output import printable_lines
+from docworker.db.errors import DocworkerError
+from docworker.worker.cli.output import printable_lines
 
 if TYPE_CHECKING:
     import psycopg
@@ -72,7 +72,7 @@ def _setting_of(error: psycopg.OperationalError) -> str:
     """The setting whose address was tried, by the role it logs in as."""
     from psycopg.conninfo import conninfo_to_dict
 
-    from db.settings import settings
+    from docworker.db.settings import settings
 
     configured = settings()
     urls = {

@@ -18,8 +18,8 @@ DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pd
 
 def quiet_logs() -> None:
     """Log what is amiss, and more only when a setting asks for it: a command has words of its own."""
-    from db.settings import settings
-    from worker import logs
+    from docworker.db.settings import settings
+    from docworker.worker import logs
 
     configured = settings()
     logs.configure(
@@ -30,8 +30,8 @@ def quiet_logs() -> None:
 @contextmanager
 def database_open(command: str) -> Iterator[None]:
     """The database, as the settings say, for the time of one command, whose own words are not mixed with events."""
-    from db.engines import close_database, open_database
-    from db.settings import settings
+    from docworker.db.cluster import close_database, open_database
+    from docworker.db.settings import settings
 
     quiet_logs()
     open_database(settings(), application_name=f"docworker {command}")
@@ -44,7 +44,7 @@ def database_open(command: str) -> Iterator[None]:
 @contextmanager
 def organization_open(command: str, slug: str) -> Iterator[UUID]:
     """The database, and the id of the organization with this slug; raises NotFoundError when there is none."""
-    from db.organizations import organization_id_of
+    from docworker.db.tenants.organizations import organization_id_of
 
     with database_open(command):
         yield organization_id_of(slug)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.local.launching import launch, signal_all
+from docworker.worker.local.launching import launch, signal_all
 
 STOP_SECONDS = 30.0
 TAIL_BYTES = 2000

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from db.errors import DocworkerError
-from worker.local.files import write_private
-from worker.local.home import is_in_use
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.files import write_private
+from docworker.worker.local.home import is_in_use
 
 
 def environment_file(directory: Path) -> Path:

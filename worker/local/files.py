@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from worker.local.users import ServerUser
+from docworker.worker.local.users import ServerUser
 
 
 def write_private(path: Path, text: str, *, owner: ServerUser | None = None) -> None:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from db.errors import DocworkerError
-from worker.local.launching import NotInTimeError, wait_until
-from worker.local.users import UNPRIVILEGED, ServerUser
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.launching import NotInTimeError, wait_until
+from docworker.worker.local.users import UNPRIVILEGED, ServerUser
 
 DEFAULT_DIRECTORY = Path(".docworker")
 SHARED_STATE = Path("/var/lib/docworker")

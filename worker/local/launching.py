@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from db.errors import DocworkerError
-from worker.local.users import ServerUser
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.users import ServerUser
 
-TETHER = Path(__file__).with_name("tether.py")
+EXEC_AS = Path(__file__).with_name("exec_as.py")
 OURSELVES = ServerUser()
 
 
@@ -48,10 +48,10 @@ def launch(
     When the thread that called this ends, however it ends, the kernel (Linux) sends `on_owner_death` to the program:
     call it from a thread that lives as long as the program is wanted.
     """
-    tether: list[str | Path] = [sys.executable, "-I", "-S", TETHER, str(int(on_owner_death)), str(os.getpid())]
+    prefix: list[str | Path] = [sys.executable, "-I", "-S", EXEC_AS, str(int(on_owner_death)), str(os.getpid())]
     who = ["-" if number is None else str(number) for number in (user.uid, user.gid)]
     return subprocess.Popen(  # noqa: S603
-        [*tether, *who, *command],
+        [*prefix, *who, *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

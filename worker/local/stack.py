@@ -7,17 +7,17 @@ from typing import Self
 
 import structlog
 
-from db.errors import DocworkerError
-from worker.local.binaries import postgres_programs, valkey_programs
-from worker.local.environment import environment_file, write_environment
-from worker.local.home import Lock, cannot_use, open_home, remove_home
-from worker.local.launching import NotInTimeError, wait_until
-from worker.local.postgres import PostgresServer
-from worker.local.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
-from worker.local.server import PortTakenError, Server, ServerFailedError, free_port, port_is_free
-from worker.local.state import StackState
-from worker.local.users import server_user
-from worker.local.valkey import ValkeyServer
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.environment import environment_file, write_environment
+from docworker.worker.local.home import Lock, cannot_use, open_home, remove_home
+from docworker.worker.local.launching import NotInTimeError, wait_until
+from docworker.worker.local.servers.postgres import PostgresServer
+from docworker.worker.local.servers.programs import postgres_programs, valkey_programs
+from docworker.worker.local.servers.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
+from docworker.worker.local.servers.server import PortTakenError, Server, ServerFailedError, free_port, port_is_free
+from docworker.worker.local.servers.valkey import ValkeyServer
+from docworker.worker.local.state import StackState
+from docworker.worker.local.users import server_user
 
 log = structlog.get_logger(__name__)
 

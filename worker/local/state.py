@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from db.errors import DocworkerError
-from worker.local.files import write_private
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.files import write_private
 
 FILE = "stack.json"
 

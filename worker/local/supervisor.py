@@ -22,7 +22,7 @@ from typing import IO, Self
 from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
-from worker.local.launching import launch
+from docworker.worker.local.launching import launch
 
 OURSELVES = "docworker"
 STOP_SECONDS = 30.0

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.errors import DocworkerError
+from docworker.db.errors import DocworkerError
 
 UNPRIVILEGED = "nobody"
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.media_types import DOCX, HTML, PDF
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 
 
 @dataclass(frozen=True, slots=True)

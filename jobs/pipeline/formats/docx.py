@@ -16,10 +16,10 @@ from docx.opc.exceptions import PackageNotFoundError
 from docx.oxml.parser import parse_xml
 from lxml import etree  # type: ignore[import-untyped]  # python-docx stands on it
 
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.formats import Reading
-from jobs.pipeline.formats.capped_text import CappedText
-from jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.formats.capped_text import CappedText
+from docworker.jobs.pipeline.limits import Limits
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
-from jobs.pipeline.encodings import decode
-from jobs.pipeline.formats import Reading
-from jobs.pipeline.formats.capped_text import CappedText
-from jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.formats.capped_text import CappedText
+from docworker.jobs.pipeline.limits import Limits
 
 
 class Gap(IntEnum):

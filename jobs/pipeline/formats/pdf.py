@@ -6,10 +6,10 @@ import re
 
 import pypdfium2
 
-from jobs.pipeline.document import PipelineError, Reason
-from jobs.pipeline.formats import Reading
-from jobs.pipeline.formats.capped_text import CappedText
-from jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.formats.capped_text import CappedText
+from docworker.jobs.pipeline.limits import Limits
 
 _TAIL_BYTES = 4096
 _ERR_PASSWORD, _ERR_SECURITY = 4, 5  # of FPDF_GetLastError

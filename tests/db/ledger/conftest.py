@@ -11,14 +11,15 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import ledger
-from db.engines import Database, database, owner_engine
-from db.ledger import Claimed
-from db.models import Job
-from db.models.base import new_id
-from db.sessions import TenantSession, overseeing, writing
-from db.settings import settings
-from tests.waiting import eventually
+from docworker.db import ledger
+from docworker.db.cluster import Database, database
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.ledger import Claimed
+from docworker.db.models import Job
+from docworker.db.models.base import new_id
+from docworker.db.sessions import TenantSession, all_jobs_session, writing
+from docworker.db.settings import HOME, settings
+from tests.support.waiting import eventually
 
 
 def dispatched(
@@ -58,12 +59,11 @@ class Steps:
     def enqueue(self, count: int = 1, *, kind: str = kind, **options: Any) -> list[UUID]:
         options.setdefault("max_attempts", 3)
         arguments = options.pop("arguments", [{"number": number} for number in range(count)])
-        entered = ledger.enqueue_statement(self.organization_id, kind, arguments, **options)
         with writing(self.organization_id) as session:
-            return entered.ids(session.execute(entered.statement, entered.parameters).all())
+            return ledger.insert_jobs(session, self.organization_id, kind, arguments, **options)
 
     def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             size = ledger.Size(batch_size, batch_size)
             return dispatched(session, capacity=capacity, size=size, **options).messages
 
@@ -99,7 +99,7 @@ class Steps:
 
     def expire(self, ids: Sequence[UUID]) -> None:
         """Let the leases of running jobs end now."""
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(
                 text(
                     "UPDATE ledger.jobs SET lease_expires_at = clock_timestamp() - interval '1 second'"
@@ -109,15 +109,15 @@ class Steps:
             )
 
     def rescue(self) -> Sequence[ledger.Rescued]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return ledger.rescue_expired(session)
 
     def job(self, job_id: UUID) -> Job:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return ledger.get(session, job_id)
 
     def states(self) -> dict[str, int]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             rows = ledger.count_by_state(session, ledger.Filter(organization_id=self.organization_id))
         return {row.state: row.jobs for row in rows}
 
@@ -136,7 +136,7 @@ def held_back(work: Callable[[], Any]) -> Iterator[Future[Any]]:
 
 
 def somebody_waits() -> bool:
-    with TenantSession(database().cluster().ledger, None, database().settings) as session:
+    with TenantSession(database().cluster(HOME).lease, None, database().settings) as session:
         return bool(session.scalar(_WAITING))
 
 
@@ -163,7 +163,7 @@ def without_constraints() -> Iterator[None]:
 @pytest.fixture
 def steps(opened: Database) -> Steps:
     """An organization of its own in an empty ledger."""
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.execute(text("DELETE FROM ledger.jobs"))
         session.execute(text("DELETE FROM ledger.pauses"))
     return Steps()

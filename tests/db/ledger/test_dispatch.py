@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
-from db.ledger.dispatch import admit
-from db.ledger.planning import Planner
+from docworker.db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
+from docworker.db.ledger.dispatch import admit
+from docworker.db.ledger.planning import Planner
 from tests.db.ledger.conftest import Steps
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.ledger import Claimed
-from db.sessions import TenantSession, overseeing, writing
+from docworker.db import ledger
+from docworker.db.ledger import Claimed
+from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from tests.db.ledger.conftest import Steps, held_back
 
 Step = Callable[[TenantSession, Claimed], object]
@@ -78,7 +78,7 @@ def test_an_attempt_that_has_ended_its_job_can_do_nothing_more_to_it(steps: Step
 def test_a_job_rescued_while_a_step_waits_for_it_is_left_alone(steps: Steps, step: Step) -> None:
     (claimed,) = steps.run()
     steps.expire([claimed.id])
-    with overseeing() as rescuer:
+    with all_jobs_session() as rescuer:
         assert len(ledger.rescue_expired(rescuer)) == 1
         with held_back(lambda: take(steps, step, claimed)) as waiting:
             rescuer.commit()
@@ -92,7 +92,7 @@ def test_a_job_that_ends_while_its_cancellation_waits_stays_as_it_ended(steps: S
     (claimed,) = steps.run()
 
     def cancel() -> object:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return ledger.cancel(session, ledger.Filter(), [claimed.id])
 
     with writing(steps.organization_id) as finisher:

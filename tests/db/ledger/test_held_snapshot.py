@@ -14,15 +14,15 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.ledger import LaneKey, shortcuts
-from db.ledger.shortcuts import DEAR, Floor, KnownLanes, entries_of
-from db.models import JobState
-from db.retention import prune_jobs
-from db.sessions import overseeing, writing
-from db.settings import settings
+from docworker.db import ledger
+from docworker.db.ledger import LaneKey, shortcuts
+from docworker.db.ledger.prune import prune_jobs
+from docworker.db.ledger.shortcuts import DEAR, Floor, KnownLanes, entries_of
+from docworker.db.models import JobState
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import settings
 from tests.db.ledger.conftest import Steps
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 MANY = 50_000
 ORGANIZATIONS = [UUID(int=number) for number in range(1, 6)]
@@ -109,7 +109,7 @@ class Planner:
         limits = ledger.Limits(
             lambda _: self.size, largest=20, largest_single=20, cap_of_organization=cap_of_organization
         )
-        with overseeing() as session:
+        with all_jobs_session() as session:
             assert ledger.may_plan(session)
             before = session.scalar(_PASSED) or 0
             ledger.requeue_held_up(session, shortcuts=self.shortcuts)
@@ -194,7 +194,7 @@ def test_tenants_take_turns(rotten: Steps, seldom: None) -> None:
     for number in range(1, 22):
         (message,) = planner.look(capacity=1).messages
         served.update(part.organization_id for part in message.parts)
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(text(_END_DISPATCHED))
         assert max(served.values()) - min(served[one.organization_id] for one in tenants) <= 1, number
     assert planner.look(capacity=1).messages == []
@@ -220,7 +220,7 @@ def test_what_came_past_all_shortcuts_goes_out_soon(rotten: Steps, since: timede
     planner = Planner()
     planner.settle()
     (job_id,) = rotten.enqueue(run_at=datetime.now(UTC) - since)
-    with overseeing() as session:
+    with all_jobs_session() as session:
         before = "UPDATE ledger.jobs SET created_at = created_at - interval '1 hour' WHERE id = :id"
         session.execute(text(before), {"id": job_id})
     eventually(lambda: planner.look().job_ids == {job_id}, within_seconds=20)
@@ -242,7 +242,7 @@ def test_what_the_broker_did_not_take_goes_out_again(rotten: Steps, seldom: None
     ids = rotten.enqueue(2)
     looked = planner.look()
     assert looked.job_ids == set(ids)
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.undispatch(session, looked.messages, planner.shortcuts)
     assert planner.look().job_ids == set(ids)
 
@@ -273,7 +273,7 @@ def test_a_claim_that_commits_late_is_counted(rotten: Steps, seldom: None) -> No
         )
         rotten.claim(others)
         planner.look()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         under_way = ledger.load(session, planner.shortcuts)
     assert under_way.jobs_of_organization[rotten.organization_id] == 3
 
@@ -292,7 +292,7 @@ def test_the_judge_does_not_pass_all_dead_leases_each_time(rotten: Steps, seldom
     floor = Floor[datetime]()
 
     def judge() -> tuple[set[UUID], int]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             ledger.begin_judging(session)
             before = session.scalar(_PASSED) or 0
             rescued = {one.id for one in ledger.rescue_expired(session, floor=floor)}

@@ -6,9 +6,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.models.base import new_id
-from db.sessions import overseeing, writing
+from docworker.db import ledger
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, writing
 from tests.db.ledger.conftest import Steps
 
 _REMAINING = text("SELECT redispatch_at - clock_timestamp() AS remaining FROM ledger.jobs WHERE id = :id")
@@ -28,11 +28,9 @@ def test_a_job_goes_from_queued_to_succeeded(steps: Steps) -> None:
 
 
 def test_a_rolled_back_producer_leaves_no_job(steps: Steps) -> None:
-    entered = ledger.enqueue_statement(steps.organization_id, steps.kind, [{}], max_attempts=1)
-
     def produce() -> None:
         with writing(steps.organization_id) as session:
-            session.execute(entered.statement, entered.parameters)
+            ledger.insert_jobs(session, steps.organization_id, steps.kind, [{}], max_attempts=1)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -197,7 +195,7 @@ def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: Steps) -> None
     steps.enqueue()
     steps.dispatch()
     steps.enqueue()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert len(ledger.cancel(session, ledger.Filter(organization_id=steps.organization_id))) == 3
     assert steps.states() == {"cancelled": 3}
     assert steps.finish([running]) == set()
@@ -205,7 +203,7 @@ def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: Steps) -> None
 
 def test_nothing_revives_a_cancelled_job(steps: Steps) -> None:
     (claimed,) = steps.run()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), [claimed.id])
     with writing(steps.organization_id) as session:
         assert ledger.give_back(session, [claimed], most=1) == {}
@@ -224,7 +222,7 @@ def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
     with writing(steps.organization_id) as session:
         ledger.fail(session, claimed, ledger.Failure("E", "m"))
     steps.enqueue(unique_keys=["k"])
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.retry_failed(session, ledger.Filter(kind=steps.kind)) == [claimed.id]
     assert steps.job(claimed.id).attempt == 0
     assert steps.states() == {"queued": 2}
@@ -232,10 +230,10 @@ def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
 
 def test_a_job_cancelled_before_anyone_claimed_it_is_retried_beside_its_equal(steps: Steps) -> None:
     ids = steps.enqueue(unique_keys=["k"])
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), ids)
     steps.enqueue(unique_keys=["k"])
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.retry_failed(session, ledger.Filter(), ids) == ids
     assert steps.states() == {"queued": 2}
 
@@ -255,11 +253,11 @@ def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: 
     waits: list[timedelta] = []
     for _ in range(3):
         steps.dispatch()
-        with overseeing() as session:
+        with all_jobs_session() as session:
             (row,) = session.execute(_REMAINING, {"id": job_id}).all()
             waits.append(row.remaining)
             session.execute(_OVERDUE, {"id": job_id})
-        with overseeing() as session:
+        with all_jobs_session() as session:
             assert ledger.requeue_overdue(session) == 1
     assert [round(one.total_seconds()) for one in waits] == [10, 20, 40]
 
@@ -268,14 +266,14 @@ def test_after_a_claim_the_intervals_grow_anew(steps: Steps) -> None:
     (job_id,) = steps.enqueue()
     for _ in range(3):
         steps.dispatch()
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(_OVERDUE, {"id": job_id})
             ledger.requeue_overdue(session)
     steps.dispatch()
     with writing(steps.organization_id) as session:
         ledger.give_back(session, steps.claim([job_id]), most=1)
     steps.dispatch()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         (row,) = session.execute(_REMAINING, {"id": job_id}).all()
     assert round(row.remaining.total_seconds()) == 10
 
@@ -284,14 +282,14 @@ def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None
     other = Steps()
     steps.enqueue()
     other.enqueue()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         ledger.pause(session, kind=None, organization_id=steps.organization_id)
     assert {one.parts[0].organization_id for one in steps.dispatch()} == {other.organization_id}
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.resume(session, kind=None, organization_id=steps.organization_id)
         ledger.pause(session, kind=steps.kind, organization_id=None)
     assert steps.dispatch() == []
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.resume(session, kind=steps.kind, organization_id=None)
         assert not ledger.resume(session, kind=steps.kind, organization_id=None)
     assert [one.parts[0].organization_id for one in steps.dispatch()] == [steps.organization_id]

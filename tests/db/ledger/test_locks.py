@@ -12,12 +12,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.ledger import Claimed
-from db.models.base import new_id
-from db.sessions import TenantSession, overseeing, writing
+from docworker.db import ledger
+from docworker.db.ledger import Claimed
+from docworker.db.models.base import new_id
+from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from tests.db.ledger.conftest import Steps, dispatched, held_back
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 _LOCK = text("SELECT id FROM ledger.jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
 _MOVE = text("UPDATE ledger.jobs SET faults = faults WHERE id = :id")
@@ -29,13 +29,13 @@ _READ_AS_IT_STANDS = text(
 
 @contextmanager
 def locked(job_id: UUID) -> Iterator[TenantSession]:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert session.scalar(_LOCK, {"id": job_id}) == job_id
         yield session
 
 
 def is_free(job_id: UUID) -> bool:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return session.scalar(_LOCK, {"id": job_id}) is not None
 
 
@@ -43,9 +43,9 @@ def turn_round(first: UUID, second: UUID) -> None:
     """Have the table hold the second before the first."""
 
     def turned() -> bool:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(_MOVE, {"id": first})
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return session.scalars(_AS_THEY_STAND, {"ids": [first, second]}).all() == [second, first]
 
     eventually(turned, what="the first to stand behind the second")
@@ -95,7 +95,7 @@ def test_a_cancellation_that_waits_for_a_job_has_locked_none_behind_it(steps: St
     turn_round(first, second)
 
     def both() -> object:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(_READ_AS_IT_STANDS)
             return ledger.cancel(session, ledger.Filter(), [second, first])
 
@@ -114,13 +114,16 @@ def test_a_producer_that_waits_for_a_key_has_locked_none_behind_it(steps: Steps)
 
 def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: Steps) -> None:
     first, second = sorted([new_id(), new_id()])
-    entered = ledger.enqueue_statement(steps.organization_id, steps.kind, [{}], max_attempts=1, ids=[first])
+
+    def enter(session: TenantSession, job_id: UUID) -> None:
+        ledger.insert_jobs(session, steps.organization_id, steps.kind, [{}], max_attempts=1, ids=[job_id])
+
     with writing(steps.organization_id) as other:
-        other.execute(entered.statement, entered.parameters)
+        enter(other, first)
         with held_back(lambda: steps.enqueue(2, ids=[second, first])):
             with writing(steps.organization_id) as session:
                 session.execute(text("SET LOCAL lock_timeout = '1s'"))
-                session.execute(entered.statement, {**entered.parameters, "ids": [second]})
+                enter(session, second)
             other.commit()
     assert steps.states() == {"queued": 2}
 
@@ -132,16 +135,16 @@ def dispatch(session: TenantSession, steps: Steps) -> object:
 
 def test_a_dispatch_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:
     held, other = steps.enqueue(2)
-    with locked(held), overseeing() as dispatcher:
+    with locked(held), all_jobs_session() as dispatcher:
         assert dispatch(dispatcher, steps) == 1
     assert steps.job(other).state == "dispatched"
 
 
 def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: Steps, pair: tuple[UUID, UUID]) -> None:
     held, other = pair
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp()"))
-    with locked(held), overseeing() as dispatcher:
+    with locked(held), all_jobs_session() as dispatcher:
         assert ledger.requeue_overdue(dispatcher) == 1
     assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
 
@@ -149,7 +152,7 @@ def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: Steps, pair: tu
 def test_unsent_jobs_that_somebody_holds_are_left_for_the_sweep(steps: Steps) -> None:
     held, other = steps.enqueue(2)
     messages = steps.dispatch()
-    with locked(held), overseeing() as dispatcher:
+    with locked(held), all_jobs_session() as dispatcher:
         ledger.undispatch(dispatcher, messages)
     assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
 

@@ -27,19 +27,19 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from db import ledger
-from db.continuity import Continuity
-from db.engines import Database
-from db.ledger import Claimed, Message
-from db.ledger.dispatch import WAITS_AT_MOST_SECONDS
-from db.models.job import LIVE_STATES
-from db.sessions import overseeing, writing
-from jobs import task
-from jobs.messages import run_message
-from jobs.running import clear_stop, request_stop
-from jobs.testing import advance_clock
+from docworker.db import ledger
+from docworker.db.cluster import Database
+from docworker.db.ledger import Claimed, Message
+from docworker.db.ledger.dispatch import WAITS_AT_MOST_SECONDS
+from docworker.db.models.job import LIVE_STATES
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs import task
+from docworker.jobs.execution.continuity import Continuity
+from docworker.jobs.execution.leases import clear_stop, request_stop
+from docworker.jobs.execution.message import run_message
+from docworker.jobs.testing import advance_clock
 from tests.db.ledger.conftest import Steps
-from tests.jobs.trials import opened_with
+from tests.support.job_trials import opened_with
 
 MAX_ATTEMPTS = 3
 MAX_FAULTS = 2
@@ -103,7 +103,7 @@ class Expected:
 class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(text("DELETE FROM ledger.jobs"))
         self.tenants = [Steps(), Steps()]
         self.jobs: dict[UUID, Expected] = {}
@@ -157,16 +157,16 @@ class LedgerMachine(RuleBasedStateMachine):
         if data.draw(st.booleans()):
             self.dispatch(batch=3, capacity=3)
         self.entered += 1
-        entered = ledger.enqueue_statement(
-            steps.organization_id,
-            steps.kind,
-            [{"number": self.entered}],
-            max_attempts=MAX_ATTEMPTS,
-            unique_keys=[key],
-        )
         into = self.unclaimed(steps, key)
         with writing(steps.organization_id) as producer:
-            (job_id,) = entered.ids(producer.execute(entered.statement, entered.parameters).all())
+            (job_id,) = ledger.insert_jobs(
+                producer,
+                steps.organization_id,
+                steps.kind,
+                [{"number": self.entered}],
+                max_attempts=MAX_ATTEMPTS,
+                unique_keys=[key],
+            )
             with self.holding(into):
                 self.meanwhile(data)
             if not is_kept:
@@ -180,7 +180,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.enqueue(tenant, None, 2)
         self.dispatch(batch=2, capacity=3)
         ids = data.draw(st.lists(st.sampled_from(list(self.jobs)), min_size=1, max_size=3, unique=True))
-        with overseeing() as session, self.holding(ids):
+        with all_jobs_session() as session, self.holding(ids):
             session.execute(text("SELECT FROM ledger.jobs WHERE id = ANY(:ids) FOR NO KEY UPDATE"), {"ids": ids})
             self.meanwhile(data)
 
@@ -209,7 +209,7 @@ class LedgerMachine(RuleBasedStateMachine):
         chosen = sorted(
             (self.tenant_of[one].organization_id, one) for one, job in self.jobs.items() if job.state in change.states
         )
-        with overseeing() as session:
+        with all_jobs_session() as session:
             keys = ledger.next_keys(session, change, ledger.Filter(), after=None, most=2)
             assert keys == chosen[:2]
             changed = ledger.change_keys(session, change, keys, skip_locked=True) if keys else []
@@ -232,7 +232,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.dispatch(batch=3, capacity=3)
         waiting = [one for one, job in self.jobs.items() if job.state in ("queued", "dispatched")]
         job_id = data.draw(st.sampled_from(waiting))
-        with overseeing() as session:
+        with all_jobs_session() as session:
             session.execute(text(f"UPDATE ledger.jobs SET {SPOILT[how]} WHERE id = :id"), {"id": job_id})
         self.jobs[job_id].garbled |= how == "garbled"
         if how == "spent":
@@ -440,7 +440,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def cancel(self, tenant: int) -> None:
         live = self.of(self.tenants[tenant], *LIVE_STATES)[:1]
         if live:
-            with overseeing() as session:
+            with all_jobs_session() as session:
                 assert ledger.cancel(session, ledger.Filter(), live) == live
             self.jobs[live[0]].state = "cancelled"
 
@@ -471,9 +471,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert left == {one.id for one in living}, "the dead were rescued all the same"
 
     def look(self) -> set[UUID]:
-        """As `worker.judge` looks, by the model's clock."""
+        """As `worker.dispatcher.judge` looks, by the model's clock."""
         is_sure = self.watched.seconds(self.now) >= LEASE_SECONDS
-        with overseeing() as session:
+        with all_jobs_session() as session:
             real = ledger.master_seconds(session)
             until = real - (self.now - self.watched.master_seconds(self.now)) if is_sure else -math.inf
             rescued = self.note_rescued(ledger.rescue_expired(session, until=until))
@@ -499,7 +499,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(waiting=st.integers(0, 2))
     def sweep(self, waiting: int = 0) -> None:
         """A judge who is sure of the leases; and messages that are not among the `waiting` newest were lost."""
-        with overseeing() as session:
+        with all_jobs_session() as session:
             self.note_rescued(ledger.rescue_expired(session))
             ledger.requeue_overdue(session, waiting=waiting)
         kept = self.newest_messages(waiting)
@@ -516,7 +516,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_is_as_the_model_says(self) -> None:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             rows = {row.id: row for row in session.execute(text("SELECT * FROM ledger.jobs")).all()}
         assert rows.keys() == self.jobs.keys()
         for job_id, job in self.jobs.items():
@@ -543,7 +543,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 for part in message.parts:
                     steps = Steps(part.organization_id)
                     steps.finish(steps.claim(part.job_ids, message_id=message.id))
-            with overseeing() as session:
+            with all_jobs_session() as session:
                 live = session.scalar(text("SELECT count(*) FROM ledger.jobs WHERE finished_at IS NULL"))
                 for job_id, state, attempt in session.execute(text("SELECT id, state, attempt FROM ledger.jobs")):
                     self.jobs[job_id].state, self.jobs[job_id].attempt = state, attempt

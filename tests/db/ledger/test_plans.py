@@ -18,16 +18,17 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event, text
 
-from db import ledger
-from db.engines import close_database, database, open_database, owner_engine
-from db.ledger.values import EARLIEST
-from db.sessions import overseeing, writing
-from db.settings import settings
-from migrations.runner import upgrade
+from docworker.db import ledger
+from docworker.db.cluster import close_database, database, open_database
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.ledger.values import EARLIEST
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import HOME, settings
+from docworker.migrations.runner import upgrade
+from docworker.worker.local.servers.roles import DATABASE
+from docworker.worker.local.stack import LocalStack
 from tests.db.ledger.conftest import Steps, dispatched
-from tests.stack import applied, isolated_settings, temporary_stack
-from worker.local.roles import DATABASE
-from worker.local.stack import LocalStack
+from tests.support.stack import applied, isolated_settings, temporary_stack
 
 MANY = 200_000
 TENANTS = 20
@@ -94,7 +95,7 @@ class LargeLedger:
         """As the dispatcher's role, whose policy shows it every job; in two halves, for two processors."""
 
         def half() -> None:
-            with overseeing() as session:
+            with all_jobs_session() as session:
                 session.execute(text("SET LOCAL statement_timeout = 0"))
                 session.execute(_FILL, {"tenants": TENANTS, "state": state, "rows": rows // 2})
 
@@ -167,7 +168,7 @@ def stage(large: LargeLedger, request: pytest.FixtureRequest) -> None:
 @pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
 def scans(large: LargeLedger, stage: None, request: pytest.FixtureRequest) -> Iterator[list[Scan]]:
     """The scans of the statements of this test."""
-    cluster = database().cluster()
+    cluster = database().cluster(HOME)
     assert cluster.dispatcher is not None
     with (
         _listening(cluster.dispatcher, large.heard, request.param),
@@ -185,7 +186,7 @@ def assert_cheap(scans: list[Scan], *, statements: int) -> None:
 
 
 def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.may_plan(session)
         assert ledger.promote(session) == set()
         came, _ = ledger.arrivals(session, since=EARLIEST, most=BATCH)
@@ -207,7 +208,7 @@ def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
 def claimed_jobs(*, lease: float) -> tuple[Steps, list[ledger.Claimed]]:
     """A batch of one tenant."""
     steps = Steps(UUID(int=1))
-    with overseeing() as session:
+    with all_jobs_session() as session:
         (message,) = dispatched(session, capacity=1, size=BATCH_SIZE).messages
         assert message.parts[0].organization_id == steps.organization_id
     return steps, steps.claim(message.job_ids, message_id=message.id, lease=lease)
@@ -228,7 +229,7 @@ def test_an_attempt_costs_the_same(scans: list[Scan]) -> None:
 
 
 def test_changing_a_chunk_costs_the_same(scans: list[Scan]) -> None:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         (message,) = dispatched(session, capacity=1, size=BATCH_SIZE).messages
         keys = [(message.parts[0].organization_id, one) for one in message.job_ids]
         scans.clear()
@@ -240,10 +241,10 @@ def test_changing_a_chunk_costs_the_same(scans: list[Scan]) -> None:
 def test_rescuing_costs_the_same(scans: list[Scan]) -> None:
     _, claimed = claimed_jobs(lease=-1)
     scans.clear()
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.may_plan(session)
         assert len(ledger.rescue_expired(session)) == len(claimed)
     assert_cheap(scans, statements=1)
     assert "ix_jobs_running" in {scan.index for scan in scans}
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET alone = false WHERE alone AND state = 'queued'"))

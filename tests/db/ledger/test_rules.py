@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import ledger
-from db.engines import database, owner_engine
-from db.ledger.dispatch import mark
-from db.ledger.values import EARLIEST
-from db.models.base import new_id
-from db.replication import position_after
-from db.sessions import TenantSession, overseeing, writing
-from db.settings import settings
+from docworker.db import ledger
+from docworker.db.cluster import database
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.ledger.dispatch import mark
+from docworker.db.ledger.values import EARLIEST
+from docworker.db.models.base import new_id
+from docworker.db.sessions import TenantSession, all_jobs_session, position_after, writing
+from docworker.db.settings import HOME, settings
 from tests.db.ledger.conftest import Steps, held_back, somebody_waits
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Step
     lane = ledger.LaneKey(steps.organization_id, steps.kind, alone=False, priority=5)
 
     def dispatch() -> Sequence[Any]:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return mark(session, [(lane, [new_id()])], 10, {lane: EARLIEST})
 
     with gate(dispatch) as second:
@@ -89,7 +89,7 @@ def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: Steps, gate: Any
     _set((ids, steps.organization_id), "redispatch_at = clock_timestamp()")
 
     def requeue() -> int:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             return ledger.requeue_overdue(session)
 
     with gate(requeue) as sweep:
@@ -104,7 +104,7 @@ def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, 
     messages = steps.dispatch()
 
     def undispatch() -> None:
-        with overseeing() as session:
+        with all_jobs_session() as session:
             ledger.undispatch(session, messages)
 
     with gate(undispatch) as unsent:
@@ -117,7 +117,7 @@ def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, 
 def test_a_job_that_is_being_cancelled_is_not_claimed(steps: Steps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
-    with overseeing() as canceller:
+    with all_jobs_session() as canceller:
         ledger.cancel(canceller, ledger.Filter(), ids)
         assert steps.claim(ids) == []
     assert steps.claim(ids) == []
@@ -127,7 +127,7 @@ def test_a_job_that_is_being_cancelled_is_not_claimed(steps: Steps) -> None:
 def test_a_job_rescued_while_its_finish_waits_is_fenced(steps: Steps) -> None:
     (claimed,) = steps.run()
     steps.expire([claimed.id])
-    with overseeing() as rescuer:
+    with all_jobs_session() as rescuer:
         assert len(ledger.rescue_expired(rescuer)) == 1
         with held_back(lambda: steps.finish([claimed])) as finish:
             rescuer.commit()
@@ -150,16 +150,15 @@ def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: Steps) -> None:
 @contextmanager
 def folding(steps: Steps, number: int) -> Iterator[TenantSession]:
     """A producer that has folded into the job of key k and has not committed."""
-    again = ledger.enqueue_statement(
-        steps.organization_id, steps.kind, [{"number": number}], max_attempts=3, unique_keys=["k"]
-    )
     with writing(steps.organization_id) as producer:
-        producer.execute(again.statement, again.parameters)
+        ledger.insert_jobs(
+            producer, steps.organization_id, steps.kind, [{"number": number}], max_attempts=3, unique_keys=["k"]
+        )
         yield producer
 
 
 def requeue(*, waiting: int = 0) -> int:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return ledger.requeue_overdue(session, waiting=waiting)
 
 
@@ -213,10 +212,10 @@ def test_a_fold_that_waits_for_a_claim_makes_a_second_job(steps: Steps) -> None:
 
 def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: Steps) -> None:
     (job_id,) = steps.enqueue(unique_keys=["same"])
-    enqueued = position_after(database().cluster())
+    enqueued = position_after(database().cluster(HOME))
     steps.dispatch()
     steps.enqueue()
-    others = position_after(database().cluster())
+    others = position_after(database().cluster(HOME))
     position = steps.take([job_id]).position
     assert position is not None
     assert enqueued <= position < others
@@ -226,7 +225,7 @@ def test_a_job_folded_into_since_its_dispatch_sees_that_change(steps: Steps) -> 
     (job_id,) = steps.enqueue(unique_keys=["same"])
     steps.dispatch()
     assert steps.enqueue(unique_keys=["same"]) == [job_id]
-    folded = position_after(database().cluster())
+    folded = position_after(database().cluster(HOME))
     position = steps.take([job_id]).position
     assert position is not None
     assert folded <= position

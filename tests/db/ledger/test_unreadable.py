@@ -14,13 +14,13 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from db import ledger
-from db.engines import close_database, open_database
-from db.loading import AFTER_ALL, BEFORE_ALL, Unreadable
-from db.models.job import ScheduleFire
-from db.sessions import overseeing
-from db.settings import settings
-from migrations.runner import downgrade, upgrade
+from docworker.db import ledger
+from docworker.db.cluster import close_database, open_database
+from docworker.db.cluster.adapters import AFTER_ALL, BEFORE_ALL, Unreadable
+from docworker.db.models.job import ScheduleFire
+from docworker.db.sessions import all_jobs_session
+from docworker.db.settings import settings
+from docworker.migrations.runner import downgrade, upgrade
 from tests.db.ledger.conftest import Steps, without_constraints
 
 
@@ -31,7 +31,7 @@ def unguarded(steps: Steps) -> Iterator[Steps]:
 
 
 def spoil(job_id: UUID, assignments: str) -> None:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.execute(text(f"UPDATE ledger.jobs SET {assignments} WHERE id = :id"), {"id": job_id})
 
 
@@ -83,7 +83,7 @@ OTHERWISE = [
 
 def look_at_everything(steps: Steps) -> None:
     """What the dispatcher, the judge and the command line read."""
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.may_plan(session)
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session, waiting=3)
@@ -118,7 +118,7 @@ def test_a_job_that_cannot_be_run_fails_with_the_reason_and_its_batch_runs(ungua
     assert (job.state, job.error_class) == ("failed", "UnreadableJob")
     assert "past docworker" in str(job.error_message)
     assert unguarded.finish(claimed) == set(good)
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert ledger.retry_failed(session, ledger.Filter(), [bad]) == [bad]
 
 
@@ -145,7 +145,7 @@ def test_a_job_that_was_put_back_by_hand_after_its_last_attempt_fails_alone(step
 
 
 def read(expression: str) -> Any:
-    with overseeing() as session:
+    with all_jobs_session() as session:
         return session.scalar(text(f"SELECT {expression}"))
 
 
@@ -237,7 +237,7 @@ def test_a_change_of_a_job_reads_nothing_of_its_large_arguments(steps: Steps) ->
 
 def blocks_touched(job_id: UUID, assignments: str) -> int:
     explained = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) UPDATE ledger.jobs SET {assignments} WHERE id = :id"
-    with overseeing() as session:
+    with all_jobs_session() as session:
         plan = session.scalars(text(explained), {"id": job_id}).one()[0]["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
@@ -255,7 +255,7 @@ def test_a_migration_sets_aside_what_is_there_already_and_lets_the_rest_run() ->
             spoil(job_id, assignments)
         except IntegrityError:
             kept += 1  # refused by a constraint that was there before
-    with overseeing() as session:
+    with all_jobs_session() as session:
         session.add(ScheduleFire(schedule="s", due_at=datetime.now(UTC), job_id=good))
         session.execute(
             text("INSERT INTO ledger.schedule_fires VALUES ('s', 'infinity', '-infinity', gen_random_uuid())")
@@ -267,7 +267,7 @@ def test_a_migration_sets_aside_what_is_there_already_and_lets_the_rest_run() ->
     ends = Counter((steps.job(one).state, steps.job(one).error_class) for one in bad)
     assert ends == {("failed", "UnreadableJob"): len(bad) - kept, ("queued", None): kept}
     assert kept < 5
-    with overseeing() as session:
+    with all_jobs_session() as session:
         assert len(session.scalars(select(ScheduleFire)).all()) == 1
         assert ledger.retry_failed(session, ledger.Filter())
         forced = "SELECT relforcerowsecurity FROM pg_class WHERE oid = 'ledger.jobs'::regclass"

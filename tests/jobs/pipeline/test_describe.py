@@ -4,11 +4,11 @@
 
 import pytest
 
-from jobs.pipeline import describe
-from jobs.pipeline.describe import TITLE_CHARACTERS, Describe
-from jobs.pipeline.document import Document, Source
-from jobs.pipeline.languages import language_of
-from jobs.pipeline.media_types import MARKDOWN
+from docworker.jobs.pipeline import describe
+from docworker.jobs.pipeline.describe import TITLE_CHARACTERS, Describe
+from docworker.jobs.pipeline.document import Document, Source
+from docworker.jobs.pipeline.languages import language_of
+from docworker.jobs.pipeline.media_types import MARKDOWN
 
 
 def described(text: str, *, title: str | None = None, media_type: str = "text/plain") -> Document:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.pipeline.document import PipelineError
-from jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.encodings import decode
 
 GERMAN = "Über die Gebühren wird am Dienstag entschieden, und die Öffnungszeiten werden größer geschrieben: „ab März“."
 FRENCH = "Le café était fermé à l'heure où nous sommes arrivés, mais la forêt n'est pas très loin de la plage."

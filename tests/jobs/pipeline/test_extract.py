@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.pipeline.document import Document, PipelineError, Source
-from jobs.pipeline.extract import Extract
-from jobs.pipeline.limits import Limits
-from tests.jobs.pipeline.papers import sample
+from docworker.jobs.pipeline.document import Document, PipelineError, Source
+from docworker.jobs.pipeline.extract import Extract
+from docworker.jobs.pipeline.limits import Limits
+from tests.support.papers import sample
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from jobs.pipeline.document import PipelineError
-from jobs.pipeline.formats import Reading, reader_of
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.media_types import DOCX, HTML, PDF
+from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.formats import Reading, reader_of
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 from samples.make_samples import INVITATION, NAMESPACES, REPORT, REPORT_TITLE, pdf
-from tests.jobs.pipeline.papers import sample, word_document
+from tests.support.papers import sample, word_document
 
 
 def read(media_type: str, data: bytes) -> Reading:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT, media_type_of
-from tests.jobs.pipeline.papers import sample
+from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT, media_type_of
+from tests.support.papers import sample
 
 
 @pytest.mark.parametrize(

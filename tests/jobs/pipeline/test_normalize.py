@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs.pipeline import normalize
-from jobs.pipeline.normalize import normalized
+from docworker.jobs.pipeline import normalize
+from docworker.jobs.pipeline.normalize import normalized
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()))
 AWKWARD = st.text(alphabet="a e\u0301\u00e9\n\r\t\x0b\x0c\x85\u2028\x00\x1f\xad\u00a0\ufeff\ud800\u1100\u1161")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from db.errors import ConfigurationError
-from jobs.pipeline import processor as processors
-from jobs.pipeline.document import Document, PipelineError, ProcessorError, Source
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.processor import Options, Processor, processor
-from jobs.pipeline.registry import Pipeline, in_order, installed_processors
+from docworker.db.errors import ConfigurationError
+from docworker.jobs.pipeline import processor as processors
+from docworker.jobs.pipeline.document import Document, PipelineError, ProcessorError, Source
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.processor import Options, Processor, processor
+from docworker.jobs.pipeline.registry import Pipeline, in_order, installed_processors
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +45,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 REDACT = """
-from jobs.pipeline.document import Document
-from jobs.pipeline.processor import Processor
+from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.processor import Processor
 
 class Redact(Processor):
     name = "redact"
@@ -104,7 +104,7 @@ def test_processor_of_another_package_whose_name_is_taken_is_refused(install: In
     install("rival", source, normalize="rival:Redact")
     with pytest.raises(ProcessorError, match=r"two processors are called 'normalize'.*rival") as caught:
         installed_processors()
-    assert "jobs.pipeline.normalize.Normalize" in str(caught.value)
+    assert "docworker.jobs.pipeline.normalize.Normalize" in str(caught.value)
 
 
 def rot13(document: Document) -> Document:

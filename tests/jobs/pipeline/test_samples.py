@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.pipeline.document import PipelineError, Reason, Source
-from jobs.pipeline.limits import MIB, Limits
-from jobs.pipeline.media_types import HEAD_BYTES, media_type_of
-from jobs.pipeline.registry import Pipeline
+from docworker.jobs.pipeline.document import PipelineError, Reason, Source
+from docworker.jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.media_types import HEAD_BYTES, media_type_of
+from docworker.jobs.pipeline.registry import Pipeline
 from samples import make_samples
-from tests.jobs.pipeline.papers import SAMPLES, sample
+from tests.support.papers import SAMPLES, sample
 
 EXPECTED: dict[str, dict[str, str | None]] = json.loads((SAMPLES / "expected.json").read_text())
 

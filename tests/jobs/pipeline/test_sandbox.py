@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.pipeline.document import PipelineError
-from jobs.pipeline.limits import MIB, Limits
-from jobs.pipeline.media_types import DOCX, HTML, PDF
-from jobs.pipeline.parser_process import SandboxError
-from jobs.pipeline.sandbox import Sandbox
-from tests.jobs.pipeline.papers import nested_html, sample, word_document, zipped
-from tests.waiting import eventually
+from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
+from docworker.jobs.pipeline.parser_process import SandboxError
+from docworker.jobs.pipeline.sandbox import Sandbox
+from tests.support.papers import nested_html, sample, word_document, zipped
+from tests.support.waiting import eventually
 
 GOOD = b"<!doctype html><title>T</title><p>good"
 ENDLESS = nested_html(400_000)  # minutes of computing
@@ -337,8 +337,8 @@ def test_forked_process_starts_its_own_child_and_leaves_the_parents_alone(sandbo
 
 PARENT = """
 import sys, threading, time
-from jobs.pipeline.limits import Limits
-from jobs.pipeline.sandbox import Sandbox
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.sandbox import Sandbox
 sandbox = Sandbox(Limits())
 def show():
     while not sandbox.children: time.sleep(0.01)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.pipeline import parser_process
-from jobs.pipeline.document import PipelineError
-from jobs.pipeline.limits import MIB, Limits
-from jobs.pipeline.media_types import HTML
-from jobs.pipeline.parser_process import SandboxError
-from jobs.pipeline.sandbox import Sandbox
-from tests.waiting import eventually
+from docworker.jobs.pipeline import parser_process
+from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.media_types import HTML
+from docworker.jobs.pipeline.parser_process import SandboxError
+from docworker.jobs.pipeline.sandbox import Sandbox
+from tests.support.waiting import eventually
 
 GOOD = b"<!doctype html><title>T</title><p>good"
 

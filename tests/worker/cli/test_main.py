@@ -9,17 +9,18 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.stack import fresh_database, unique_name
-from tests.worker.cli.commands import PROJECT, docworker
-from worker.cli import LazyGroup
-from worker.local.stack import LocalStack
+from docworker.worker.cli import LazyGroup
+from docworker.worker.local.stack import LocalStack
+from tests.support.commands import docworker
+from tests.support.project import PROJECT
+from tests.support.stack import fresh_database, unique_name
 
 HEAVY = ("sqlalchemy", "celery", "psycopg", "pydantic", "rich", "fsspec", "structlog")
 
 
 def test_help_names_every_subcommand_and_loads_none() -> None:
     program = (
-        "import sys; from worker.cli import main; main(['--help'], standalone_mode=False);"
+        "import sys; from docworker.worker.cli import main; main(['--help'], standalone_mode=False);"
         f"print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
@@ -153,7 +154,7 @@ def test_database_without_tables_is_told_with_the_remedy(stack: LocalStack, envi
 
 def test_closed_pipe_is_no_error(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m worker.cli organizations list --json | true",
+        f"{sys.executable} -m docworker.worker.cli organizations list --json | true",
         shell=True,
         cwd=PROJECT,
         env=os.environ,

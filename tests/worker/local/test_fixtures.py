@@ -5,10 +5,10 @@ import sys
 
 import psycopg
 
-from db.settings import settings
-from tests.processes import Processes
-from tests.stack import TEMPLATE, fresh_database, isolated_settings
-from worker.local.stack import LocalStack
+from docworker.db.settings import settings
+from docworker.worker.local.stack import LocalStack
+from tests.support.processes import Processes
+from tests.support.stack import TEMPLATE, fresh_database, isolated_settings
 
 
 def test_fresh_environment_is_in_force_and_migrated(fresh_environment: dict[str, str]) -> None:

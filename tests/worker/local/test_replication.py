@@ -3,10 +3,10 @@
 import psycopg
 import pytest
 
+from docworker.worker.local.launching import NotInTimeError
+from docworker.worker.local.stack import LocalStack
 from tests.conftest import OwnStack
-from tests.waiting import eventually
-from worker.local.launching import NotInTimeError
-from worker.local.stack import LocalStack
+from tests.support.waiting import eventually
 
 
 def count(stack: LocalStack) -> list[int | None]:
@@ -128,7 +128,7 @@ def test_replica_whose_wal_is_gone_is_copied_anew_at_the_next_start(
         stack.master.execute("SELECT pg_switch_wal()")
         stack.master.execute("CHECKPOINT")
     stack.stop()
-    monkeypatch.setattr("worker.local.stack.STREAMING_SECONDS", 1.0)
+    monkeypatch.setattr("docworker.worker.local.stack.STREAMING_SECONDS", 1.0)
     stack.start()
     stack.wait_for_replicas()
     assert count(stack) == [100000, 100000]

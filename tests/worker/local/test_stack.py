@@ -13,21 +13,21 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from db.errors import DocworkerError
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.environment import environment_of
+from docworker.worker.local.home import StackInUseError
+from docworker.worker.local.launching import is_alive
+from docworker.worker.local.stack import LocalStack
+from docworker.worker.local.users import server_user
 from tests.conftest import OwnStack
-from tests.processes import PROJECT
-from tests.stack import temporary_directory
-from tests.waiting import eventually
-from worker.local.environment import environment_of
-from worker.local.home import StackInUseError
-from worker.local.launching import is_alive
-from worker.local.stack import LocalStack
-from worker.local.users import server_user
+from tests.support.project import PROJECT
+from tests.support.stack import temporary_directory
+from tests.support.waiting import eventually
 
 OWNER_PROGRAM = """
 import sys, time
 from pathlib import Path
-from worker.local.stack import LocalStack
+from docworker.worker.local.stack import LocalStack
 stack = LocalStack(Path(sys.argv[1]), durable=False)
 stack.start()
 print("the stack is up", flush=True)
@@ -253,7 +253,7 @@ def test_interrupted_start_leaves_nothing_running_and_does_not_disturb_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.local.postgres.Copy.finish", interrupt)
+        patch.setattr("docworker.worker.local.servers.postgres.Copy.finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             new_stack.start()
     assert started

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import eventually
-from worker.local.launching import is_alive
-from worker.local.supervisor import Interrupted, StopSignals, Supervisor
+from docworker.worker.local.launching import is_alive
+from docworker.worker.local.supervisor import Interrupted, StopSignals, Supervisor
+from tests.support.waiting import eventually
 
 PATIENT = "sh -c 'echo up; exec sleep 600'"
 STUBBORN = "sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'"

@@ -1,0 +1,41 @@
+"""Whether the settings' pools fit what the master admits: arithmetic, done once, before the pools run into it."""
+
+from docworker.db.errors import ConfigurationError
+from docworker.db.settings import HOME, Settings
+
+LIMITS = (
+    "SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int4,"
+    " pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4,"
+    " coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::pg_catalog.int4"
+)
+"""Asked of a master; the second and third are kept for others than us."""
+
+_KEEPER = 1
+"""Of each worker: the process that renews its leases."""
+_MONITOR = 1
+
+
+def _connections_of_a_child(settings: Settings, cluster: str) -> int:
+    """The most connections that one worker process makes to the master."""
+    monitor = _MONITOR if settings.addresses(cluster).replica_urls else 0
+    return settings.pool_size + settings.max_overflow + monitor
+
+
+def check_connections(
+    settings: Settings, *, max_connections: int, superuser_reserved: int = 0, reserved: int = 0, cluster: str = HOME
+) -> None:
+    """Raises ConfigurationError, with the arithmetic, when all worker processes together could ask for too many."""
+    children = settings.worker_processes if settings.worker_pool == "prefork" else 1
+    each = _connections_of_a_child(settings, cluster)
+    admitted = max_connections - superuser_reserved - reserved
+    needed = children * each + _KEEPER
+    if needed <= admitted:
+        return
+    monitor = f" + monitor {_MONITOR}" if settings.addresses(cluster).replica_urls else ""
+    raise ConfigurationError(
+        f"the worker may need {children} processes x (pool_size {settings.pool_size} + max_overflow "
+        f"{settings.max_overflow}{monitor}) + keeper {_KEEPER} = {needed} connections to the master, which "
+        f"admits max_connections {max_connections} - superuser_reserved_connections {superuser_reserved} - "
+        f"reserved_connections {reserved} = {admitted}: lower DOCWORKER_WORKER_PROCESSES, DOCWORKER_POOL_SIZE or "
+        "DOCWORKER_MAX_OVERFLOW, raise max_connections, or put PgBouncer between"
+    )

@@ -1,0 +1,195 @@
+"""How a transaction begins, and the few other exchanges that must cost one round trip.
+
+psycopg sends BEGIN as a statement of its own, and a ping, the tenant's context and the server's role would be three
+more. Here they travel together, and the server's answer is checked before anything is read or written.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
+from sqlalchemy import Connection, Engine, exc
+from sqlalchemy.orm import Session
+
+from docworker.db.cluster import roundtrip, session_settings
+from docworker.db.cluster.bounded_connection import GRACE_SECONDS
+from docworker.db.cluster.positions import WalPosition, parse_lsn
+from docworker.db.cluster.replica_status import ReplicaStatus
+from docworker.db.cluster.roundtrip import bool_of, dismissed, server_of, text_of
+from docworker.db.cluster.servers import Server, examine_master
+from docworker.db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError
+
+T = TypeVar("T")
+
+_CLOCK_ANSWER_SECONDS = 5.0
+
+# What is replayed is read before the timeline: a replica that changes timelines between the two is then taken for one
+# that has replayed less than it has, never more.
+_STANDING = (
+    "pg_catalog.pg_is_in_recovery(),pg_catalog.pg_last_wal_replay_lsn(),"
+    "(SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver())"
+)
+_MASTER = (
+    "pg_catalog.pg_is_in_recovery(),CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN"
+    " pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
+    "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
+)
+IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
+
+_CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
+
+
+def begin(
+    connection: Connection,
+    context: str,
+    *,
+    read_only: bool,
+    first: str | None = None,
+    timeout_seconds: float | None = None,
+    statement_seconds: float | None = None,
+) -> tuple[ReplicaStatus | None, list[PGresult]]:
+    """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
+
+    `context` begins with what every transaction asks for (`db.cluster.session_settings`). Returns a replica's
+    status, or None for a master; and the answer to `first`, a statement that is sent along, if there is one.
+
+    Raises:
+        DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
+        sqlalchemy.exc.DBAPIError: as SQLAlchemy would. The connection is thrown away when it was lost, or when the
+            answer took longer than `timeout_seconds`. `statement_seconds` is the server's limit for what follows.
+    """
+    server = server_of(connection)
+    driver: Any = connection.connection.driver_connection
+    connection.info["read_only"] = read_only
+    if first is not None:
+        limit_statements(driver, statement_seconds)  # it may have to wait for a lock
+    sent = opening(connection, context, read_only=read_only) + ("" if first is None else f";{first}")
+    _, last, *answers = roundtrip.exchange(connection, sent, timeout_seconds)
+    limit_statements(driver, statement_seconds)
+    if server.is_replica:
+        return _status(connection, last), answers
+    connection.info["timeline"] = check_master(connection, server, last, 0)
+    return None, answers
+
+
+def opening(connection: Connection, context: str, *, read_only: bool = False) -> str:
+    """What `begin` sends, two statements: for who sends more along with them, and checks the second one's answer."""
+    begin = session_settings.BEGIN_READING if read_only else session_settings.BEGIN_WRITING
+    question = _STANDING if server_of(connection).is_replica else _MASTER
+    newer = session_settings.for_newer_servers(connection.connection.driver_connection)
+    return f"{begin};SELECT {question},{context}{newer}"
+
+
+def limit_statements(driver: Any, seconds: float | None) -> None:
+    """How long we wait for a server that answers others, where it gives a statement so long; None or 0: for ever."""
+    driver.limit_seconds = seconds + GRACE_SECONDS if seconds else None
+
+
+def position_at(connection: Connection, lsn: int) -> WalPosition:
+    """A place in the log of the master that this transaction began on."""
+    return WalPosition(system_identifier_of(connection), connection.info["timeline"], lsn)
+
+
+def ask_replica_status(connection: Connection, *, timeout_seconds: float | None = None) -> ReplicaStatus:
+    """A replica's status now, in a transaction that has begun."""
+    *_, last = roundtrip.exchange(connection, f"SELECT {_STANDING}", timeout_seconds)
+    return _status(connection, last)
+
+
+def commit(connection: Connection) -> WalPosition:
+    """Commit, and say how much a reader must see to see it: COMMIT and the question travel together."""
+    committed, _, last, _ = roundtrip.exchange(connection, "COMMIT;" + session_settings.question(f"SELECT {_MASTER}"))
+    if committed.command_status != b"COMMIT":
+        raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")
+    return _position(connection, last)
+
+
+def end_reading(connection: Connection) -> None:
+    """COMMIT what has only read. After a ROLLBACK psycopg would forget every statement it has prepared."""
+    if connection.closed or connection.invalidated:
+        return
+    driver: Any = connection.connection.driver_connection
+    if driver.pgconn.transaction_status == TransactionStatus.INTRANS:
+        roundtrip.exchange(connection, "COMMIT")
+
+
+def ask_position(engine: Engine) -> WalPosition:
+    """How far the master has flushed. One statement in autocommit; on a pooled connection that was lost, once more."""
+    return _ask(engine, f"SELECT {_MASTER}", _position)
+
+
+def ask_clock(engine: Engine) -> float:
+    """The master's clock, in seconds since 1970; asked as `ask_position`, and not waited for for long."""
+
+    def seconds(connection: Connection, result: PGresult) -> float:
+        check_master(connection, server_of(connection), result, 0)
+        return float(text_of(result, 3) or 0)
+
+    return _ask(engine, _CLOCK, seconds, _CLOCK_ANSWER_SECONDS)
+
+
+def _ask(
+    engine: Engine,
+    statement: str,
+    read: Callable[[Connection, PGresult], T],
+    timeout_seconds: float | None = None,
+) -> T:
+    for retries_left in (1, 0):
+        with engine.connect() as connection:
+            try:
+                _, last, _ = roundtrip.exchange(connection, session_settings.question(statement), timeout_seconds)
+            except exc.DBAPIError as error:
+                if not (retries_left and error.connection_invalidated):
+                    raise
+            else:
+                return read(connection, last)
+    raise AssertionError("unreachable")
+
+
+def master_of(session_or_cluster: Any) -> Engine:
+    """The master's engine of a session that is not in a transaction, or of a cluster."""
+    if isinstance(session_or_cluster, Session):
+        if session_or_cluster.in_transaction():
+            raise InvalidArgumentError("the session is in a transaction that nobody sees yet: commit it first")
+        engine = getattr(session_or_cluster, "master", None) or session_or_cluster.get_bind()
+        return engine if isinstance(engine, Engine) else engine.engine
+    engine = getattr(session_or_cluster, "master", None)
+    engine = getattr(engine, "sync_engine", engine)
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"neither a session nor a cluster: {session_or_cluster!r}")
+    return engine
+
+
+def check_master(connection: Connection, server: Server, result: PGresult, first: int) -> int:
+    """Whether this is a master, and the latest; returns its timeline."""
+    try:
+        return examine_master(
+            server, system_identifier_of(connection), bool_of(result, first), text_of(result, first + 1)
+        )
+    except DemotedMasterError as error:
+        raise dismissed(connection, error) from None
+
+
+def _position(connection: Connection, result: PGresult) -> WalPosition:
+    timeline = check_master(connection, server_of(connection), result, 0)
+    return WalPosition(system_identifier_of(connection), timeline, parse_lsn(text_of(result, 2) or "0/0"))
+
+
+def _status(connection: Connection, result: PGresult) -> ReplicaStatus:
+    replayed, timeline = text_of(result, 1), text_of(result, 2)
+    return ReplicaStatus(
+        system_identifier=system_identifier_of(connection),
+        in_recovery=bool_of(result, 0),
+        timeline=None if timeline is None else int(timeline),
+        replayed=None if replayed is None else parse_lsn(replayed),
+    )
+
+
+def system_identifier_of(connection: Connection) -> int:
+    """As the server said when this connection was made; see `db.cluster.engines`."""
+    known = connection.info.get("system_identifier")
+    if known is None:
+        (result,) = roundtrip.exchange(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
+        known = connection.info["system_identifier"] = int(text_of(result, 0) or 0)
+    return int(known)

@@ -1,0 +1,181 @@
+"""Looking at documents and their versions: by id, by path, as a tree. Nothing is written here.
+
+What is returned is plain data that outlives the session. A row missing on a replica is looked up on the master.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Select, Uuid, cast, func, select
+from sqlalchemy.orm import Session
+
+from docworker.db.documents.folders import FolderPath, find_folder, paths_of, subtree
+from docworker.db.errors import InvalidArgumentError, NotFoundError
+from docworker.db.models import Document, DocumentStatus, DocumentVersion
+from docworker.db.sessions import look_up, organization_of, reading
+
+
+@dataclass(frozen=True)
+class DocumentEntry:
+    """A document without its text."""
+
+    id: UUID
+    path: str
+    title: str | None
+    media_type: str | None
+    status: str
+    status_reason: str | None
+    latest_version: int
+    source_bytes: int | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class VersionEntry:
+    """A version of a document without its text."""
+
+    version_number: int
+    title: str | None
+    content_sha256: str
+    facts: dict[str, Any]
+    pipeline: str
+    job_id: UUID | None
+    created_at: datetime
+
+
+def path_text(path: FolderPath) -> str:
+    return "/" + "/".join(path)
+
+
+def parse_path(text: str) -> FolderPath:
+    """The names in `/reports/q3.pdf`; the leading slash may be left out."""
+    return tuple(name for name in text.split("/") if name)
+
+
+def find_document(organization_id: UUID, reference: str) -> DocumentEntry:
+    """The live document with this id or at this path; what looks like an id is one, unless it begins with a slash.
+
+    Raises NotFoundError.
+    """
+    wanted = _parse_reference(reference)
+
+    def query(session: Session) -> DocumentEntry | None:
+        statement = _by_id(session, wanted) if isinstance(wanted, UUID) else _by_path(session, wanted)
+        entries = [] if statement is None else _entries(session, statement)
+        return entries[0] if entries else None
+
+    entry = look_up(organization_id, query)
+    if entry is None:
+        raise NotFoundError(f"this organization has no document {reference!r}: see `docworker documents`")
+    return entry
+
+
+def list_documents(
+    organization_id: UUID, *, under: str = "/", status: DocumentStatus | None = None
+) -> list[DocumentEntry]:
+    """The live documents below a folder, by path. Raises NotFoundError when the folder is not there."""
+    path = parse_path(under)
+    statement = _live(organization_id)
+    if path:
+        folder_id = look_up(organization_id, lambda session: find_folder(session, path))
+        if folder_id is None:
+            raise NotFoundError(f"this organization has no folder {path_text(path)!r}: see `docworker documents`")
+        statement = statement.where(Document.folder_id.in_(select(subtree(organization_id, folder_id).c.id)))
+    if status is not None:
+        statement = statement.where(Document.status == status)
+    with reading(organization_id) as session:
+        return sorted(_entries(session, statement), key=lambda entry: entry.path)
+
+
+def load_statuses(organization_id: UUID, document_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """The status and its reason of these documents as the master knows them; those that are gone are left out."""
+    statement = select(Document.id, Document.status, Document.status_reason).where(
+        Document.organization_id == organization_id,
+        Document.id == func.any(cast(list(document_ids), ARRAY(Uuid))),  # one parameter, however many
+        Document.deleted_at.is_(None),
+    )
+    with reading(organization_id, source="master") as session:
+        return {row.id: (row.status, row.status_reason) for row in session.execute(statement)}
+
+
+def list_versions(organization_id: UUID, document_id: UUID) -> Sequence[VersionEntry]:
+    """The versions of a document, newest first."""
+    statement = (
+        select(
+            DocumentVersion.version_number,
+            DocumentVersion.title,
+            DocumentVersion.content_sha256,
+            DocumentVersion.facts,
+            DocumentVersion.pipeline,
+            DocumentVersion.job_id,
+            DocumentVersion.created_at,
+        )
+        .where(DocumentVersion.organization_id == organization_id, DocumentVersion.document_id == document_id)
+        .order_by(DocumentVersion.version_number.desc())
+    )
+    with reading(organization_id) as session:
+        return [VersionEntry(**row._mapping) for row in session.execute(statement)]
+
+
+def load_version(organization_id: UUID, document_id: UUID, version_number: int) -> DocumentVersion:
+    """One version with its text. Raises NotFoundError."""
+    key = (organization_id, document_id, version_number)
+    version = look_up(organization_id, lambda session: session.get(DocumentVersion, key))
+    if version is None:
+        raise NotFoundError(
+            f"document {document_id} has no version {version_number}: see `docworker history {document_id}`"
+        )
+    return version
+
+
+def _parse_reference(reference: str) -> UUID | FolderPath:
+    try:
+        return UUID(reference)
+    except ValueError:
+        path = parse_path(reference)
+    if not path:
+        raise InvalidArgumentError(f"{reference!r} names no document: give its id or its path, such as /reports/q3.pdf")
+    return path
+
+
+def _live(organization_id: UUID) -> Select[Any]:
+    columns: tuple[Any, ...] = (
+        Document.id,
+        Document.folder_id,
+        Document.filename,
+        Document.title,
+        Document.media_type,
+        Document.status,
+        Document.status_reason,
+        Document.latest_version,
+        Document.source_bytes,
+        Document.updated_at,
+    )
+    return select(*columns).where(Document.organization_id == organization_id, Document.deleted_at.is_(None))
+
+
+def _by_id(session: Session, document_id: UUID) -> Select[Any]:
+    return _live(organization_of(session)).where(Document.id == document_id)
+
+
+def _by_path(session: Session, path: FolderPath) -> Select[Any] | None:
+    *folders, filename = path
+    folder_id = find_folder(session, tuple(folders))
+    if folders and folder_id is None:
+        return None
+    return _live(organization_of(session)).where(
+        Document.folder_id.is_not_distinct_from(folder_id), Document.filename == filename
+    )
+
+
+def _entries(session: Session, statement: Select[Any]) -> list[DocumentEntry]:
+    rows = [dict(row._mapping) for row in session.execute(statement)]
+    folders = paths_of(session, {row["folder_id"] for row in rows})
+    entries = []
+    for row in rows:
+        folder = folders.get(row.pop("folder_id"), ())
+        entries.append(DocumentEntry(path=path_text((*folder, row.pop("filename"))), **row))
+    return entries

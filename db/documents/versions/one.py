@@ -1,0 +1,136 @@
+"""Optimistic write of one document's version, through the unit of work; for many at once see `versions.many`."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from docworker.db import metrics
+from docworker.db.documents.versions.results import NewText, Outcome, Written
+from docworker.db.errors import ConflictError, NotFoundError
+from docworker.db.models.document import Document, DocumentStatus
+from docworker.db.models.version import DocumentVersion
+from docworker.db.sessions import organization_of
+
+
+def write_version(session: Session, document: Document, new: NewText) -> Outcome:
+    """Write one result onto a document that was read elsewhere, detached, and belongs to this session now.
+
+    The document is updated first and the version inserted second, so that a conflict shows as StaleDataError. Equal
+    text writes no version, but still asserts on the master that nothing newer is there. Run it inside a savepoint.
+
+    Raises StaleDataError or ConflictError when the document has changed since it was read, NotFoundError when it is
+    gone or another organization's.
+    """
+    _adopt(session, document)
+    if document.version != new.read_version:
+        raise _conflict(document.id, new.read_version, document.version)
+    if _same_text(document, new) and document.status == DocumentStatus.PROCESSED:
+        _assert_version(session, document.id, new.read_version)
+        return Outcome(Written.UNCHANGED, document.latest_version)
+    writes_version = not _same_text(document, new)
+    document.status, document.status_reason = DocumentStatus.PROCESSED, None
+    document.title, document.media_type = new.title, new.media_type or document.media_type
+    if writes_version:
+        document.keep_content(new.content)
+        document.content_sha256 = new.content_sha256
+        document.latest_version += 1
+    session.flush()
+    if not writes_version:
+        return Outcome(Written.UNCHANGED, document.latest_version)
+    session.add(_version_row(document.organization_id, document.latest_version, new))
+    session.flush()
+    return Outcome(Written.VERSION, document.latest_version)
+
+
+def reject(session: Session, document: Document, reason: str) -> Outcome:
+    """Mark a document that was read elsewhere as failed, with the reason; raises as `write_version` does."""
+    _adopt(session, document)
+    if document.status == DocumentStatus.FAILED and document.status_reason == reason:
+        _assert_version(session, document.id, document.version)
+        return Outcome(Written.REJECTED)
+    document.status, document.status_reason = DocumentStatus.FAILED, reason
+    session.flush()
+    return Outcome(Written.REJECTED)
+
+
+def _adopt(session: Session, document: Document) -> None:
+    """To the database another organization's row is one that is not there, which would look like a conflict."""
+    if document.organization_id != organization_of(session) or document.deleted_at is not None:
+        raise _not_found(document.id)
+    session.add(document)
+
+
+def _not_found(document_id: UUID) -> NotFoundError:
+    return NotFoundError(f"no document {document_id} in this organization: it never was, or has been deleted")
+
+
+def _conflict(document_id: UUID, read_version: int, present: int) -> ConflictError:
+    metrics.CONFLICTS.labels("document").inc()
+    return ConflictError(
+        f"document {document_id} was read at version {read_version} and is at {present}: read it from the master"
+    )
+
+
+def _same_text(document: Document, new: NewText) -> bool:
+    return document.latest_version > 0 and document.content_sha256 == new.content_sha256
+
+
+def _assert_version(session: Session, document_id: UUID, read_version: int) -> None:
+    present = session.scalar(
+        select(Document.version)
+        .where(
+            Document.organization_id == organization_of(session),
+            Document.id == document_id,
+            Document.deleted_at.is_(None),
+        )
+        .with_for_update(key_share=True)
+    )
+    if present is None:
+        raise _not_found(document_id)
+    if present != read_version:
+        raise _conflict(document_id, read_version, present)
+
+
+def _version_row(organization_id: UUID, version_number: int, new: NewText) -> DocumentVersion:
+    return DocumentVersion(
+        organization_id=organization_id,
+        document_id=new.document_id,
+        version_number=version_number,
+        title=new.title,
+        content=new.content,
+        content_sha256=new.content_sha256,
+        facts=new.facts,
+        pipeline=new.pipeline,
+        job_id=new.job_id,
+    )
+
+
+def restore_version(session: Session, document_id: UUID, version_number: int, *, job_id: UUID | None = None) -> Outcome:
+    """Make an old version the newest again, as a new version with its content.
+
+    Raises NotFoundError when the document or the version is not there; StaleDataError when somebody writes meanwhile.
+    """
+    organization_id = organization_of(session)
+    document = session.get(Document, (organization_id, document_id))
+    old = session.get(DocumentVersion, (organization_id, document_id, version_number))
+    if document is None or document.deleted_at is not None:
+        raise _not_found(document_id)
+    if not document.latest_version:
+        raise NotFoundError(f"document {document_id} has no versions: it is {document.status}")
+    if old is None:
+        raise NotFoundError(
+            f"document {document_id} has no version {version_number}: its latest is {document.latest_version}, and old "
+            "ones may have been pruned"
+        )
+    new = NewText(
+        document_id=document_id,
+        read_version=document.version,
+        title=old.title,
+        content=old.content,
+        content_sha256=old.content_sha256,
+        facts={**old.facts, "restored_from": version_number},
+        pipeline=old.pipeline,
+        job_id=job_id,
+    )
+    return write_version(session, document, new)

@@ -1,0 +1,206 @@
+"""The asyncio twin of `db.cluster.engines` and `db.sessions`, for producers: the same servers, choices and checks.
+
+Only the waiting differs: the code that decides is the synchronous one, run where it can be awaited (a greenlet), on
+asyncio's engines.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from docworker.db import catalog
+from docworker.db.cluster import Cluster, engines
+from docworker.db.cluster.balancer import ReadFrom
+from docworker.db.cluster.health import ServerHealth
+from docworker.db.cluster.health import health as cluster_health
+from docworker.db.cluster.long_sessions import LongSessionWatch
+from docworker.db.cluster.pool import AsyncMeasuredPool, OpenSession
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.cluster.servers import Server
+from docworker.db.cluster.transactions import ask_position, master_of
+from docworker.db.errors import ConfigurationError
+from docworker.db.sessions import opening
+from docworker.db.sessions.opening import Placed
+from docworker.db.sessions.routing import RoutingSession
+from docworker.db.sessions.tenant_session import TenantSession, opener
+from docworker.db.settings import HOME, Settings
+from docworker.db.settings import settings as settings_of_environment
+
+T = TypeVar("T")
+
+
+class AsyncTenantSession(AsyncSession):
+    """An AsyncSession around a TenantSession; `sync_session` has its organization, choice and settings."""
+
+    def __init__(self, session: TenantSession) -> None:
+        super().__init__(sync_session_class=cast("type[TenantSession]", lambda **_: session))
+        self.session = session
+
+    @property
+    def routing(self) -> RoutingSession | None:
+        """The RoutingSession, where `routing()` opened this."""
+        return self.session if isinstance(self.session, RoutingSession) else None
+
+    async def commit_with_position(self) -> WalPosition:
+        """As `TenantSession.commit_with_position`."""
+        return await greenlet_spawn(self.session.commit_with_position)
+
+
+class AsyncDatabase:
+    """All clusters of this program, on asyncio engines. `async with` opens and closes; so do the module's functions.
+
+    `cluster(name).master` and the others are the engines' synchronous faces, for use inside a greenlet.
+    """
+
+    def __init__(self, settings: Settings, *, application_name: str = "docworker") -> None:
+        self.settings = settings
+        self._engines: list[AsyncEngine] = []
+        self._clusters = {
+            name: engines.build_cluster(name, settings, application_name, build=self._build)
+            for name in settings.cluster_names
+        }
+        opened = [engine for cluster in self._clusters.values() for engine in cluster.engines]
+        self._long_sessions = LongSessionWatch(opened, limit_seconds=settings.long_session)
+        self._long_sessions.start()
+
+    def _build(self, url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any) -> Any:
+        limits["poolclass"] = AsyncMeasuredPool
+        arguments = engines.engine_arguments(url, settings, server, application_name, **limits)
+        engine = create_async_engine("postgresql+psycopg://", **arguments)
+        self._engines.append(engine)
+        return engines.watched(engine.sync_engine, server, settings)
+
+    def cluster(self, name: str) -> Cluster:
+        self.settings.addresses(name)
+        return self._clusters[name]
+
+    def placed(self, organization_id: UUID | None) -> Placed:
+        """Where an organization's sessions go."""
+        place = catalog.place_of(organization_id)
+        return Placed(self.cluster(place.cluster), place.schema, self.settings)
+
+    async def dispose(self) -> None:
+        self._long_sessions.stop()
+        for cluster in self._clusters.values():
+            await asyncio.to_thread(cluster.monitor.stop)
+        for engine in self._engines:
+            await engine.dispose()
+
+    async def __aenter__(self) -> "AsyncDatabase":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.dispose()
+
+
+_current: AsyncDatabase | None = None
+
+
+async def open_database(settings: Settings | None = None, *, application_name: str = "docworker") -> AsyncDatabase:
+    """Make this program's engines and remember them. Nothing connects yet.
+
+    Without settings those of the environment are taken; raises ConfigurationError where these cannot be.
+    """
+    global _current
+    await close_database()
+    _current = AsyncDatabase(settings or settings_of_environment(), application_name=application_name)
+    return _current
+
+
+def database() -> AsyncDatabase:
+    """The open database; raises ConfigurationError when none is."""
+    if _current is None:
+        raise ConfigurationError("no database is open: await docworker.aio.open_database() first")
+    return _current
+
+
+async def close_database() -> None:
+    global _current
+    if _current is not None:
+        await _current.dispose()
+    _current = None
+
+
+@asynccontextmanager
+async def reading(
+    organization_id: UUID | None,
+    *,
+    position: WalPosition | None = None,
+    source: ReadFrom = "replica",
+    avoid: Collection[int] = (),
+) -> AsyncIterator[AsyncTenantSession]:
+    """As `db.sessions.reading`."""
+    session = await greenlet_spawn(
+        opening.open_reading,
+        database().placed(organization_id),
+        organization_id,
+        position,
+        source,
+        avoid,
+        pause=_pause,
+        open_session=OpenSession.of(opener()),
+    )
+    async with AsyncTenantSession(session) as wrapped:
+        yield wrapped
+
+
+async def read(
+    organization_id: UUID | None,
+    load: Callable[[AsyncTenantSession], Awaitable[T]],
+    *,
+    position: WalPosition | None = None,
+    source: ReadFrom = "replica",
+) -> T:
+    """As `db.sessions.read`."""
+    avoid: list[int] = []
+    while True:
+        async with reading(organization_id, position=position, source=source, avoid=avoid) as session:
+            try:
+                return await load(session)
+            except Exception as error:
+                again = opening.next_source(session.session, error, avoid)
+                if again is None:
+                    raise
+                source = again
+
+
+@asynccontextmanager
+async def writing(organization_id: UUID | None) -> AsyncIterator[AsyncTenantSession]:
+    """As `db.sessions.writing`."""
+    cluster, schema, settings = database().placed(organization_id)
+    session = TenantSession(cluster.master, organization_id, settings, schema=schema)
+    async with AsyncTenantSession(session) as wrapped:
+        await greenlet_spawn(session.begin_now)
+        yield wrapped
+        await wrapped.commit()
+
+
+@asynccontextmanager
+async def routing(
+    organization_id: UUID | None, *, position: WalPosition | None = None
+) -> AsyncIterator[AsyncTenantSession]:
+    """An AsyncSession around a `RoutingSession`; rolls back what the block does not commit."""
+    where = database().placed(organization_id)
+    session = RoutingSession(organization_id, position=position, where=where, pause=_pause)
+    async with AsyncTenantSession(session) as wrapped:
+        yield wrapped
+
+
+async def position_after(session: AsyncSession | None = None) -> WalPosition:
+    """As `db.sessions.position_after`, for a session or for the home cluster."""
+    engine = master_of(database().cluster(HOME) if session is None else session.sync_session)
+    return await greenlet_spawn(ask_position, engine)
+
+
+async def health() -> list[ServerHealth]:
+    """As `db.cluster.health.health`, of the home cluster."""
+    return await greenlet_spawn(cluster_health, database().cluster(HOME), _pause)
+
+
+def _pause(seconds: float) -> None:
+    await_only(asyncio.sleep(seconds))

@@ -1,0 +1,86 @@
+"""Whole transactions in one exchange: BEGIN and what a transaction asks for, a few statements, COMMIT.
+
+For the ledger's own steps of a single job, which cost more in exchanges than in work. Everything else has a session
+(`db.sessions.opening`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from psycopg.pq.abc import PGresult
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from docworker.db.cluster import roundtrip, transactions
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.sessions.opening import placed
+from docworker.db.sessions.statements import Call, Row, ready, rows_of
+from docworker.db.sessions.tenant_session import context_of, turn_to
+
+# To a planner a queue that was empty a moment ago is one page, which it would read from end to end for ever.
+_BY_INDEX = "SELECT pg_catalog.set_config('enable_seqscan','off',true)"
+
+
+class Committed(NamedTuple):
+    """What each call returned. `server` tells where the transaction was."""
+
+    rows: list[list[Row]]
+    server: tuple[int, int]
+    """System identifier and timeline."""
+
+    def position_at(self, lsn: int) -> WalPosition:
+        return WalPosition(*self.server, lsn)
+
+
+def transact(calls: Sequence[Call]) -> Committed:
+    """Make these calls on the master, one after the other, and commit them together.
+
+    Raises what a session would: then nothing was written, or, if the connection was lost, nobody knows. The answer of
+    a server that turns out to be no master, or an old one, is refused.
+    """
+    organization_id = calls[0].organization_id
+    cluster, _, settings = placed(organization_id)
+    with cluster.master.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        transactions.limit_statements(driver, settings.statement_timeout)
+        connection.info["read_only"] = False
+        opening = transactions.opening(connection, context_of(organization_id, settings))
+        sent, places = _joined(connection, calls, organization_id)
+        _, asked, _, *answers, committed = roundtrip.exchange(
+            connection, ";".join([opening, _BY_INDEX, *sent, "COMMIT"])
+        )
+        timeline = transactions.check_master(connection, roundtrip.server_of(connection), asked, 0)
+        _check_committed(committed)
+        return Committed(
+            [rows_of(connection, answers[place]) for place in places],
+            (transactions.system_identifier_of(connection), timeline),
+        )
+
+
+def commit_with(session: Session, call: Call) -> list[Row]:
+    """Make the last call of a session's transaction, and commit it. Raises as the session would."""
+    session.flush()
+    connection = session.connection()
+    *_, answered, committed = roundtrip.exchange(connection, f"{_BY_INDEX};{ready(connection, call)};COMMIT")
+    _check_committed(committed)
+    return rows_of(connection, answered)
+
+
+def _joined(connection: Connection, calls: Sequence[Call], organization_id: UUID) -> tuple[list[str], list[int]]:
+    """What is to be sent, and the places of the calls in it."""
+    sent: list[str] = []
+    places: list[int] = []
+    for call in calls:
+        if call.organization_id != organization_id:
+            organization_id = call.organization_id
+            sent.append(f"SELECT {turn_to(organization_id)}")
+        places.append(len(sent))
+        sent.append(ready(connection, call))
+    return sent, places
+
+
+def _check_committed(result: PGresult) -> None:
+    if result.command_status != b"COMMIT":
+        raise InvalidArgumentError("a transaction that has failed cannot be committed: roll it back")

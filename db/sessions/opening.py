@@ -1,0 +1,241 @@
+"""`reading()`, `writing()` and `read()`: the only ways to get a Session for an organization.
+
+Each opens one short session for one phase of a job, sets the organization for every transaction in it, and closes.
+`all_jobs_session()` is the dispatcher's own: it sees the jobs of all organizations and no documents.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from docworker.db import catalog, metrics
+from docworker.db.cluster import Cluster, database, transactions
+from docworker.db.cluster.balancer import Choice, ReadFrom, choose
+from docworker.db.cluster.pool import OpenSession
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.cluster.replica_status import ReplicaStatus
+from docworker.db.errors import ConfigurationError
+from docworker.db.faults import Fault, classify
+from docworker.db.sessions.statements import Call
+from docworker.db.sessions.tenant_session import TenantSession, opener
+from docworker.db.settings import HOME, Settings
+
+T = TypeVar("T")
+
+_ANSWER_SECONDS = 1.0
+"""A replica that does not begin a transaction within this is passed over."""
+
+
+@contextmanager
+def reading(
+    organization_id: UUID | None,
+    *,
+    position: WalPosition | None = None,
+    source: ReadFrom = "replica",
+    avoid: Collection[int] = (),
+) -> Iterator[TenantSession]:
+    """A READ ONLY session that sees everything up to `position`; what was loaded stays usable after it is closed.
+
+    Without a position: on any healthy replica no further behind than `replica_max_lag`. With one: on a replica that
+    has replayed it, if need be after a wait of `replica_wait`. Else, or with source="master", on the master.
+    `None` as organization sees the catalog only; `avoid` are numbers of replicas not to use.
+    """
+    with open_reading(placed(organization_id), organization_id, position, source, avoid) as session:
+        yield session
+
+
+def read(
+    organization_id: UUID | None,
+    load: Callable[[TenantSession], T],
+    *,
+    position: WalPosition | None = None,
+    source: ReadFrom = "replica",
+) -> T:
+    """Run `load` in a reading session; when the replica cancels or drops it, once more elsewhere, then on the master.
+
+    `load` may run up to three times, so it only loads.
+    """
+    avoid: list[int] = []
+    while True:
+        with reading(organization_id, position=position, source=source, avoid=avoid) as session:
+            try:
+                return load(session)
+            except Exception as error:
+                again = next_source(session, error, avoid)
+                if again is None:
+                    raise
+                source = again
+
+
+def next_source(session: TenantSession, error: Exception, avoid: list[int]) -> ReadFrom | None:
+    """Where to read again after `error`: once on another replica than those in `avoid`, then on the master; None when
+    it is not the replica's fault."""
+    number = session.choice.number if session.choice else None
+    if number is None or classify(error) not in (Fault.RECOVERY_CONFLICT, Fault.CONNECTION):
+        return None
+    avoid.append(number)
+    return "replica" if len(avoid) == 1 else "master"
+
+
+@contextmanager
+def writing(organization_id: UUID | None, *, first: Call | None = None) -> Iterator[TenantSession]:
+    """A session on the master: commits at the end of the block, rolls back when the block raises.
+
+    `first` is a statement that travels with the BEGIN; the session has what it returned as `first_rows`.
+    """
+    cluster, schema, settings = placed(organization_id)
+    with TenantSession(cluster.master, organization_id, settings, schema=schema, first=first) as session:
+        session.begin_now()
+        yield session
+        session.commit()
+
+
+@contextmanager
+def lease_session(organization_id: UUID) -> Iterator[TenantSession]:
+    """As `writing`, on the one connection that renews leases and waits for no other session of this process."""
+    cluster, schema, settings = placed(organization_id)
+    with TenantSession(cluster.lease, organization_id, settings, schema=schema) as session:
+        yield session
+        session.commit()
+
+
+def look_up(organization_id: UUID | None, query: Callable[[Session], T | None]) -> T | None:
+    """What `query` finds on a replica, else what it finds on the master, else None."""
+    with reading(organization_id) as session:
+        found = query(session)
+    if found is not None:
+        return found
+    with reading(organization_id, source="master") as session:
+        return query(session)
+
+
+@contextmanager
+def all_jobs_session(cluster: str = HOME) -> Iterator[TenantSession]:
+    """A session on a cluster's master as the dispatcher's role: the jobs of all organizations there, and nothing else
+    of theirs."""
+    current = database()
+    engine = current.cluster(cluster).dispatcher
+    if engine is None:
+        raise ConfigurationError(
+            "DOCWORKER_DISPATCHER_URL is not set: give the master's address as the role docworker_dispatcher"
+        )
+    with TenantSession(engine, None, current.settings) as session:
+        session.begin_now()
+        yield session
+        session.commit()
+
+
+def position_after(session_or_cluster: Session | Cluster) -> WalPosition:
+    """How much a reader must see to see everything committed on the master so far, one's own commits included.
+
+    One statement in autocommit on the master. Call it after the commit: while the session is in a transaction this
+    raises InvalidArgumentError, because nobody sees that transaction yet. `TenantSession.commit_with_position()` gives
+    the same without a round trip of its own. Covers commits with synchronous_commit on (or stricter) only.
+    """
+    return transactions.ask_position(transactions.master_of(session_or_cluster))
+
+
+class Placed(NamedTuple):
+    """Where an organization's sessions go, in this process."""
+
+    cluster: Cluster
+    schema: str
+    settings: Settings
+
+
+def placed(organization_id: UUID | None) -> Placed:
+    """Raises ConfigurationError when no database is open, or the organization's cluster is unknown here."""
+    place = catalog.place_of(organization_id)
+    current = database()
+    return Placed(current.cluster(place.cluster), place.schema, current.settings)
+
+
+def open_reading(
+    where: Placed,
+    organization_id: UUID | None,
+    position: WalPosition | None,
+    source: ReadFrom,
+    avoid: Collection[int] = (),
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    open_session: OpenSession | None = None,
+) -> TenantSession:
+    """What `reading` opens; the caller closes it. `pause` is how to wait in this kind of program; `open_session` says
+    where it was opened, where that cannot be seen from here."""
+    candidates = _Candidates(where, organization_id, pause, open_session or OpenSession.of(opener()))
+    cluster, _, settings = where
+    try:
+        if source == "master":
+            choice = Choice(None, "asked" if not avoid else "avoided")
+        else:
+            cluster.monitor.start()
+            choice = choose(candidates, cluster.monitor, settings, position, avoid=avoid)
+        session = candidates.session_for(choice)
+    except BaseException:
+        candidates.close()
+        raise
+    metrics.READS.labels(choice.target, choice.reason).inc()
+    return session
+
+
+class _Candidates:
+    """The replicas' side of `choose`: at most one session is open."""
+
+    def __init__(
+        self,
+        where: Placed,
+        organization_id: UUID | None,
+        pause: Callable[[float], None],
+        open_session: OpenSession,
+    ) -> None:
+        self._where = where
+        self._organization_id = organization_id
+        self._session: TenantSession | None = None
+        self._number: int | None = None
+        self._open_session = open_session
+        self.pause = pause
+
+    def ask(self, number: int) -> ReplicaStatus | None:
+        try:
+            if self._session is not None and self._number == number:
+                return transactions.ask_replica_status(self._session.connection(), timeout_seconds=_ANSWER_SECONDS)
+            self._number = number
+            return self._begin(self._where.cluster.replicas[number], _ANSWER_SECONDS).status
+        except DBAPIError as error:
+            self.close()
+            if classify(error).is_infrastructure:
+                return None
+            raise
+
+    def session_for(self, choice: Choice) -> TenantSession:
+        session = self._session
+        if choice.number is None or session is None or choice.number != self._number:
+            session = self._begin(self._where.cluster.master)
+        session.choice = choice
+        return session
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _begin(self, engine: Engine, answer_seconds: float | None = None) -> TenantSession:
+        self.close()
+        self._session = TenantSession(
+            engine,
+            self._organization_id,
+            self._where.settings,
+            schema=self._where.schema,
+            read_only=True,
+            master=self._where.cluster.master,
+            answer_seconds=answer_seconds,
+            open_session=self._open_session,
+        )
+        self._session.begin_now()
+        return self._session

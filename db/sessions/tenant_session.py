@@ -1,0 +1,198 @@
+"""A Session that belongs to one organization: every transaction in it is told which, and whom it talks to.
+
+Not how one is opened: that is `db.sessions.opening`.
+"""
+
+import sys
+import time
+from types import FrameType
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from docworker.db.catalog import SHARED_SCHEMA
+from docworker.db.cluster import session_settings, transactions
+from docworker.db.cluster.balancer import Choice
+from docworker.db.cluster.pool import MeasuredPool, OpenSession, OpenSessions
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.cluster.replica_status import ReplicaStatus
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
+from docworker.db.sessions.statements import Call, Row, ready, rows_of
+from docworker.db.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_NOT_THE_OPENER = frozenset(
+    {
+        "contextlib",
+        "docworker.db.sessions.tenant_session",
+        "docworker.db.sessions.opening",
+        "docworker.db.sessions.aio",
+        "docworker.db.sessions.routing",
+    }
+)
+
+
+class TenantSession(Session):
+    """A Session that belongs to one organization, or to none and then sees no tenant's rows.
+
+    `choice` says where a reading session reads, and why; `first_rows` are what the statement returned that was sent
+    with the first BEGIN.
+    """
+
+    choice: Choice | None = None
+
+    def __init__(
+        self,
+        bind: Engine,
+        organization_id: UUID | None,
+        settings: Settings,
+        *,
+        schema: str = SHARED_SCHEMA,
+        read_only: bool = False,
+        master: Engine | None = None,
+        answer_seconds: float | None = None,
+        open_session: OpenSession | None = None,
+        first: Call | None = None,
+        **options: Any,
+    ) -> None:
+        if schema != SHARED_SCHEMA:
+            bind = bind.execution_options(schema_translate_map={SHARED_SCHEMA: schema})
+        super().__init__(bind=bind, expire_on_commit=False, **options)
+        self.organization_id = organization_id
+        self.settings = settings
+        self.schema = schema
+        self.master = bind if master is None else master
+        self.read_only = read_only
+        self.status: ReplicaStatus | None = None
+        self._answer_seconds = answer_seconds
+        self._context = context_of(organization_id, settings)
+        self.open_session = open_session or OpenSession.of(opener())
+        self._held: list[OpenSessions] = []
+        self._connection: Connection | None = None
+        self._first = first
+        self.first_rows: list[Row] = []
+
+    def begin_now(self) -> None:
+        """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
+        started = time.monotonic()
+        try:
+            self.connection()
+        except DBAPIError as error:
+            self.rollback()
+            slow = self._answer_seconds is not None and time.monotonic() - started >= self._answer_seconds
+            if slow or not error.connection_invalidated:
+                raise
+            self.connection()
+
+    def begun(self, connection: Connection) -> None:
+        """A transaction begins on `connection`: tell it the organization, and see what the server is."""
+        self._hold(connection.engine)
+        self._connection = connection
+        first, self._first = self._first, None
+        self.status, answers = transactions.begin(
+            connection,
+            self._context,
+            first=None if first is None else ready(connection, first),
+            read_only=self.read_only,
+            timeout_seconds=self._answer_seconds,
+            statement_seconds=self.settings.statement_timeout,
+        )
+        self.first_rows = [row for answer in answers for row in rows_of(connection, answer)]
+
+    def limit_statements(self, seconds: float) -> None:
+        """Give each statement of this transaction so long instead of `statement_timeout`; 0: as long as it takes."""
+        connection = self.connection()
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(seconds)}")
+        transactions.limit_statements(connection.connection.driver_connection, seconds)
+
+    def commit_with_position(self) -> WalPosition:
+        """Commit, and say how much a reader must see to see it; costs no round trip beyond the COMMIT.
+
+        Raises InvalidArgumentError inside a savepoint, and when a statement has failed and nothing was rolled back.
+        """
+        if self.in_nested_transaction():
+            raise InvalidArgumentError("a savepoint is open: leave it before the commit")
+        self.flush()
+        position = transactions.commit(self.connection())
+        self.commit()
+        return position
+
+    def position_at(self, lsn: int) -> WalPosition:
+        """A place in the log of the master that this session's transaction writes to."""
+        return transactions.position_at(self.connection(), lsn)
+
+    def _hold(self, engine: Engine) -> None:
+        """Be known to the engine's pool as one that holds a connection."""
+        pool = engine.pool
+        if isinstance(pool, MeasuredPool) and pool.open_sessions not in self._held:
+            pool.open_sessions.add(self, self.open_session)
+            self._held.append(pool.open_sessions)
+
+    def close(self) -> None:
+        try:
+            if self.read_only and self._connection is not None:
+                transactions.end_reading(self._connection)
+            super().close()
+        except DBAPIError as error:
+            # What was not committed is given up either way, and this must not take the place of what the block raised.
+            log.debug("session.not_rolled_back", error=str(error))
+            # It may be amid a statement that a time limit broke off, and hold locks; the session has forgotten it.
+            if self._connection is not None and not self._connection.closed:
+                self._connection.invalidate()
+        if self.open_session.open_seconds() > self.settings.long_session:
+            self.open_session.report()
+        for open_sessions in self._held:
+            open_sessions.remove(self)
+        self._held.clear()
+
+
+@event.listens_for(TenantSession, "after_begin")
+def _begun(session: TenantSession, transaction: SessionTransaction, connection: Connection) -> None:
+    if not transaction.nested:
+        session.begun(connection)
+
+
+def organization_of(session: Any) -> UUID:
+    """The organization a Session or AsyncSession was opened for; raises ConfigurationError for a foreign session."""
+    session = getattr(session, "sync_session", session)
+    organization_id = getattr(session, "organization_id", None)
+    if organization_id is None:
+        raise ConfigurationError(
+            "this session belongs to no organization: open it with docworker.writing(organization_id)"
+        )
+    return UUID(str(organization_id))
+
+
+def turn_to(organization_id: UUID | None) -> str:
+    """What makes a transaction one organization's, as an SQL expression."""
+    name = "" if organization_id is None else str(UUID(str(organization_id)))
+    return f"pg_catalog.set_config('docworker.organization_id','{name}',true)"
+
+
+def context_of(organization_id: UUID | None, settings: Settings) -> str:
+    """The settings of a transaction as a list of SQL expressions; nothing in it needs quoting."""
+    limits = session_settings.for_transaction(
+        {
+            "statement_timeout": _milliseconds(settings.statement_timeout),
+            "lock_timeout": _milliseconds(settings.lock_timeout),
+            "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+        }
+    )
+    return f"{limits},{turn_to(organization_id)}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
+def opener() -> FrameType:
+    """The nearest caller that is not part of opening a session."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") in _NOT_THE_OPENER:
+        frame = frame.f_back
+    return frame

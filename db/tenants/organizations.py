@@ -1,0 +1,75 @@
+"""Organizations and where they are placed: create one, look one up by its slug, list them all.
+
+The catalog answers; what an organization owns is seen only by a session opened for it.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from docworker.db.errors import InvalidArgumentError, NotFoundError
+from docworker.db.models import Organization, Placement
+from docworker.db.models.base import new_id
+from docworker.db.sessions import look_up, reading, writing
+
+SYSTEM_SLUG = "system"
+"""Stands for no organization but for the jobs that serve them all."""
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def create_organization(slug: str, name: str | None = None) -> UUID:
+    """A new organization, placed in the home cluster's shared schema; `name` defaults to the slug.
+
+    Raises InvalidArgumentError when the slug is malformed, taken or reserved.
+    """
+    if not _SLUG.fullmatch(slug):
+        raise InvalidArgumentError(
+            f"{slug!r} cannot be a slug: use 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+        )
+    if slug == SYSTEM_SLUG:
+        raise InvalidArgumentError(f"{slug!r} is what commands call the jobs of the installation: choose another slug")
+    organization_id = new_id()
+    place = (
+        insert(Placement)
+        .values(organization_id=organization_id, slug=slug, cluster="home", schema="app", state="active")
+        .on_conflict_do_nothing()
+        .returning(Placement.organization_id)
+    )
+    with writing(organization_id) as session:
+        if session.scalar(place) is None:
+            raise InvalidArgumentError(f"an organization with the slug {slug!r} exists already: choose another slug")
+        session.add(Organization(id=organization_id, slug=slug, name=name or slug))
+    return organization_id
+
+
+def organization_id_of(slug: str) -> UUID:
+    """The organization a slug stands for; raises NotFoundError. A replica's "no" is checked on the master."""
+    organization_id = look_up(
+        None, lambda session: session.scalar(select(Placement.organization_id).where(Placement.slug == slug))
+    )
+    if organization_id is not None:
+        return organization_id
+    raise NotFoundError(
+        f"no organization has the slug {slug!r}: see `docworker organizations list`, "
+        f"or make it with `docworker organizations add {slug}`"
+    )
+
+
+def list_organizations() -> Sequence[Placement]:
+    """The placements of all organizations, by slug."""
+    with reading(None) as session:
+        return session.scalars(select(Placement).order_by(Placement.slug)).all()
+
+
+def slugs_of(ids: Collection[UUID]) -> dict[UUID, str]:
+    """The slugs of these organizations, by id; unknown ids are left out."""
+    if not ids:
+        return {}
+    with reading(None) as session:
+        rows = session.execute(
+            select(Placement.organization_id, Placement.slug).where(Placement.organization_id.in_(ids))
+        )
+        return {row.organization_id: row.slug for row in rows}

@@ -1,0 +1,13 @@
+from .enqueue import enqueue as enqueue
+from .enqueue import enqueue_many as enqueue_many
+from .execution.attempts import Attempt as Attempt
+from .execution.attempts import Batch as Batch
+from .kind import Arguments as Arguments
+from .kind import Kind as Kind
+from .kinds.documents import process_document as process_document
+from .kinds.fanout import process_folder as process_folder
+from .kinds.fanout import process_organization as process_organization
+from .progress import JobWatch as JobWatch
+from .progress import Progress as Progress
+from .task import batch_job as batch_job
+from .task import job as job

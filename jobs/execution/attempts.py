@@ -1,0 +1,145 @@
+"""What a running job is to the function that runs it: one attempt, or a batch of them, claimed by this process.
+
+Not how they come to be claimed: that is `jobs.task`.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from docworker.db import ledger
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.ledger import Claimed
+from docworker.db.sessions import read, writing
+from docworker.jobs import metrics
+from docworker.jobs.execution.leases import leases, stopping
+
+if TYPE_CHECKING:
+    from docworker.jobs.kind import Kind
+
+T = TypeVar("T")
+Result = dict[str, Any] | None
+Effect = Callable[[Session], Result]
+
+
+class Attempt:
+    """One run of one job, as the task sees it."""
+
+    def __init__(self, kind: "Kind", claimed: Claimed, position: WalPosition) -> None:
+        self.id: UUID = claimed.id
+        self.organization_id: UUID = claimed.organization_id
+        self.kind = kind
+        self.claimed = claimed
+        self.position = position
+        self.settled = False
+        self.saw_stop = False
+        """Whether `should_stop` has told the job so, or the batch began no more because of a stop."""
+        self.failed_finish: BaseException | None = None
+        """What the last `finish` raised: a function that swallows it has not succeeded."""
+        self.started = time.monotonic()
+
+    @functools.cached_property
+    def arguments(self) -> BaseModel:
+        return self.kind.accept(self.claimed.arguments)
+
+    @property
+    def should_stop(self) -> bool:
+        """A safe point: True when the job was cancelled or taken over, or the worker is shutting down. A job that has
+        seen it may return undone: it is given back."""
+        if stopping() or not leases().held(self.claimed):
+            self.stop()
+            return True
+        return False
+
+    def stop(self) -> None:
+        """The job knows that it is to stop: what it leaves undone uses up no attempt."""
+        self.saw_stop = True
+        leases().excuse(self.claimed)
+
+    def read(self, load: Callable[[Session], T]) -> T:
+        """Run `load` in a read-only session that sees everything that was committed before this job was dispatched, and
+        what has been folded into it since."""
+        return read(self.organization_id, load, position=self.position)
+
+    def finish(self, effect: Effect | None = None) -> None:
+        """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
+        self.failed_finish = None
+        try:
+            done = ledger.succeed_one(self.claimed) if effect is None else self._finish_with(effect)
+            if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
+                with writing(self.organization_id) as session:
+                    done = ledger.finished_as(session, [self.claimed]).get(self.id) == "succeeded"
+        except BaseException as error:
+            self.failed_finish = error
+            raise
+        self.settle("succeeded" if done else "fenced")
+
+    def _finish_with(self, effect: Effect) -> bool:
+        with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
+            if not session.first_rows:
+                return False
+            result = effect(session)
+            kept = None if result is None else ledger.as_json(result, "what the effect returns")
+            return ledger.succeed_with(session, self.claimed, kept)
+
+    def settle(self, outcome: str) -> None:
+        settle([self], outcome)
+
+
+class Batch:
+    """Jobs of one organization that this worker has claimed together."""
+
+    def __init__(self, kind: "Kind", attempts: Sequence[Attempt], position: WalPosition, *, begin_until: float) -> None:
+        self.kind = kind
+        self.attempts = attempts
+        self.position = position
+        self.begun: list[Attempt] = []
+        self.finish: Callable[[Attempt], None] = Attempt.finish
+        """How a job that has no effect ends when its function has returned."""
+        self._begin_until = begin_until
+
+    @property
+    def organization_id(self) -> UUID:
+        return self.attempts[0].organization_id
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """The attempts still worth beginning: ends early at a stop, or when half of the soft limit is gone; what is
+        left is given back."""
+        held = leases().held
+        for number, attempt in enumerate(self.attempts):
+            if number and stopping():
+                for unsettled in self.unsettled:
+                    unsettled.stop()
+                return
+            if number and time.monotonic() > self._begin_until:
+                return
+            if held(attempt.claimed):
+                self.begun.append(attempt)
+                leases().begin(attempt.claimed)
+                yield attempt
+            else:
+                attempt.settle("fenced")
+
+    def read(self, load: Callable[[Session], T]) -> T:
+        """As `Attempt.read`, for all jobs of the batch at once."""
+        return read(self.organization_id, load, position=self.position)
+
+    @property
+    def unsettled(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if not attempt.settled]
+
+
+def settle(attempts: Sequence[Attempt], outcome: str) -> None:
+    """Count the end of attempts; their jobs are no longer this process's to renew. What is settled stays settled."""
+    ended = [attempt for attempt in attempts if not attempt.settled]
+    if ended:
+        leases().release([attempt.claimed for attempt in ended])
+        now = time.monotonic()
+        metrics.count_attempts(ended[0].kind.name, outcome, [now - attempt.started for attempt in ended])
+    for attempt in ended:
+        attempt.settled = True

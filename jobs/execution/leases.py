@@ -1,0 +1,143 @@
+"""What this process is running right now, and when to stop.
+
+Its claims stand on a board (`jobs.execution.lease_board`), from which a keeper renews their leases: in a
+worker that is a process of its own, elsewhere a thread.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from docworker.db.ledger import Claimed
+from docworker.jobs.execution.lease_board import Board, Place, record_of
+from docworker.jobs.execution.lease_keeper import TICK_SECONDS, Keeper
+
+_board = Board.private()
+"""Shared with the children, which open no channel of their own to the parent."""
+
+
+def share_board(*, places: int, claims: int) -> Board:
+    """In a worker, before it forks: make the board that a keeper will read."""
+    global _board
+    _board = Board.shared(places=places, claims=claims)
+    return _board
+
+
+def request_stop(seconds: float) -> None:
+    """Ask this process and all its children to stop: nothing new is begun, and what still runs after `seconds` is
+    given back."""
+    _board.stop_at = time.monotonic() + seconds
+
+
+def clear_stop() -> None:
+    """Forget a stop that was asked for; for a process that goes on, such as a test."""
+    _board.stop_at = 0.0
+
+
+def stopping() -> bool:
+    """True once a stop was asked for: begin nothing new."""
+    return _board.stop_at != 0
+
+
+_CLAIMS_OF_A_PROGRAM = 100_000
+
+
+class Leases:
+    """The claims of this process. `holding` has them kept; a claim that is lost is no longer `held`."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._held: dict[UUID, int] = {}
+        self._free: list[int] = []
+        self._used = 0
+        self._place: Place | None = None
+        self._thread: threading.Thread | None = None
+
+    def take_place(self, number: int) -> None:
+        """In a process of a worker: have the claims kept by the worker's keeper. One that has more processes than there
+        are places, as when its pool was enlarged, keeps its own."""
+        if number < len(_board.places):
+            self._place = _board.places[number]
+            self._place.enter()
+
+    def held(self, claimed: Claimed) -> bool:
+        token = claimed.claim_token
+        number = self._held.get(token)
+        place = self._place
+        return number is not None and place is not None and not place.is_lost(number, token.bytes)
+
+    def begin(self, claimed: Claimed) -> None:
+        """From here on the deadline of a stop uses up the job's attempt, unless it sees the stop."""
+        number = self._held.get(claimed.claim_token)
+        if number is not None and self._place is not None:
+            self._place.begin(number)
+
+    def excuse(self, claimed: Claimed) -> None:
+        """The job has seen the stop."""
+        number = self._held.get(claimed.claim_token)
+        if number is not None and self._place is not None:
+            self._place.excuse(number)
+
+    @contextmanager
+    def holding(self, claimed: Sequence[Claimed]) -> Iterator[None]:
+        try:
+            self._hold(claimed)
+            yield
+        finally:
+            self.release(claimed)
+
+    def _hold(self, claimed: Sequence[Claimed]) -> None:
+        with self._guard:
+            place = self._place or self._keep_oneself()
+            for one in claimed:
+                number = self._free.pop() if self._free else self._next()
+                self._held[one.claim_token] = number
+                place.write(number, record_of(one))
+
+    def _next(self) -> int:
+        self._used += 1
+        return self._used - 1
+
+    def release(self, claimed: Sequence[Claimed]) -> None:
+        """Have these kept no longer: they are finished, or lost."""
+        with self._guard:
+            for one in claimed:
+                number = self._held.pop(one.claim_token, None)
+                if number is not None and self._place is not None:
+                    self._place.clear(number)
+                    self._free.append(number)
+
+    def _keep_oneself(self) -> Place:
+        (place,) = Board.private(places=1, claims=_CLAIMS_OF_A_PROGRAM).places
+        place.enter()
+        self._place = place
+        self._thread = threading.Thread(target=self._keep, args=[place], name="leases", daemon=True)
+        self._thread.start()
+        return place
+
+    def _keep(self, place: Place) -> None:
+        keeper = Keeper(_board, [place])
+        while True:
+            time.sleep(TICK_SECONDS)
+            if self._held:
+                keeper.tick()
+
+
+_leases = Leases()
+
+
+def _begin_anew() -> None:
+    global _leases
+    _leases = Leases()
+
+
+# Not when they are first asked for: two threads would ask at the same time, and each keep leases of its own.
+os.register_at_fork(after_in_child=_begin_anew)
+
+
+def leases() -> Leases:
+    """The leases of this process; a child does not inherit its parent's."""
+    return _leases

@@ -1,0 +1,243 @@
+"""How a message is worked off: claim, work with no connection held, finish together with the effect.
+
+A message names jobs of one kind, of one or several organizations, in parts. A kind that takes batches gets each part as
+a batch; other jobs run one by one. What is claimed is what starts now: the jobs behind it stay anybody's, and cost
+nothing when this process dies.
+"""
+
+import functools
+import math
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from docworker.db import ledger
+from docworker.db.cluster import database
+from docworker.db.errors import UnacceptedArgumentsError
+from docworker.db.ledger import Claim, Part
+from docworker.db.sessions import reading, writing
+from docworker.db.sessions.opening import placed
+from docworker.jobs import metrics
+from docworker.jobs.execution.attempts import Attempt, Batch
+from docworker.jobs.execution.forks import no_way_out_of_a_fork
+from docworker.jobs.execution.leases import leases, stopping
+from docworker.jobs.execution.outcomes import end, insist, settle_error
+from docworker.jobs.kind import TURN_SECONDS, Kind
+
+log = structlog.get_logger(__name__)
+
+
+def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> int:
+    """Run the jobs that a message names, and settle each; returns how many were claimed. What it does not come to, at a
+    stop or because it takes too long, is handed back to the queue."""
+    metrics.MESSAGES.labels(kind.name).inc()
+    started = time.monotonic()
+    delivery = (_Batches if kind.takes_batches else _Singles)(kind, parts, message_id)
+    delivery.run()
+    if delivery.claimed:
+        seconds = round(time.monotonic() - started, 3)
+        log.info("message.done", kind=kind.name, jobs=delivery.claimed, seconds=seconds)
+    else:
+        log.debug("message.stale", kind=kind.name, jobs=sum(len(part.job_ids) for part in parts))
+    return delivery.claimed
+
+
+class _Delivery:
+    """A message in the hands of this process."""
+
+    def __init__(
+        self, kind: Kind, parts: Sequence[Part], message_id: UUID | None, *, begins_for_seconds: float
+    ) -> None:
+        self.claimed = 0
+        self._kind = kind
+        self._message_id = message_id
+        self._line = deque(parts)
+        self._begins_for_seconds = begins_for_seconds
+        self._begin_until = math.inf
+        self._is_first = True
+
+    @property
+    def _begins(self) -> bool:
+        """Whether to begin the next part. The first one in any case, so that each message gets on."""
+        if not self._line:
+            return False
+        return self._is_first or (not stopping() and time.monotonic() < self._begin_until)
+
+    def _claim_next(self) -> Claim | None:
+        """The first of the parts in line of which something could be claimed."""
+        while self._begins:
+            part = self._line.popleft()
+            claim = self._claim(part)
+            if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
+                claim = self._claim(part)
+            if self._is_first:
+                self._is_first, self._begin_until = False, time.monotonic() + self._begins_for_seconds
+            if claim.position is not None:
+                return claim
+        return None
+
+    def _claim(self, part: Part) -> Claim:
+        with writing(part.organization_id) as session:
+            return ledger.claim(
+                session,
+                self._kind.name,
+                part.job_ids,
+                message_id=self._message_id,
+                worker=_worker_name(),
+                lease_seconds=database().settings.lease,
+                max_run_seconds=self._max_run_seconds,
+            )
+
+    @property
+    def _max_run_seconds(self) -> float:
+        return self._kind.hard_limit_seconds + (0 if self._kind.takes_batches else TURN_SECONDS)
+
+    def _work(self, batch: Batch) -> None:
+        """Run claimed jobs; whatever happens, each is settled in the end."""
+        claimed = [attempt.claimed for attempt in batch.attempts]
+        self.claimed += len(claimed)
+        metrics.count_claimed(self._kind.name, [one.queued_seconds for one in claimed])
+        with leases().holding(claimed), metrics.running(self._kind.name, len(claimed)):
+            _run(batch)
+
+    def _batch_of(self, claim: Claim) -> Batch:
+        assert claim.position is not None
+        attempts = [Attempt(self._kind, one, claim.position) for one in claim.jobs]
+        return Batch(self._kind, attempts, claim.position, begin_until=self._begin_until)
+
+    def _hand_back_the_rest(self) -> None:
+        """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
+        while self._line:
+            part = self._line.popleft()
+            try:
+                with writing(part.organization_id) as session:
+                    ledger.hand_back(session, part.job_ids, message_id=self._message_id)
+            except Exception as error:  # noqa: BLE001
+                log.warning("jobs.not_handed_back", jobs=len(part.job_ids), error=str(error))
+
+
+class _Batches(_Delivery):
+    def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
+        super().__init__(kind, parts, message_id, begins_for_seconds=kind.soft_limit_seconds / 2)
+
+    def run(self) -> None:
+        try:
+            while (claim := self._claim_next()) is not None:
+                self._work(self._batch_of(claim))
+        finally:
+            self._hand_back_the_rest()
+
+
+class _Singles(_Delivery):
+    """Where nothing but the end of a job is to be written, the next one is claimed in the same transaction."""
+
+    def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
+        each = [Part(part.organization_id, (one,)) for part in parts for one in part.job_ids]
+        super().__init__(kind, each, message_id, begins_for_seconds=TURN_SECONDS)
+        self._following: Claim | None = None
+
+    def run(self) -> None:
+        try:
+            while (claim := self._take_following() or self._claim_next()) is not None:
+                batch = self._batch_of(claim)
+                batch.finish = self._finish
+                self._work(batch)
+        finally:
+            self._hand_back_the_rest()
+
+    def _take_following(self) -> Claim | None:
+        following, self._following = self._following, None
+        return following
+
+    def _claim(self, part: Part) -> Claim:
+        claim = ledger.claim_one(self._wanted(part))
+        return claim if claim.jobs else super()._claim(part)  # which says why, where a job cannot be run
+
+    def _wanted(self, part: Part) -> ledger.Wanted:
+        (job_id,) = part.job_ids
+        return ledger.Wanted(
+            organization_id=part.organization_id,
+            id=job_id,
+            kind=self._kind.name,
+            message_id=self._message_id,
+            worker=_worker_name(),
+            lease_seconds=database().settings.lease,
+            max_run_seconds=self._max_run_seconds,
+        )
+
+    def _finish(self, attempt: Attempt) -> None:
+        """End a job that has no effect, and claim the next one."""
+        if not self._begins:
+            attempt.finish()
+            return
+        part = self._line.popleft()
+        wanted = self._wanted(part)
+        try:
+            done, following = ledger.succeed_and_claim(attempt.claimed, wanted)
+        except Exception as error:  # noqa: BLE001 - the job has succeeded all the same, so that is tried alone
+            log.debug("job.finished_alone", job=str(attempt.id), error=str(error))
+            attempt.finish()
+            # A claim that was committed although the answer was lost has not begun, and would be charged.
+            following = insist(lambda: ledger.claimed_as(wanted))
+        else:
+            attempt.settle("succeeded" if done else "fenced")
+        if following.jobs:
+            self._following = following
+        else:
+            self._line.appendleft(part)
+
+
+def _may_be_elsewhere(kind: Kind, part: Part) -> bool:
+    """Nothing was claimed. Usually others have run the jobs. Where the ledger does not know them, or has not dispatched
+    them, it may be an old master's: then all servers are asked again; True when there is a newer one."""
+    with reading(part.organization_id, source="master") as session:
+        waiting, missing = ledger.undispatched(session, part.job_ids)
+    if not waiting + missing:
+        return False
+    metrics.UNFOUNDED_MESSAGES.labels(kind.name).inc()
+    cluster = placed(part.organization_id).cluster
+    before = cluster.timelines.highest
+    cluster.monitor.discovery.take()
+    is_old = cluster.timelines.highest > before
+    log.warning("message.unfounded", kind=kind.name, missing=missing, queued=waiting, old_master=is_old)
+    return is_old
+
+
+def _run(batch: Batch) -> None:
+    try:
+        _set_unaccepted_apart(batch)
+        if batch.attempts:
+            with no_way_out_of_a_fork():
+                batch.kind.run(batch)
+    except BaseException as error:  # an exit or an interrupt that a job raises is not meant for its worker
+        end(batch, error)
+        if issubclass(type(error), KeyboardInterrupt):
+            raise
+    else:
+        end(batch)
+
+
+def _set_unaccepted_apart(batch: Batch) -> None:
+    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
+    for attempt in batch.attempts:
+        try:
+            attempt.arguments  # noqa: B018 - checked here, and kept for the function
+        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
+            if issubclass(type(error), UnacceptedArgumentsError):
+                metrics.UNACCEPTED.labels(batch.kind.name).inc()
+            settle_error(attempt, error)
+    batch.attempts = batch.unsettled
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _worker_name() -> str:
+    return f"{_host()}:{os.getpid()}"

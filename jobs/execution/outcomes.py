@@ -1,0 +1,184 @@
+"""How attempts end: by what their function left undone, raised, or was asked to stop, whatever the database does.
+
+Every end uses up an attempt and leaves a reason, but for jobs that were not begun, or that were asked to stop and saw
+it: those are given back.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from docworker.db import ledger
+from docworker.db.cluster import database
+from docworker.db.faults import Fault
+from docworker.db.ledger import Failure
+from docworker.db.sessions import writing
+from docworker.jobs import metrics
+from docworker.jobs.execution.attempts import Attempt, Batch, settle
+from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_LEFT_UNSETTLED = Failure(
+    "LeftUnsettled",
+    "its function returned and had neither finished the job nor seen a stop: settle each attempt of a batch, "
+    "with attempt.finish() or settle_error()",
+)
+
+
+def end(batch: Batch, error: BaseException | None = None) -> None:
+    """Settle what a function has left unsettled when it returned, or raised `error`. Raises nothing.
+
+    The soft limit may strike in here as well, but only once; when the database stays away, the leases end.
+    """
+    for is_last in (False, True):
+        try:
+            _end(batch, error)
+        except BaseException as trouble:  # noqa: BLE001 - nothing may make these jobs look as if they had not run
+            if is_last or _may_pass(trouble):
+                jobs = [str(one.id) for one in batch.unsettled]
+                log.error("attempts.end_not_written", kind=batch.kind.name, jobs=jobs, error=_logged(trouble))  # noqa: TRY400
+                return
+        else:
+            return
+
+
+def _end(batch: Batch, error: BaseException | None) -> None:
+    if error is not None:
+        if not batch.unsettled:
+            log.warning("task.failed_after_its_jobs_ended", kind=batch.kind.name, error=_logged(error))
+        for attempt in _blamed(batch, error):
+            settle_error(attempt, error)
+    else:
+        for attempt in _begun(batch):
+            if attempt.failed_finish is not None:
+                settle_error(attempt, attempt.failed_finish)
+            else:
+                _settle_failure(attempt, Fault.UNKNOWN, _LEFT_UNSETTLED)
+    _give_back(batch)
+
+
+def _blamed(batch: Batch, error: BaseException) -> list[Attempt]:
+    """Those an error is held against: not jobs that nobody has begun, unless the next attempt would fail the same way
+    and has to wait."""
+    if fault_of(error).is_infrastructure:
+        return _not_stopped(batch.unsettled)
+    return _begun(batch)
+
+
+def _begun(batch: Batch) -> list[Attempt]:
+    """The unsettled ones that were begun and saw no stop. A function that takes none of its jobs has begun them all:
+    else it would get them again for ever."""
+    took_any = batch.begun or len(batch.unsettled) < len(batch.attempts)
+    return _not_stopped(batch.begun if took_any else batch.attempts)
+
+
+def _not_stopped(attempts: Iterable[Attempt]) -> list[Attempt]:
+    return [attempt for attempt in attempts if not attempt.settled and not attempt.saw_stop]
+
+
+def settle_error(attempt: Attempt, error: BaseException) -> None:
+    """Retry or fail one job by what its error means; the reason is kept with it."""
+    _settle_failure(attempt, fault_of(error), failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds))
+
+
+def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
+    settings = database().settings
+    claimed = attempt.claimed
+
+    def record(session: Session) -> str | None:
+        if not fault.retryable:
+            return "failed" if ledger.fail(session, claimed, failure) else None
+        rounds = claimed.attempt if fault.uses_attempt else claimed.faults + 1
+        return ledger.retry(
+            session,
+            claimed,
+            failure,
+            delay_seconds=backoff_seconds(rounds, base=settings.backoff_base, most=settings.backoff_max),
+            uses_attempt=fault.uses_attempt,
+            max_faults=settings.max_faults,
+        )
+
+    state = _write(attempt.organization_id, record)
+    outcome = _outcome(attempt, state)
+    attempt.settle(outcome)
+    if outcome == "retried":
+        metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
+    log.warning(
+        "attempt.ended",
+        job=str(claimed.id),
+        kind=attempt.kind.name,
+        attempt=claimed.attempt,
+        outcome=outcome,
+        fault=fault.value,
+        error_class=failure.error_class,
+        error=beginning_of(failure.message),
+    )
+
+
+def _logged(error: BaseException) -> str:
+    return beginning_of(f"{class_name(error)}: {message_of(error)}")
+
+
+def _outcome(attempt: Attempt, state: str | None) -> str:
+    """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
+    if state is not None:
+        return "retried" if state == "queued" else state
+    finished = _write(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
+    return finished.get(attempt.id, "fenced")
+
+
+def _give_back(batch: Batch) -> None:
+    """Return what is still unsettled to the queue, at no cost to its attempts unless that goes on and on."""
+    left = batch.unsettled
+    if not left:
+        return
+    most = database().settings.max_given_back
+    ended = _write(
+        batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
+    )
+    by_outcome: dict[str, list[Attempt]] = {}
+    for attempt in left:
+        by_outcome.setdefault(ended.get(attempt.id, "fenced"), []).append(attempt)
+    for outcome, attempts in by_outcome.items():
+        settle(attempts, outcome)
+        log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)
+
+
+def _write(organization_id: UUID, write: Callable[[Session], T]) -> T:
+    """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
+
+    def once() -> T:
+        with writing(organization_id) as session:
+            return write(session)
+
+    return insist(once)
+
+
+def insist(exchange: Callable[[], T]) -> T:
+    """Again and again for as long as a lease lasts, while the database is away."""
+    for attempt in Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_delay(database().settings.lease),
+        reraise=True,
+    ):
+        with attempt:
+            answered = exchange()
+    return answered
+
+
+def _may_pass(error: BaseException) -> bool:
+    fault = fault_of(error)
+    return fault.is_infrastructure or fault is Fault.SERIALIZATION
+
+
+def backoff_seconds(rounds: int, *, base: float, most: float) -> float:
+    """Exponential backoff with jitter: between half and all of base x 2^(rounds - 1), bounded by `most`."""
+    return random.uniform(0.5, 1.0) * min(most, base * 2.0 ** min(rounds - 1, 30))  # noqa: S311 - not a secret

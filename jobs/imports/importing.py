@@ -1,0 +1,276 @@
+"""Importing a folder tree: files into the source store, folders and documents, and a job for each new or changed one.
+
+A hundred files a transaction, each in a savepoint of its own when it has to be, so that one bad file costs one file.
+Nothing is ever deleted, and importing the same tree again changes nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from docworker.db.documents.folders import ROOT, FolderPath, ensure_folders
+from docworker.db.documents.intake import Incoming, Present, find_present, insert_documents, update_documents
+from docworker.db.documents.source_lock import hold_sources
+from docworker.db.documents.store import (
+    SourceCorruptError,
+    SourceMissingError,
+    SourceStore,
+    SourceTooLargeError,
+    source_store,
+)
+from docworker.db.errors import DocworkerError
+from docworker.db.faults import classify
+from docworker.db.models import DocumentStatus
+from docworker.db.sessions import organization_of, reading, writing
+from docworker.jobs.enqueue import enqueue_many
+from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.pipeline.media_types import HEAD_BYTES, media_type_of
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BATCH_FILES = 100
+UNSUPPORTED = "neither PDF, DOCX, HTML, Markdown nor text"
+
+_ROUNDS = 5
+"""How often a file is looked at again after another import got in between."""
+
+
+class Imported(StrEnum):
+    """What an import did about a file."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    UNSUPPORTED = "unsupported"
+    """Kept, and recorded as a document that cannot be processed."""
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    """Passed over on purpose: a symbolic link to a folder."""
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """`path` is the document's place in the organization's tree; new and changed files have a job."""
+
+    path: str
+    imported: Imported
+    reason: str | None = None
+    document_id: UUID | None = None
+    job_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was read once."""
+
+    path: FolderPath
+    location: Path
+    incoming: Incoming
+
+    def result(self, imported: Imported, reason: str | None = None, document_id: UUID | None = None) -> FileResult:
+        return FileResult(printable_path(self.path), imported, reason, document_id)
+
+
+_Writes = Mapping[_File, Present | None]
+
+
+def import_tree(organization_id: UUID, root: Path, *, into: FolderPath = ROOT) -> Iterator[FileResult]:
+    """Mirror the files below `root` into the folder `into`, and yield what became of each once that is committed.
+
+    A generator: whoever stops in the middle has imported the first part.
+    Raises InvalidArgumentError when `root` cannot be walked, StoreError when the source store fails.
+    """
+    importing = _Import(organization_id, into, source_store())
+    found = walk(root)
+    while batch := list(islice(found, BATCH_FILES)):
+        yield from importing.take(batch)
+
+
+class _Import:
+    def __init__(self, organization_id: UUID, into: FolderPath, store: SourceStore) -> None:
+        self._organization_id = organization_id
+        self._into = into
+        self._store = store
+        self._folders: dict[FolderPath, UUID | None] = {ROOT: None}
+
+    def take(self, batch: Sequence[Found]) -> Iterator[FileResult]:
+        self._make_folders(batch)
+        files = []
+        for found in batch:
+            if isinstance(found, Refused):
+                yield self._refused(found)
+            elif isinstance(found, FoundFile):
+                read = self._read(found)
+                if isinstance(read, FileResult):
+                    yield read
+                else:
+                    files.append(read)
+        yield from self._mirror(files)
+
+    def _refused(self, found: Refused) -> FileResult:
+        imported = Imported.SKIPPED if found.passed_over else Imported.FAILED
+        return FileResult(printable_path((*self._into, *found.path)), imported, found.reason)
+
+    def _make_folders(self, batch: Sequence[Found]) -> None:
+        paths = {(*self._into, *found.path) for found in batch if isinstance(found, FoundFolder)}
+        paths |= {(*self._into, *found.path[:-1]) for found in batch if isinstance(found, FoundFile)}
+        missing = paths - self._folders.keys()
+        if missing:
+            self._folders |= _insist(self._organization_id, lambda session: ensure_folders(session, missing))
+
+    def _read(self, found: FoundFile) -> _File | FileResult:
+        path = (*self._into, *found.path)
+        try:
+            with open_file(found.location) as stream:
+                head = stream.read(HEAD_BYTES)
+                stream.seek(0)
+                source = self._store.identify(self._organization_id, stream)
+        except (SourceTooLargeError, OSError) as error:
+            return FileResult(printable_path(path), Imported.FAILED, _why_unread(error))
+        media_type = media_type_of(path[-1], head)
+        unsupported = UNSUPPORTED if media_type is None else None
+        return _File(
+            path, found.location, Incoming(self._folders[path[:-1]], path[-1], source, media_type, unsupported)
+        )
+
+    def _mirror(self, files: Sequence[_File]) -> Iterator[FileResult]:
+        """1. Ask the master what is there. 2. Keep the bytes of what is new or changed, with no connection held.
+        3. Write documents and jobs in one transaction. 4. Again for those where somebody else got in between."""
+        for _ in range(_ROUNDS):
+            if not files:
+                return
+            with reading(self._organization_id, source="master") as session:
+                present = find_present(session, [file.incoming for file in files])
+            writes: dict[_File, Present | None] = {}
+            for file in files:
+                there = present.get(file.incoming.place)
+                if there is not None and self._is_unchanged(file.incoming, there):
+                    yield file.result(Imported.UNCHANGED, document_id=there.id)
+                    continue
+                kept = self._keep(file)
+                if isinstance(kept, FileResult):
+                    yield kept
+                else:
+                    writes[kept] = there
+            results, files = self._write(writes)
+            self._look_again(file for file in writes if file not in files)
+            yield from results
+        for file in files:
+            yield file.result(Imported.FAILED, "others keep changing this document: import it again")
+
+    def _write(self, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
+        return _insist(self._organization_id, lambda session: _write(session, writes)) if writes else ([], [])
+
+    def _look_again(self, written: Iterable[_File]) -> None:
+        """Bytes that were already there may have been purged before the document that now protects them was."""
+        for file in written:
+            if not self._store.exists(file.incoming.source.key):
+                self._keep(file)
+
+    def _is_unchanged(self, file: Incoming, there: Present) -> bool:
+        if there.source_key != file.source.key:
+            return False
+        if there.status == DocumentStatus.UNSUPPORTED:
+            return file.unsupported is not None
+        return there.status == DocumentStatus.PROCESSED or self._is_intact(file.source.key)
+
+    def _is_intact(self, key: str) -> bool:
+        """Whether the store still has the bytes; what is damaged is removed, so that it can be put again."""
+        try:
+            self._store.get(key)
+        except (SourceMissingError, SourceCorruptError):
+            self._store.delete(key)
+            return False
+        return True
+
+    def _keep(self, file: _File) -> _File | FileResult:
+        """The bytes may have changed since they were read: what the store got is what counts."""
+        try:
+            with open_file(file.location) as stream:
+                source = self._store.put(self._organization_id, stream)
+        except (SourceTooLargeError, OSError) as error:
+            return file.result(Imported.FAILED, _why_unread(error))
+        return replace(file, incoming=replace(file.incoming, source=source))
+
+
+def _why_unread(error: Exception) -> str:
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
+    """One transaction on the master, again after a deadlock, a lost connection and the like."""
+    for attempt in Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_attempt(5),
+        reraise=True,
+    ):
+        with attempt, writing(organization_id) as session:
+            written = write(session)
+    return written
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Not an interruption, which tenacity would catch as well."""
+    return isinstance(error, Exception) and not isinstance(error, DocworkerError) and classify(error).retryable
+
+
+def _write(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
+    """What was written, and the files whose document somebody else made or changed first."""
+    try:
+        with session.begin_nested():
+            return _write_together(session, writes)
+    except DBAPIError as error:
+        if classify(error).retryable:
+            raise
+    log.info("import.set_apart", organization_id=str(organization_of(session)), files=len(writes))
+    results: list[FileResult] = []
+    overtaken: list[_File] = []
+    for file, present in writes.items():
+        try:
+            with session.begin_nested():
+                written, late = _write_together(session, {file: present})
+        except DBAPIError as error:
+            if classify(error).retryable:
+                raise
+            reason = str(error.orig).partition("\n")[0]
+            results.append(file.result(Imported.FAILED, f"refused by the database: {reason}"))
+        else:
+            results += written
+            overtaken += late
+    return results, overtaken
+
+
+def _write_together(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
+    hold_sources(session)
+    ids = insert_documents(session, [file.incoming for file, present in writes.items() if present is None])
+    ids |= update_documents(session, {file.incoming: present for file, present in writes.items() if present})
+    results, overtaken = [], []
+    for file, present in writes.items():
+        document_id = ids.get(file.incoming)
+        if document_id is None:
+            overtaken.append(file)
+        elif file.incoming.unsupported is not None:
+            results.append(file.result(Imported.UNSUPPORTED, file.incoming.unsupported, document_id))
+        else:
+            results.append(file.result(Imported.CHANGED if present else Imported.NEW, document_id=document_id))
+    return _enqueue(session, results), overtaken
+
+
+def _enqueue(session: Session, results: Sequence[FileResult]) -> list[FileResult]:
+    pending = [one.document_id for one in results if one.imported is not Imported.UNSUPPORTED]
+    arguments = [{"document_id": document_id} for document_id in pending]
+    jobs = enqueue_many(session, process_document, arguments, unique_keys=map(str, pending)) if pending else []
+    job_of = dict(zip(pending, jobs, strict=True))
+    return [replace(one, job_id=job_of.get(one.document_id)) for one in results]

@@ -1,0 +1,134 @@
+"""Walking a folder tree on this machine's disk: what is there to be imported, and what is not, and why.
+
+Symbolic links to files are read, links to folders are not followed, so no loop and nothing twice. No database.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from docworker.db.documents.folders import ROOT, FolderPath
+from docworker.db.errors import InvalidArgumentError
+
+MOST_NAME_BYTES = 1024
+"""Longer names do not fit into an index."""
+
+_SORTED_ENTRIES = 100_000
+
+
+@dataclass(frozen=True)
+class FoundFolder:
+    path: FolderPath
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A regular file; `path` are the names below the root of the walk, `location` is where to open it."""
+
+    path: FolderPath
+    location: Path
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something that is not imported. `passed_over` when that is as it should be: nothing of value is lost."""
+
+    path: FolderPath
+    reason: str
+    passed_over: bool = False
+
+
+Found = FoundFolder | FoundFile | Refused
+
+
+def walk(root: Path) -> Iterator[Found]:
+    """Everything below `root` in the order of names, folders before what is in them; a file is a tree of one.
+
+    Raises InvalidArgumentError when `root` is neither a folder nor a regular file.
+    """
+    if root.is_file():
+        yield _look_at_file((root.name,), root)
+        return
+    if not root.is_dir():
+        raise InvalidArgumentError(f"{str(root)!r} is neither a folder nor a regular file")
+    waiting: list[tuple[FolderPath, str]] = [(ROOT, str(root))]
+    while waiting:
+        path, location = waiting.pop()
+        folders = []
+        try:
+            with os.scandir(location) as scanned:
+                entries = _in_order(scanned)
+                if path:
+                    yield FoundFolder(path)
+                while entries:
+                    for entry in entries:
+                        found = _look_at(path, entry)
+                        if isinstance(found, FoundFolder):
+                            folders.append((found.path, entry.path))
+                        else:
+                            yield found
+                    entries = _in_order(scanned)
+        except OSError as error:
+            yield Refused(path, f"cannot be listed: {error.strerror}")
+        waiting.extend(reversed(folders))
+
+
+def _in_order(scanned: Iterator[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    """The next entries; a folder of millions is not held in memory as a whole, so its order begins anew at times."""
+    return sorted(islice(scanned, _SORTED_ENTRIES), key=lambda entry: os.fsencode(entry.name))
+
+
+def open_file(location: Path) -> BinaryIO:
+    """Open a regular file for reading, never waiting for the other end of a pipe; raises OSError."""
+    descriptor = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    stream = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise OSError(0, "not a regular file", str(location))
+    return stream
+
+
+def printable_path(path: FolderPath) -> str:
+    """The path as valid text, also for names whose bytes are not."""
+    return "/" + "/".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in path)
+
+
+def _look_at(folder: FolderPath, entry: os.DirEntry[str]) -> Found:
+    path = (*folder, entry.name)
+    try:
+        if entry.is_dir():
+            if entry.is_symlink():
+                return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
+            return _with_valid_name(FoundFolder(path))
+    except OSError as error:
+        return _unseen(path, Path(entry.path), error)
+    return _look_at_file(path, Path(entry.path))
+
+
+def _look_at_file(path: FolderPath, location: Path) -> Found:
+    try:
+        mode = location.stat().st_mode
+    except OSError as error:
+        return _unseen(path, location, error)
+    if not stat.S_ISREG(mode):
+        return Refused(path, "not a regular file")
+    return _with_valid_name(FoundFile(path, location))
+
+
+def _unseen(path: FolderPath, location: Path, error: OSError) -> Refused:
+    what = "a symbolic link that leads nowhere" if location.is_symlink() else "cannot be looked at"
+    return Refused(path, f"{what}: {error.strerror}")
+
+
+def _with_valid_name(found: FoundFolder | FoundFile) -> Found:
+    try:
+        size_bytes = len(found.path[-1].encode())
+    except UnicodeEncodeError:
+        return Refused(found.path, "the name is not valid UTF-8: rename it")
+    if size_bytes > MOST_NAME_BYTES:
+        return Refused(found.path, f"the name has {size_bytes} bytes, more than {MOST_NAME_BYTES}: rename it")
+    return found

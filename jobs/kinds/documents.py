@@ -1,0 +1,252 @@
+"""The main job: documents are read, processed with no connection held, and written as versions.
+
+A batch is read with one query and written with a handful of statements. A document that conflicts or that the
+database refuses is set apart, and its own job alone is retried or failed.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import cast as cast_type
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from docworker.db import ledger
+from docworker.db.documents.search import index_documents as write_search_vectors
+from docworker.db.documents.unprocessed import Unprocessed, load_unprocessed
+from docworker.db.documents.versions import (
+    NewText,
+    Outcome,
+    Rejected,
+    Written,
+    reject,
+    restore_version,
+    write_version,
+    write_versions,
+)
+from docworker.db.errors import NotFoundError
+from docworker.db.faults import Fault, classify
+from docworker.db.models import Document
+from docworker.db.sessions import reading, writing
+from docworker.jobs import metrics
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.execution.attempts import Attempt, Batch, settle
+from docworker.jobs.execution.outcomes import settle_error
+from docworker.jobs.kind import Arguments
+from docworker.jobs.kinds.processing import process
+from docworker.jobs.task import batch_job, job
+
+log = structlog.get_logger(__name__)
+Result = NewText | Rejected
+
+COMMIT_EVERY_SECONDS = 2.0
+COMMIT_EVERY_CHARACTERS = 8 * 1024 * 1024
+"""Slow documents are committed in parts, so that a crash costs seconds and not a batch; and long ones, so that a
+process holds a few of them and not a batch."""
+
+
+class ProcessDocument(Arguments):
+    document_id: UUID
+
+
+@batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300)
+def process_document(batch: Batch) -> None:
+    """Extract, normalize and describe a document, and keep the result as a new version if it differs."""
+    process_documents(batch, process)
+
+
+def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    """Read all documents of the batch at once, then work and write, a few seconds' or megabytes' worth at a time."""
+    document_ids = {attempt.id: _document_of(attempt) for attempt in batch.attempts}
+    documents = _load(batch, set(document_ids.values()))
+    part = _Part()
+    for attempt in batch:
+        document_id = document_ids[attempt.id]
+        if document_id not in documents:
+            settle_error(attempt, NotFoundError(f"document {document_id} does not exist, or has been deleted"))
+            continue
+        try:
+            part.add(attempt, work(documents[document_id], attempt.id))
+        except Exception as error:
+            if classify(error).is_infrastructure:  # the others would meet it too
+                raise
+            settle_error(attempt, error)
+        if part.is_due:
+            _write(batch.organization_id, part.done, work)
+            part = _Part()
+    _write(batch.organization_id, part.done, work)
+
+
+class _Part:
+    """What is written with one commit."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Attempt, Result]] = []
+        self._characters = 0
+        self._begun_at = time.monotonic()
+
+    def add(self, attempt: Attempt, result: Result) -> None:
+        self.done.append((attempt, result))
+        self._characters += len(result.content) if isinstance(result, NewText) else 0
+
+    @property
+    def is_due(self) -> bool:
+        seconds = time.monotonic() - self._begun_at
+        return seconds > COMMIT_EVERY_SECONDS or self._characters > COMMIT_EVERY_CHARACTERS
+
+
+def _document_of(attempt: Attempt) -> UUID:
+    return cast_type(ProcessDocument, attempt.arguments).document_id
+
+
+def _load(batch: Batch, wanted: set[UUID]) -> dict[UUID, Unprocessed]:
+    found = batch.read(lambda session: load_unprocessed(session, wanted))
+    missing = wanted - found.keys()
+    if missing:
+        # What a replica does not show is not proven absent.
+        with reading(batch.organization_id, source="master") as session:
+            found |= load_unprocessed(session, missing)
+    return found
+
+
+def _write(
+    organization_id: UUID, done: Sequence[tuple[Attempt, Result]], work: Callable[[Unprocessed, UUID], Result]
+) -> None:
+    """One transaction: lock the jobs still owned, write the effects of those, finish exactly those. When the database
+    refuses a row, all of it is rolled back and each document is written apart."""
+    if not done:
+        return
+    try:
+        with writing(organization_id) as session:
+            owned = ledger.lock_owned(session, [attempt.claimed for attempt, _ in done])
+            mine = [(attempt, result) for attempt, result in done if attempt.id in owned]
+            outcomes = write_versions(session, [result for _, result in mine])
+            settled = _finish(session, mine, outcomes)
+            enqueue_indexing(session, outcomes)
+    except DBAPIError as error:
+        if not _blames_a_row(error):
+            raise
+        log.info("batch.set_apart", organization=str(organization_id), jobs=len(done), error=str(error.orig))
+        _write_apart([attempt for attempt, _ in done], work)
+        return
+    for outcome, attempts in settled.items():
+        settle(attempts, outcome)
+    _write_apart([attempt for attempt, _ in mine if not attempt.settled], work)
+    settle([attempt for attempt, _ in done if attempt.id not in owned], "fenced")
+
+
+def _blames_a_row(error: DBAPIError) -> bool:
+    return classify(error) in (Fault.BAD_INPUT, Fault.CONFLICT)
+
+
+def _finish(
+    session: Session, mine: Sequence[tuple[Attempt, Result]], outcomes: dict[UUID, Outcome]
+) -> dict[str, list[Attempt]]:
+    """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
+    results: list[tuple[ledger.Claimed, str]] = []
+    settled: dict[str, list[Attempt]] = {"succeeded": [], "failed": []}
+    for attempt, result in mine:
+        outcome = outcomes[result.document_id]
+        if outcome.written in (Written.VERSION, Written.UNCHANGED):
+            results.append((attempt.claimed, _as_json(outcome)))
+            settled["succeeded"].append(attempt)
+        elif isinstance(result, Rejected) and outcome.written is Written.REJECTED:
+            ledger.fail(session, attempt.claimed, ledger.Failure("PipelineError", result.reason))
+            settled["failed"].append(attempt)
+    if results:
+        ledger.succeed(session, results)
+    return settled
+
+
+def _as_json(outcome: Outcome) -> str:
+    return json.dumps({"written": outcome.written, "version": outcome.version_number})
+
+
+def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID], Result]) -> None:
+    for attempt in attempts:
+        try:
+            process_one(attempt, work)
+        except Exception as error:  # noqa: BLE001 - one document's trouble is its own job's
+            settle_error(attempt, error)
+
+
+def process_one(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    """One document by itself: read from the master, work, write in a savepoint, and again while others are faster."""
+    for trial in _while_others_are_faster(on_retry=metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc):
+        with trial:
+            _process_once(attempt, work)
+
+
+def _while_others_are_faster(on_retry: Callable[[], None] = lambda: None) -> Retrying:
+    """A few tries with growing random pauses; each must read afresh. The last conflict is raised."""
+    return Retrying(
+        retry=retry_if_exception(_is_conflict),
+        wait=wait_random_exponential(multiplier=0.01, max=0.5),
+        stop=stop_after_attempt(5),
+        before_sleep=lambda _: on_retry(),
+        reraise=True,
+    )
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return classify(error) in (Fault.CONFLICT, Fault.SERIALIZATION)
+
+
+def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
+    organization_id, document_id = attempt.organization_id, _document_of(attempt)
+    with reading(organization_id, source="master") as session:
+        document = session.get(Document, (organization_id, document_id))
+    if document is None or document.deleted_at is not None:
+        raise NotFoundError(f"document {document_id} does not exist, or has been deleted")
+    text = document.content if document.source_key is None else None
+    result = work(
+        Unprocessed(document.id, document.version, document.filename, document.media_type, document.source_key, text),
+        attempt.id,
+    )
+    with writing(organization_id) as session:
+        if not ledger.lock_owned(session, [attempt.claimed]):
+            attempt.settle("fenced")
+            return
+        with session.begin_nested():
+            if isinstance(result, Rejected):
+                outcome = reject(session, document, result.reason)
+            else:
+                outcome = write_version(session, document, result)
+        settled = _finish(session, [(attempt, result)], {document_id: outcome})
+        enqueue_indexing(session, {document_id: outcome})
+    for ended, attempts in settled.items():
+        settle(attempts, ended)
+
+
+def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
+    """Have the full text of new versions indexed soon, by a job that commits with them."""
+    changed = sorted(document_id for document_id, one in outcomes.items() if one.written is Written.VERSION)
+    if changed:
+        enqueue(session, index_documents, document_ids=changed)
+
+
+@job(priority=7, soft_limit_seconds=60, hard_limit_seconds=90)
+def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
+    """Fill the full-text index with the latest text of these documents."""
+
+    def effect(session: Session) -> None:
+        write_search_vectors(session, document_ids)
+
+    attempt.finish(effect)
+
+
+def restore(organization_id: UUID, document_id: UUID, version_number: int) -> Outcome:
+    """Write a new version with the content of an old one, here and now; again while others are faster.
+
+    Raises NotFoundError when there is no such document or version.
+    """
+    for trial in _while_others_are_faster():
+        with trial, writing(organization_id) as session:
+            with session.begin_nested():
+                outcome = restore_version(session, document_id, version_number)
+            enqueue_indexing(session, {document_id: outcome})
+    return outcome

@@ -1,0 +1,67 @@
+"""One job that makes many: process every document of a folder, or of an organization.
+
+Children are made in chunks; a chunk and the parent's cursor commit together under the parent's token, so a kill between
+two chunks neither repeats nor skips one. How far the children are is counted in the ledger: `docworker jobs watch`.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from docworker.db import ledger
+from docworker.db.documents.folders import subtree
+from docworker.db.errors import NotFoundError
+from docworker.db.models import Document, Folder, Job
+from docworker.db.sessions import writing
+from docworker.jobs.enqueue import enqueue_many
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.task import Attempt, job
+
+CHUNK = 1000
+
+
+@job(soft_limit_seconds=1500, hard_limit_seconds=1800)
+def process_folder(attempt: Attempt, folder_id: UUID) -> None:
+    """Process every live document in a folder and the folders below it. The children get the priority of this job."""
+    folder = attempt.read(lambda session: session.get(Folder, (attempt.organization_id, folder_id)))
+    if folder is None or folder.deleted_at is not None:
+        raise NotFoundError(f"no folder {folder_id} in this organization: it never was, or has been deleted")
+    inside = subtree(attempt.organization_id, folder_id)
+    _fan_out(attempt, select(Document.id).where(Document.folder_id.in_(select(inside.c.id))))
+
+
+@job(soft_limit_seconds=1500, hard_limit_seconds=1800)
+def process_organization(attempt: Attempt) -> None:
+    """Process every live document of the organization. The children get the priority of this job."""
+    _fan_out(attempt, select(Document.id))
+
+
+def _fan_out(attempt: Attempt, documents: Select[UUID]) -> None:
+    """The cursor is a place in the primary key, not in time: a document that comes while this runs is processed by the
+    job that its producer enqueues."""
+    ours = documents.where(Document.organization_id == attempt.organization_id, Document.deleted_at.is_(None)).order_by(
+        Document.id
+    )
+    after = UUID((attempt.claimed.cursor or {}).get("after", str(UUID(int=0))))
+    while not attempt.should_stop:
+        with writing(attempt.organization_id) as session:
+            if not ledger.lock_owned(session, [attempt.claimed]):
+                break
+            chunk = session.scalars(ours.where(Document.id > after).limit(CHUNK)).all()
+            if not chunk:
+                ledger.succeed(session, [(attempt.claimed, None)])
+            else:
+                after = chunk[-1]
+                _add_children(session, attempt, chunk)
+        if not chunk:
+            attempt.settle("succeeded")
+            return
+
+
+def _add_children(session: Session, attempt: Attempt, chunk: Sequence[UUID]) -> None:
+    parent = session.get_one(Job, (attempt.organization_id, attempt.id))
+    arguments = [{"document_id": one} for one in chunk]
+    enqueue_many(session, process_document, arguments, parent_id=parent.id, priority=parent.priority)
+    ledger.record_cursor(session, attempt.claimed, {"after": str(chunk[-1])}, children_added=len(chunk))

@@ -1,0 +1,77 @@
+"""The pipeline of this process, and one document through it: what was read in, what is to be written out.
+
+No database in here. Each process makes its own pipeline when it first needs it.
+"""
+
+import os
+from dataclasses import dataclass
+from uuid import UUID
+
+from docworker.db.documents.store import source_store
+from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.documents.versions import NewText, Rejected
+from docworker.db.settings import settings
+from docworker.jobs.pipeline.document import PipelineError, Source
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.registry import Pipeline
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    pid: int
+    pipeline: Pipeline
+
+
+_loaded: _Loaded | None = None
+
+
+def pipeline() -> Pipeline:
+    """The pipeline of this process; a child does not share its parent's."""
+    global _loaded
+    if _loaded is None or _loaded.pid != os.getpid():
+        known = settings()
+        limits = Limits(
+            memory_bytes=known.extract_memory_bytes,
+            cpu_seconds=known.extract_cpu_seconds,
+            wall_seconds=known.extract_wall_seconds,
+            output_bytes=known.extract_output_bytes,
+        )
+        _loaded = _Loaded(os.getpid(), Pipeline.load(limits, documents_per_child=known.extract_documents_per_child))
+    return _loaded.pipeline
+
+
+def close_pipeline() -> None:
+    """End the parser process of this process's pipeline, if there is one."""
+    global _loaded
+    if _loaded is not None and _loaded.pid == os.getpid():
+        _loaded.pipeline.close()
+    _loaded = None
+
+
+def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
+    """Run the pipeline over one document. What the document itself is at fault for is an answer, not an error.
+
+    Raises SourceMissingError or SourceCorruptError when the store does not have what the document names.
+    """
+    try:
+        made = pipeline().run(_source_of(document))
+    except PipelineError as error:
+        return Rejected(document.id, document.version, f"{error.reason}: {error}")
+    return NewText(
+        document_id=document.id,
+        read_version=document.version,
+        title=made.title,
+        content=made.content,
+        content_sha256=made.content_sha256,
+        facts=made.facts,
+        pipeline=made.pipeline,
+        job_id=job_id,
+    )
+
+
+def _source_of(document: Unprocessed) -> Source:
+    if document.source_key is None:
+        return Source(media_type=document.media_type, filename=document.filename, text=document.text or "")
+    return Source(
+        media_type=document.media_type, filename=document.filename, data=source_store().get(document.source_key)
+    )

@@ -1,0 +1,190 @@
+"""The asyncio twin reads, writes, waits and falls back as the synchronous one does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from docworker.db.cluster.positions import WalPosition
+from docworker.db.errors import ConfigurationError, InvalidArgumentError, PoolTimeoutError
+from docworker.db.faults import Fault, classify
+from docworker.db.models import Organization
+from docworker.db.models.base import new_id
+from docworker.db.sessions import aio, organization_of
+from docworker.db.sessions.aio import AsyncTenantSession
+from docworker.db.settings import settings
+from docworker.worker.local.stack import LocalStack
+from tests.db.cluster.conftest import OpenDatabase
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[aio.AsyncDatabase]:
+    yield await aio.open_database(settings(), application_name="tests")
+    await aio.close_database()
+
+
+async def write_row() -> tuple[Any, WalPosition]:
+    organization_id = new_id()
+    async with aio.writing(organization_id) as session:
+        session.add(Organization(id=organization_id, slug=str(organization_id), name="x"))
+        return organization_id, await session.commit_with_position()
+
+
+async def sees(organization_id: Any, position: WalPosition | None = None) -> tuple[bool, str]:
+    async with aio.reading(organization_id, position=position) as session:
+        assert session.session.choice is not None
+        found = await session.get(Organization, organization_id)
+        return found is not None, session.session.choice.target
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_many_producers_at_once_read_what_they_wrote(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=5, pool_size=4, max_overflow=4)
+
+    async def produce() -> tuple[bool, str]:
+        return await sees(*await write_row())
+
+    async def test() -> None:
+        async with opened():
+            outcomes = await asyncio.gather(*(produce() for _ in range(40)))
+        assert set(outcomes) == {(True, "replica")}
+
+    run(test)
+
+
+def test_paused_replicas_are_waited_for_without_stopping_the_loop(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=0.4)
+
+    async def test() -> None:
+        async with opened():
+            await sees(*await write_row())
+            for replica in stack.replicas:
+                replica.pause_replay()
+            row = await write_row()
+            beats = 0
+
+            async def beat() -> None:
+                nonlocal beats
+                while True:
+                    await asyncio.sleep(0.01)
+                    beats += 1
+
+            beating = asyncio.create_task(beat())
+            assert await sees(*row) == (True, "master")
+            beating.cancel()
+            assert beats > 10
+
+    run(test)
+
+
+def test_frozen_replica_delays_a_coroutine_for_a_second_at_most(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=2)
+
+    async def test() -> None:
+        async with opened():
+            for _ in range(6):
+                await sees(*await write_row())
+            stack.replicas[0].freeze()
+            async with asyncio.timeout(10):
+                for _ in range(20):
+                    assert await sees(*await write_row()) == (True, "replica")
+
+    run(test)
+
+
+def test_recovery_conflict_is_read_again_elsewhere(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=5)
+    stack.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
+    stack.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
+    stack.wait_for_replicas()
+    places: list[int | None] = []
+    faults: list[Fault] = []
+
+    async def load(session: AsyncTenantSession) -> int:
+        assert session.session.choice is not None
+        places.append(session.session.choice.number)
+        count: int = (await session.scalars(text("SELECT count(*) FROM public.busy"))).one()
+        if len(places) == 1:
+            stack.master.execute("TRUNCATE public.busy", database="docworker")
+            try:
+                await session.execute(text("SELECT pg_sleep(20) FROM public.busy"))
+            except Exception as error:
+                faults.append(classify(error))
+                raise
+        return count
+
+    async def test() -> None:
+        async with opened():
+            await aio.read(new_id(), load)
+
+    try:
+        run(test)
+    finally:
+        stack.master.execute("DROP TABLE public.busy", database="docworker")
+    assert faults == [Fault.RECOVERY_CONFLICT]
+    assert sorted(places, key=str) == [0, 1]
+
+
+def test_routing_session_reads_from_a_replica_until_it_writes(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=5)
+
+    async def test() -> None:
+        async with opened():
+            organization_id, position = await write_row()
+            async with aio.routing(organization_id, position=position) as session:
+                assert session.routing is not None
+                organization = await session.get_one(Organization, organization_id)
+                assert not session.routing.stays_on_master
+                organization.name = "renamed"
+                await session.commit()
+                assert session.routing.stays_on_master
+                assert (await session.scalars(select(Organization.name))).all() == ["renamed"]
+                assert organization_of(session) == organization_id
+
+    run(test)
+
+
+def test_position_is_taken_after_the_commit_only(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack)
+
+    async def test() -> None:
+        async with opened():
+            async with aio.writing(new_id()) as session:
+                with pytest.raises(InvalidArgumentError, match="commit it first"):
+                    await aio.position_after(session)
+            assert await aio.position_after(session) <= await aio.position_after()
+
+    run(test)
+
+
+def test_full_pool_and_health_are_told_as_in_threads(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, pool_size=1, max_overflow=0, pool_timeout=0.1)
+
+    async def test() -> None:
+        async with opened():
+            assert [server.healthy for server in await aio.health()] == [True, True, True]
+            async with aio.writing(new_id()):
+                with pytest.raises(PoolTimeoutError, match=r"test_aio\.py:\d+"):
+                    await write_row()
+            async with aio.reading(new_id(), source="master"):
+                with pytest.raises(PoolTimeoutError, match=r"test_aio\.py:\d+"):
+                    await write_row()
+            assert (await sees(*await write_row()))[0]
+
+    run(test)
+
+
+def test_using_it_closed_says_what_to_do(stack: LocalStack, open_on: OpenDatabase) -> None:
+    async def test() -> None:
+        with pytest.raises(ConfigurationError, match=r"await db\.aio\.open_database"):
+            await write_row()
+
+    run(test)

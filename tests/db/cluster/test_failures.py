@@ -1,0 +1,206 @@
+"""Replicas that are down, frozen or in the way of their own replay: readers are served all the same."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
+
+from docworker.db.cluster import Database
+from docworker.db.cluster.health import health
+from docworker.db.faults import Fault, classify
+from docworker.db.models.base import new_id
+from docworker.db.sessions import TenantSession, read, reading, writing
+from docworker.db.settings import HOME
+from docworker.worker.local.servers.postgres import PostgresServer
+from docworker.worker.local.stack import LocalStack
+from tests.db.cluster.conftest import OpenDatabase, sees, write_row
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_replica_that_is_down_is_left_out_and_taken_in_again(stack: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(stack, replica_wait=2)
+    sees(new_id())
+    stack.replicas[0].stop()
+    for _ in range(5):
+        assert sees(*write_row())[:2] == (True, "replica2")
+    assert [server.healthy for server in eventually(lambda: unhealthy(database))] == [True, False, True]
+    stack.replicas[1].stop()
+    assert sees(*write_row())[:2] == (True, "master")
+    assert sees(new_id())[1:] == ("master", "unreachable")
+    for replica in stack.replicas:
+        replica.start()
+    eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
+
+
+def unhealthy(database: Database) -> Any:
+    servers = health(database.cluster(HOME))
+    return servers if not all(server.healthy for server in servers) else None
+
+
+def test_frozen_replica_delays_a_reader_for_a_second_at_most(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, replica_wait=2)
+    eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
+    stack.replicas[0].freeze()
+    slowest = 0.0
+    for _ in range(30):
+        row = write_row()
+        started = time.monotonic()
+        assert sees(*row)[:2] == (True, "replica2")
+        slowest = max(slowest, time.monotonic() - started)
+    assert slowest < 1.5
+    started = time.monotonic()
+    assert sees(*write_row())[:2] == (True, "replica2")
+    assert time.monotonic() - started < 0.5
+
+
+def test_first_reader_of_a_process_waits_little_for_a_frozen_replica(stack: LocalStack, open_on: OpenDatabase) -> None:
+    stack.replicas[0].freeze()
+    open_on(stack, replica_wait=0.3)
+    row = write_row()
+    started = time.monotonic()
+    assert sees(*row)[0]
+    assert time.monotonic() - started < 2
+
+
+def test_reads_go_on_while_the_master_is_down(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack)
+    organization_id, position = write_row()
+    assert sees(organization_id, position)[0]
+    stack.wait_for_replicas()
+    stack.master.stop()
+    try:
+        for _ in range(5):
+            found, where, _ = sees(organization_id)
+            assert found
+            assert where != "master"
+    finally:
+        stack.master.start()
+    assert sees(*write_row())[0]
+
+
+@pytest.fixture
+def table(stack: LocalStack) -> Iterator[str]:
+    stack.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
+    stack.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
+    stack.wait_for_replicas()
+    yield "public.busy"
+    stack.master.execute("DROP TABLE public.busy", database="docworker")
+
+
+class InTheWay:
+    """A read that holds a lock which the replica's replay wants, in its first `times` runs."""
+
+    def __init__(self, stack: LocalStack, *, times: int, idle: bool) -> None:
+        self.stack = stack
+        self.times = times
+        self.idle = idle
+        self.places: list[int | None] = []
+        self.faults: list[Fault] = []
+
+    def __call__(self, session: TenantSession) -> int:
+        assert session.choice is not None
+        self.places.append(session.choice.number)
+        backend = session.scalar(text("SELECT pg_backend_pid() FROM public.busy"))
+        if len(self.places) <= self.times:
+            assert session.choice.number is not None
+            self.stack.master.execute("TRUNCATE public.busy", database="docworker")
+            self.stack.master.execute("INSERT INTO public.busy VALUES (1)", database="docworker")
+            try:
+                self.be_cancelled(session, self.stack.replicas[session.choice.number], backend)
+            except Exception as error:
+                self.faults.append(classify(error))
+                raise
+        count: int = session.scalar(text("SELECT count(*) FROM public.busy")) or 0
+        return count
+
+    def be_cancelled(self, session: TenantSession, replica: PostgresServer, backend: object) -> None:
+        if self.idle:
+            gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+            eventually(lambda: replica.execute(gone, [backend])[0][0])
+        session.execute(text("SELECT pg_sleep(20) FROM public.busy"))
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["while-running", "while-idle"])
+def test_recovery_conflict_is_read_again_on_the_other_replica(
+    stack: LocalStack, open_on: OpenDatabase, table: str, idle: bool
+) -> None:
+    open_on(stack, replica_wait=5)
+    load = InTheWay(stack, times=1, idle=idle)
+    assert read(new_id(), load) == 1
+    assert load.faults == [Fault.RECOVERY_CONFLICT]
+    assert sorted(load.places, key=str) == [0, 1]
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["while-running", "while-idle"])
+def test_after_recovery_conflicts_on_both_replicas_the_master_is_read(
+    stack: LocalStack, open_on: OpenDatabase, table: str, idle: bool
+) -> None:
+    open_on(stack, replica_wait=5)
+    load = InTheWay(stack, times=2, idle=idle)
+    assert read(new_id(), load) == 1
+    assert load.faults == [Fault.RECOVERY_CONFLICT] * 2
+    assert sorted(load.places[:2], key=str) == [0, 1]
+    assert load.places[2] is None
+
+
+def test_recovery_conflict_costs_one_connection_and_not_the_pool(
+    stack: LocalStack, open_on: OpenDatabase, table: str
+) -> None:
+    open_on(stack, replica_wait=5)
+    with reading(new_id(), avoid=[1]) as other:
+        other_backend = other.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(Exception, match="conflict with recovery"), reading(new_id(), avoid=[1]) as session:
+            InTheWay(stack, times=1, idle=True)(session)
+    with reading(new_id(), avoid=[1]) as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) == other_backend
+
+
+def test_error_of_the_readers_own_is_not_read_again(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack)
+    runs: list[int] = []
+
+    def load(session: TenantSession) -> None:
+        runs.append(1)
+        session.execute(text("SELECT 1/0"))
+
+    with pytest.raises(Exception, match="division by zero") as caught:
+        read(new_id(), load)
+    assert classify(caught.value) is Fault.BAD_INPUT
+    assert len(runs) == 1
+
+
+def test_pooled_connections_that_died_fail_no_session(stack: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(stack, pool_size=3)
+    sessions = [writing(new_id()) for _ in range(3)]
+    for session in sessions:
+        session.__enter__()
+    for session in sessions:
+        session.__exit__(None, None, None)
+    assert database.cluster(HOME).master.pool.status().count("Connections in pool: 3") == 1
+    killed = stack.master.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'docworker_worker' "
+        "AND application_name = 'tests'"
+    )
+    assert len(killed) == 3
+    assert sees(*write_row())[0]
+
+
+def test_connection_lost_while_an_engine_looks_at_its_first_one_is_a_lost_connection(
+    stack: LocalStack, open_on: OpenDatabase
+) -> None:
+    master = open_on(stack).cluster(HOME).master
+
+    def cut(connection: Any, _: Any) -> None:
+        stack.master.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+
+    event.listen(master, "connect", cut, insert=True)
+    with pytest.raises(OperationalError) as caught:
+        master.connect()
+    assert classify(caught.value) is Fault.CONNECTION
+    event.remove(master, "connect", cut)
+    assert sees(*write_row())[0]

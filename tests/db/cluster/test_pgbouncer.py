@@ -1,0 +1,194 @@
+"""Everything works through PgBouncer in transaction mode, where a transaction may meet any server connection."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from sqlalchemy import select, text
+
+from docworker.db.cluster import open_database
+from docworker.db.cluster.balancer import ReadFrom
+from docworker.db.errors import DemotedMasterError
+from docworker.db.models import Organization
+from docworker.db.models.base import new_id
+from docworker.db.sessions import reading, writing
+from docworker.db.sessions.routing import RoutingSession
+from docworker.db.settings import settings
+from docworker.worker.local.launching import launch
+from docworker.worker.local.servers.server import free_port
+from docworker.worker.local.stack import LocalStack
+from docworker.worker.local.users import server_user
+from tests.db.cluster.conftest import OpenDatabase, sees, write_row
+from tests.db.ledger.conftest import Steps
+from tests.support.stack import applied, temporary_directory
+from tests.support.waiting import eventually
+
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed"),
+]
+
+
+class Bouncer:
+    """A PgBouncer before every server of the stack, with one server connection for each role and server."""
+
+    def __init__(self, stack: LocalStack, directory: Path) -> None:
+        self.stack = stack
+        self.port = free_port()
+        self._config = directory / "pgbouncer.ini"
+        self._users = directory / "users"
+        self.log = directory / "log"
+        self.servers = {"master": stack.master.port} | {
+            f"replica{number}": replica.port for number, replica in enumerate(stack.replicas, 1)
+        }
+        self.write_config()
+
+    def write_config(self) -> None:
+        databases = "".join(
+            f"{name} = host=127.0.0.1 port={port} dbname=docworker\n" for name, port in self.servers.items()
+        )
+        self._config.write_text(
+            f"[databases]\n{databases}[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+            f"unix_socket_dir =\nauth_type = plain\nauth_file = {self._users}\nadmin_users = admin\n"
+            "pool_mode = transaction\ndefault_pool_size = 1\nserver_round_robin = 1\n"
+        )
+        addresses = self.stack.environment()
+        urls = [urlsplit(addresses[f"DOCWORKER_{role}_URL"]) for role in ("MASTER", "DISPATCHER")]
+        users = "".join(f'"{url.username}" "{url.password}"\n' for url in urls)
+        self._users.write_text(users + '"admin" "admin"\n')
+
+    def url(self, address: str, name: str) -> str:
+        parts = urlsplit(address)
+        return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{self.port}/{name}"
+
+    def environment(self) -> dict[str, str]:
+        direct = self.stack.environment()
+        master, dispatcher = direct["DOCWORKER_MASTER_URL"], direct["DOCWORKER_DISPATCHER_URL"]
+        return direct | {
+            "DOCWORKER_MASTER_URL": self.url(master, "master"),
+            "DOCWORKER_DISPATCHER_URL": self.url(dispatcher, "master"),
+            "DOCWORKER_REPLICA_URLS": " ".join(self.url(master, f"replica{number}") for number in (1, 2)),
+            "DOCWORKER_PREPARED_STATEMENTS": "false",
+            "DOCWORKER_REPLICA_SAMPLE_INTERVAL": "0.05",
+            "DOCWORKER_REPLICA_WAIT": "2",
+        }
+
+    def command(self, command: str) -> None:
+        url = f"postgresql://admin:admin@127.0.0.1:{self.port}/pgbouncer"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.pgconn.exec_(command.encode())
+
+    def answers(self) -> bool:
+        try:
+            self.command("SHOW VERSION")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def bouncer(servers: LocalStack) -> Iterator[Bouncer]:
+    with temporary_directory() as directory:
+        bouncer = Bouncer(servers, directory)
+        user = server_user()
+        for path in directory.iterdir():
+            user.own(path)
+        with bouncer.log.open("wb") as log:
+            process = launch([str(PROGRAM), directory / "pgbouncer.ini"], user=user, output=log)
+        try:
+            eventually(bouncer.answers, what=f"pgbouncer: {bouncer.log.read_text()[-500:]}")
+            yield bouncer
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(autouse=True)
+def through_bouncer(stack: LocalStack, bouncer: Bouncer, open_on: OpenDatabase) -> Iterator[None]:
+    with applied(bouncer.environment()):
+        open_database(settings(), application_name="tests")
+        yield
+
+
+def test_readers_see_what_was_written_whichever_server_they_meet() -> None:
+    places = set()
+    for _ in range(60):
+        found, where, _ = sees(*write_row())
+        assert found
+        places.add(where)
+    assert {"replica1", "replica2"} <= places
+
+
+def test_paused_replica_is_passed_over(stack: LocalStack) -> None:
+    sees(*write_row())
+    stack.replicas[0].pause_replay()
+    for _ in range(5):
+        assert sees(*write_row())[:2] == (True, "replica2")
+
+
+def test_two_tenants_that_alternate_on_one_server_connection_see_nothing_of_each_other() -> None:
+    (first, _), (second, position) = write_row(), write_row()
+    sources: tuple[ReadFrom, ...] = ("master", "replica")
+    for source in sources:
+        backends: set[int] = set()
+        for organization_id in (first, second) * 5:
+            with reading(organization_id, position=position, source=source, avoid=[1]) as session:
+                assert session.scalars(select(Organization.id)).all() == [organization_id]
+                assert session.scalar(text("SHOW statement_timeout")) == "1min"
+                backends.add(session.scalars(text("SELECT pg_backend_pid()")).one())
+            with writing(organization_id) as session:
+                assert session.scalars(select(Organization.id)).all() == [organization_id]
+            with reading(None, position=position, source=source, avoid=[1]) as session:
+                assert session.scalars(select(Organization.id)).all() == []
+        assert len(backends) == 1, "PgBouncer gave each transaction a server connection of its own"
+    with outside_any_session() as connection:
+        assert connection.execute("SELECT count(*) FROM app.organizations").fetchall() == [(0,)]
+        assert connection.execute("SHOW statement_timeout").fetchall() == [("0",)]
+        assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchall() == [(0,)]
+
+
+@contextmanager
+def outside_any_session() -> Iterator[psycopg.Connection]:
+    """Whoever uses the same server connection next, without any of our code."""
+    with psycopg.connect(settings().master_url, autocommit=True, prepare_threshold=None) as connection:
+        yield connection
+
+
+def test_routing_session_works() -> None:
+    organization_id, position = write_row()
+    with RoutingSession(organization_id, position=position) as session:
+        session.get_one(Organization, organization_id).name = "renamed"
+        session.commit()
+        assert session.scalar(select(Organization.name)) == "renamed"
+
+
+def test_a_job_goes_its_way() -> None:
+    steps = Steps()
+    claimed = steps.run(20)
+    assert len(claimed) == 20
+    assert len(steps.finish(claimed)) == 20
+    assert steps.states() == {"succeeded": 20}
+
+
+def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bouncer, stack: LocalStack) -> None:
+    write_row()
+    bouncer.servers["master"] = stack.replicas[0].port
+    try:
+        bouncer.write_config()
+        bouncer.command("RELOAD")
+        bouncer.command("RECONNECT")
+        with pytest.raises(DemotedMasterError):
+            eventually(lambda: sees(*write_row()) and False)
+    finally:
+        bouncer.servers["master"] = stack.master.port
+        bouncer.write_config()
+        bouncer.command("RELOAD")
+        bouncer.command("RECONNECT")
+    with writing(new_id()):
+        pass

@@ -1,0 +1,96 @@
+"""Pools that are too small, sessions that stay open, and settings that cannot fit say so, with the place."""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from docworker.db.cluster.capacity import check_connections
+from docworker.db.errors import ConfigurationError, PoolTimeoutError
+from docworker.db.models.base import new_id
+from docworker.db.sessions import reading, writing
+from docworker.db.settings import Settings
+from docworker.worker.local.stack import LocalStack
+from tests.db.cluster.conftest import OpenDatabase, sees
+from tests.support.waiting import eventually
+
+HERE = Path(__file__).name
+
+
+def test_full_pool_names_itself_its_size_and_who_holds_it(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, pool_size=1, max_overflow=1, pool_timeout=0.1)
+    with (
+        writing(new_id()),
+        reading(new_id(), source="master"),
+        pytest.raises(PoolTimeoutError) as caught,
+        writing(new_id()),
+    ):
+        pass
+    message = str(caught.value)
+    assert "no connection to home master within 0.1 s" in message
+    assert "all 2 of pool_size 1 + max_overflow 1 are in use" in message
+    assert message.count(f"{HERE}:") == 2, "the two that hold a connection, not the one that waits"
+    with writing(new_id()):
+        pass
+
+
+def test_session_open_for_long_is_logged_with_its_place_while_it_is_open(
+    stack: LocalStack, open_on: OpenDatabase
+) -> None:
+    open_on(stack, long_session=0.1)
+    with capture_logs() as logs:
+
+        def ours() -> list[MutableMapping[str, Any]]:
+            return [log for log in logs if log["event"] == "session.long" and HERE in log["opened_at"]]
+
+        sees(new_id())  # starts the monitor, which looks around
+        with writing(new_id()):
+            (entry,) = eventually(ours)
+            assert entry["open_seconds"] >= 0.1
+        assert ours() == [entry], "once, though it was still open at the next look and when it was closed"
+
+
+def test_gauges_follow_the_pool(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, pool_size=1, max_overflow=1)
+
+    def gauges() -> list[float | None]:
+        labels = {"cluster": "home", "role": "master"}
+        names = ("size", "checked_out", "idle", "overflow")
+        return [REGISTRY.get_sample_value(f"docworker_pool_{name}", labels) for name in names]
+
+    assert gauges() == [1, 0, 0, 0]
+    with writing(new_id()):
+        assert gauges() == [1, 1, 0, 0]
+        with writing(new_id()):
+            assert gauges() == [1, 2, 0, 1]
+    assert gauges() == [1, 0, 1, 0]
+
+
+def test_pools_that_the_master_cannot_serve_are_refused_at_the_first_connection(
+    stack: LocalStack, open_on: OpenDatabase
+) -> None:
+    open_on(stack, worker_processes=20)
+    with pytest.raises(ConfigurationError) as caught, writing(new_id()):
+        pass
+    assert "20 processes x (pool_size 2 + max_overflow 2 + monitor 1) + keeper 1 = 101 connections" in str(caught.value)
+    assert "max_connections 100 - superuser_reserved_connections 3" in str(caught.value)
+    assert "= 97: lower DOCWORKER_WORKER_PROCESSES" in str(caught.value)
+
+
+def test_arithmetic_of_connections_counts_what_is_reserved() -> None:
+    settings = Settings(worker_processes=4, pool_size=2, max_overflow=2)
+    check_connections(settings, max_connections=20, superuser_reserved=2, reserved=1)
+    with pytest.raises(ConfigurationError, match="= 17 connections"):
+        check_connections(settings, max_connections=19, superuser_reserved=2, reserved=1)
+    check_connections(
+        Settings(worker_pool="threads", worker_processes=4), max_connections=8, superuser_reserved=3
+    )  # one process
+
+
+def test_behind_a_pooler_the_servers_limit_says_nothing(stack: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(stack, worker_processes=60, prepared_statements=False)
+    with writing(new_id()):
+        pass

@@ -1,0 +1,337 @@
+"""How a message with many jobs is worked off: each is claimed when it starts, in its own organization, and what is not
+come to stays as good as new."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from docworker.db import ledger
+from docworker.db.cluster import database, roundtrip
+from docworker.db.ledger import Message
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.jobs.dispatch_limits import limits_of
+from docworker.jobs.execution import message as module
+from docworker.jobs.execution.leases import clear_stop, request_stop
+from docworker.jobs.execution.message import run_message
+from docworker.jobs.task import Attempt
+from docworker.jobs.testing import drain
+from docworker.worker.local.stack import LocalStack
+from tests.support.job_trials import Do, batched, do_nothing, enter, enter_batch, single, state
+from tests.support.tenants import Tenant
+
+
+@pytest.fixture(autouse=True)
+def _no_stop() -> Iterator[None]:
+    yield
+    clear_stop()
+
+
+def message_of(task: Any) -> Message:
+    """All its due jobs in one message."""
+    kinds = {task.kind.name: task.kind}
+    with all_jobs_session() as session:
+        load = ledger.load(session)
+        limits = limits_of(kinds, database().settings, load)
+        look = ledger.dispatch_due(session, ledger.Turns(), load, limits, capacity=1, redispatch_after_seconds=60)
+    (message,) = look.messages
+    return message
+
+
+def deliver(task: Any, message: Message) -> int:
+    return run_message(task.kind, message.parts, message.id)
+
+
+def states(message: Message) -> list[tuple[str, int, int]]:
+    """State, attempts and dispatches of its jobs, in their order."""
+    return [(one.state, one.attempt, one.dispatches) for one in map(state, message.job_ids)]
+
+
+def tenants_with_jobs(tenant: Tenant, task: Any, *, each: int) -> list[Tenant]:
+    tenants = [tenant, Tenant(), Tenant()]
+    for one in tenants:
+        for _ in range(each):
+            enter(one, task)
+    return tenants
+
+
+def at_the(number: int, do: Do) -> Do:
+    """Do so as the job with that number, and nothing as any other."""
+    seen: list[Attempt] = []
+
+    def counted(attempt: Attempt) -> None:
+        seen.append(attempt)
+        if len(seen) == number:
+            do(attempt)
+
+    return counted
+
+
+@pytest.mark.parametrize("ends_with_an_effect", [False, True])
+def test_a_job_is_claimed_when_it_starts(tenant: Tenant, ends_with_an_effect: bool) -> None:
+    seen: list[list[str]] = []
+
+    def look(attempt: Attempt) -> None:
+        seen.append([one for one, _, _ in states(message)])
+        if ends_with_an_effect:
+            attempt.finish(lambda _: {"number": len(seen)})
+
+    task = single(look)
+    for _ in range(3):
+        enter(tenant, task)
+    message = message_of(task)
+    assert deliver(task, message) == 3
+    assert seen == [
+        ["running", "dispatched", "dispatched"],
+        ["succeeded", "running", "dispatched"],
+        ["succeeded", "succeeded", "running"],
+    ]
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def whose_rows(session: Session) -> set[UUID]:
+    """Of which organizations this transaction sees the jobs."""
+    return set(session.scalars(text("SELECT organization_id FROM ledger.jobs")))
+
+
+@pytest.mark.parametrize("has_an_effect", [False, True])
+def test_each_job_of_a_message_of_many_tenants_is_its_own_tenants(tenant: Tenant, has_an_effect: bool) -> None:
+    seen: list[tuple[UUID, set[UUID]]] = []
+
+    def effect(attempt: Attempt) -> Callable[[Session], None]:
+        return lambda session: seen.append((attempt.organization_id, whose_rows(session)))
+
+    def do(attempt: Attempt) -> None:
+        attempt.read(lambda session: seen.append((attempt.organization_id, whose_rows(session))))
+        if has_an_effect:
+            attempt.finish(effect(attempt))
+
+    task = single(do)
+    tenants = tenants_with_jobs(tenant, task, each=2)
+    message = message_of(task)
+    assert {part.organization_id for part in message.parts} == {one.id for one in tenants}
+    assert deliver(task, message) == 6
+    assert {one for one, _ in seen} == {one.id for one in tenants}
+    assert all(rows == {one} for one, rows in seen)
+    assert states(message) == [("succeeded", 1, 0)] * 6
+
+
+def test_a_message_that_is_being_worked_off_takes_no_room_at_the_broker(tenant: Tenant) -> None:
+    def look(_: Attempt) -> None:
+        with all_jobs_session() as session:
+            assert ledger.load(session).messages == 0
+
+    task = single(look)
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with all_jobs_session() as session:
+        assert ledger.load(session).messages == 1
+    assert deliver(task, message) == 3
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def test_an_interrupted_message_hands_the_rest_back(tenant: Tenant) -> None:
+    def interrupt(_: Attempt) -> None:
+        raise KeyboardInterrupt
+
+    task = single(at_the(1, interrupt))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with pytest.raises(KeyboardInterrupt):
+        deliver(task, message)
+    assert states(message) == [("queued", 1, 0), ("queued", 0, 0), ("queued", 0, 0)]
+
+
+def test_the_batches_of_a_message_are_one_tenants_each(tenant: Tenant) -> None:
+    sizes: dict[UUID, int] = {}
+
+    def do(batch: Any) -> None:
+        sizes[batch.organization_id] = len(batch.attempts)
+        for attempt in batch:
+            attempt.finish()
+
+    task = batched(do)
+    tenants = [tenant, Tenant(), Tenant()]
+    for count, one in enumerate(tenants, 1):
+        enter_batch(one, task, count)
+    message = message_of(task)
+    assert deliver(task, message) == 6
+    assert sizes == {one.id: count for count, one in enumerate(tenants, 1)}
+    assert states(message) == [("succeeded", 1, 0)] * 6
+
+
+@pytest.mark.parametrize("takes_batches", [False, True])
+def test_after_its_time_a_message_begins_no_more_and_hands_the_rest_back(
+    tenant: Tenant, takes_batches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+
+    def finish_all(batch: Any) -> None:
+        for attempt in batch:
+            attempt.finish()
+
+    task = batched(finish_all, soft_limit_seconds=1e-9) if takes_batches else single(do_nothing)
+    tenants = [tenant, Tenant(), Tenant()]
+    for one in tenants:
+        if takes_batches:
+            enter_batch(one, task, 1)
+        else:
+            enter(one, task)
+    message = message_of(task)
+    assert deliver(task, message) == 1
+    assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("queued", 0, 0)]
+    with all_jobs_session() as session:
+        assert not ledger.load(session).messages, "they are anybody's"
+
+
+def test_at_a_stop_a_message_begins_no_more_and_hands_the_rest_back(tenant: Tenant) -> None:
+    task = single(at_the(2, lambda _: request_stop(60)))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 2
+    assert states(message) == [("succeeded", 1, 0), ("succeeded", 1, 0), ("queued", 0, 0)]
+
+
+def test_a_job_that_fails_leaves_those_behind_it_alone(tenant: Tenant) -> None:
+    def fail(_: Attempt) -> None:
+        raise RuntimeError("its own fault")
+
+    task = single(at_the(2, fail))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 3
+    assert states(message) == [("succeeded", 1, 0), ("queued", 1, 0), ("succeeded", 1, 0)]
+
+
+def test_what_others_have_taken_meanwhile_is_passed_over(tenant: Tenant) -> None:
+    task = single(at_the(1, lambda _: cancel(message.job_ids[1])))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 2
+    assert [one for one, _, _ in states(message)] == ["succeeded", "cancelled", "succeeded"]
+
+
+def cancel(job_id: UUID) -> None:
+    with all_jobs_session() as session:
+        ledger.cancel(session, ledger.Filter(), [job_id])
+
+
+def test_a_job_taken_over_while_it_ran_ends_without_effect_and_the_next_one_runs(tenant: Tenant) -> None:
+    task = single(at_the(1, lambda attempt: cancel(attempt.id)))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 3
+    assert [one for one, _, _ in states(message)] == ["cancelled", "succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_commit_whose_answer_is_lost_ends_one_job_and_begins_the_next_one_once(
+    tenant: Tenant, commits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a job and claims the next one in a transaction: both have happened, or neither."""
+    exchange = roundtrip.exchange
+    ran: list[UUID] = []
+
+    def lose(connection: Connection, statements: str, timeout_seconds: float | None = None) -> Any:
+        if statements.startswith("BEGIN"):
+            monkeypatch.setattr(roundtrip, "exchange", exchange)
+            if commits:
+                exchange(connection, statements)
+            raise OperationalError("COMMIT", None, ConnectionResetError("the connection is gone"))
+        return exchange(connection, statements, timeout_seconds)
+
+    def do(attempt: Attempt) -> None:
+        ran.append(attempt.id)
+        if len(ran) == 1:
+            monkeypatch.setattr(roundtrip, "exchange", lose)
+
+    task = single(do)
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 3
+    assert ran == list(message.job_ids)
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+@pytest.mark.parametrize("when", ["before the claim", "before the end"])
+def test_connections_that_were_lost_while_they_idled_cost_nothing(
+    tenant: Tenant, when: str, stack: LocalStack, database_name: str
+) -> None:
+    """As where a server restarts, or a firewall forgets."""
+
+    def lose() -> None:
+        stack.master.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE datname = '{database_name}' AND application_name = 'tests'"
+        )
+
+    task = single(at_the(1, lambda _: lose() if when == "before the end" else None))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with writing(tenant.id):
+        pass  # so that there is one to lose
+    if when == "before the claim":
+        lose()
+    assert deliver(task, message) == 3
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def test_a_claim_that_fails_does_not_undo_the_job_before_it(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its row is locked for longer than a lock may take, or its statement is refused."""
+    wanted_call = ledger.Wanted.call
+    refused: list[UUID] = []
+
+    def refuse(wanted: ledger.Wanted) -> Any:
+        call = wanted_call.__get__(wanted)
+        if not refused:
+            refused.append(wanted.id)
+            return call._replace(values=call.values | {"max_run": math.inf})
+        return call
+
+    task = single(at_the(1, lambda _: monkeypatch.setattr(ledger.Wanted, "call", property(refuse))))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 3
+    assert refused == [message.job_ids[1]]
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def test_the_jobs_behind_a_slow_one_go_back_to_the_queue(tenant: Tenant) -> None:
+    went_back: list[int] = []
+
+    def dawdle(attempt: Attempt) -> None:
+        with all_jobs_session() as session:
+            went_back.append(ledger.requeue_held_up(session))
+            session.execute(text("UPDATE ledger.jobs SET claimed_at = claimed_at - interval '5 seconds'"))
+            went_back.append(ledger.requeue_held_up(session))
+
+    task = single(at_the(1, dawdle))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 1
+    assert went_back == [0, 2]
+    assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("queued", 0, 0)]
+    assert drain({task.kind.name: task.kind}) == 2
+
+
+def test_a_slow_kind_travels_in_small_messages_and_a_quick_one_in_large_ones(tenant: Tenant) -> None:
+    task = single(do_nothing)
+    kinds = {task.kind.name: task.kind}
+    size_at = [
+        limits_of(kinds, database().settings, ledger.Load(running_seconds={task.kind.name: seconds})).size_of(
+            task.kind.name
+        )
+        for seconds in (0.0, 0.001, 0.0125, 1.0, 100.0)
+    ]
+    assert size_at == [(1, 50), (1, 50), (1, 10), (1, 1), (1, 1)]
+
+
+def test_jobs_of_a_kind_with_a_cap_run_side_by_side_up_to_it(tenant: Tenant) -> None:
+    task = single(do_nothing, max_running=3)
+    size = limits_of({task.kind.name: task.kind}, database().settings, ledger.Load()).size_of(task.kind.name)
+    assert size == (1, 1)

@@ -1,0 +1,147 @@
+"""What looks at strangers' bytes outside the sandbox: each function with how it is fed, or why it need not be."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO
+
+from docworker.db.documents.search import _fragments
+from docworker.jobs.imports.walking import printable_path
+from docworker.jobs.pipeline import media_types
+from docworker.jobs.pipeline.describe import Describe
+from docworker.jobs.pipeline.document import Document, Source
+from docworker.jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.extract import Extract
+from docworker.jobs.pipeline.frames import packed_header, write_frame
+from docworker.jobs.pipeline.languages import language_of
+from docworker.jobs.pipeline.limits import Limits
+from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, utf16_without_bom
+from docworker.jobs.pipeline.normalize import Normalize, normalized
+from docworker.jobs.pipeline.registry import Pipeline
+from docworker.worker.cli.output import cell_text, print_json, print_json_list, printable, printable_lines
+
+Subject = Callable[[bytes], object]
+
+
+def text(data: bytes) -> str:
+    """Bytes that are no UTF-8 become lone surrogates, so that those are fed as well."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def document(data: bytes, media_type: str = MARKDOWN) -> Document:
+    return Document(Source(text=text(data)), text(data), facts={"media_type": media_type})
+
+
+def _silently(show: Callable[[str], None], shown: str) -> None:
+    with redirect_stdout(StringIO()):
+        show(shown)
+
+
+_LIMITS = Limits()
+_EXTRACT = Extract(_LIMITS, documents_per_child=1)
+_PIPELINE = Pipeline([_EXTRACT, Normalize(), Describe()])
+
+FED: dict[str, dict[str, Subject]] = {
+    "docworker.db.documents.search.search_documents": {"fragments": lambda data: _fragments(text(data))},
+    "docworker.jobs.imports.walking.printable_path": {"": lambda data: printable_path((os.fsdecode(data),))},
+    "docworker.worker.cli.output.cell_text": {"": lambda data: cell_text(text(data))},
+    "docworker.worker.cli.output.print_json": {"": lambda data: _silently(print_json, text(data))},
+    "docworker.worker.cli.output.print_json_list": {
+        "": lambda data: _silently(lambda one: print_json_list([one]), text(data))
+    },
+    "docworker.worker.cli.output.printable": {"": lambda data: printable(text(data))},
+    "docworker.worker.cli.output.printable_lines": {"": lambda data: printable_lines(text(data))},
+    "docworker.jobs.pipeline.describe.Describe.process": {
+        "Markdown": lambda data: Describe().process(document(data)),
+        "text": lambda data: Describe().process(document(data, TEXT)),
+        "title": lambda data: Describe().process(Document(Source(text=""), "", text(data))),
+    },
+    "docworker.jobs.pipeline.document.Document.text": {"": lambda data: document(data).text},
+    "docworker.jobs.pipeline.document.Document.with_content": {"": lambda data: document(b"").with_content(text(data))},
+    "docworker.jobs.pipeline.document.Document.with_title": {"": lambda data: document(b"").with_title(text(data))},
+    "docworker.jobs.pipeline.document.Document.with_facts": {
+        "": lambda data: document(b"").with_facts(encoding=text(data))
+    },
+    "docworker.jobs.pipeline.encodings.decode": {
+        "": decode,
+        "declared": lambda data: decode(data, "gb18030"),
+        "declared name": lambda data: decode(b"\xff", text(data[:1000])),
+    },
+    "docworker.jobs.pipeline.extract.Extract.process": {
+        "file": lambda data: _EXTRACT.process(Document(Source(data=data, filename="a.txt"))),
+        "text": lambda data: _EXTRACT.process(Document(Source(text=text(data)))),
+    },
+    "docworker.jobs.pipeline.frames.packed_header": {"": lambda data: packed_header({"title": text(data)}, 0)},
+    "docworker.jobs.pipeline.frames.write_frame": {"": lambda data: write_frame(BytesIO(), {}, data)},
+    "docworker.jobs.pipeline.languages.language_of": {"": lambda data: language_of(text(data))},
+    "docworker.jobs.pipeline.media_types.media_type_of": {
+        "head": lambda data: media_type_of("a", data),
+        "head of a PDF": lambda data: media_type_of("a.pdf", data),
+        "name": lambda data: media_type_of(text(data), b""),
+        "declared": lambda data: media_type_of("", b"", text(data)),
+        "whole page": lambda data: media_types._begins_an_html_page(data),
+    },
+    "docworker.jobs.pipeline.media_types.utf16_without_bom": {"": utf16_without_bom},
+    "docworker.jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},
+    "docworker.jobs.pipeline.registry.Pipeline.run": {
+        "": lambda data: _PIPELINE.run(Source(data=data, filename="a.md", media_type=MARKDOWN)),
+    },
+}
+
+# What the watch must notice: the classes of patterns and calls that have hung programs like this one.
+_COMMENTS = re.compile(rb"\s*(?:<!--.*?-->\s*)*<html", re.S)
+_TRAILING = re.compile(r"[ \t]+$")
+_HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.M)
+SPECIMENS: dict[str, Subject] = {
+    "exponential": _COMMENTS.match,
+    "square": lambda data: _TRAILING.search(text(data)),
+    "square up to a limit": lambda data: _HEADING.search(text(data)[:65536]),
+    "marks": lambda data: unicodedata.normalize("NFC", text(data)),
+}
+
+SUBJECTS: dict[str, Subject] = {
+    **{f"{name} {way}".strip(): subject for name, ways in FED.items() for way, subject in ways.items()},
+    **SPECIMENS,
+}
+
+FURTHER_MODULES = ("docworker.db.documents.search", "docworker.jobs.imports.walking", "docworker.worker.cli.output")
+"""Others than those of the pipeline, all of whose public functions are looked at as well."""
+
+_DATABASE = "in the database, under its limits: see test_search.py"
+_DISK = "bounded by what a name, a path and a folder may be: see test_files.py"
+_CHILD = "runs in the sandbox's child"
+_LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
+_INSTALLATION = "sees the installation and no document"
+EXEMPT: dict[str, str] = {
+    "docworker.db.documents.search.index_documents": _DATABASE,
+    "docworker.jobs.imports.walking.walk": _DISK,
+    "docworker.jobs.imports.walking.open_file": _DISK,
+    "docworker.worker.cli.output.console": "shows nothing by itself",
+    "docworker.worker.cli.output.error_console": "shows nothing by itself",
+    "docworker.worker.cli.output.print_table": "shows cells, each made by `cell_text`",
+    "docworker.worker.cli.output.size_text": "shows a number",
+    "docworker.jobs.pipeline.child.main": _CHILD,
+    "docworker.jobs.pipeline.frames.read_frame": _CHILD,
+    "docworker.jobs.pipeline.extract.Extract.build": _INSTALLATION,
+    "docworker.jobs.pipeline.processor.path_of": _INSTALLATION,
+    "docworker.jobs.pipeline.extract.Extract.close": _INSTALLATION,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.end": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.is_alive": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.is_idle": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.pid": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.read": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.sandbox.Sandbox.children": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.sandbox.Sandbox.close": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.sandbox.Sandbox.read": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.normalize.Normalize.process": "calls `normalized`, which is fed",
+    "docworker.jobs.pipeline.processor.Processor.build": _INSTALLATION,
+    "docworker.jobs.pipeline.processor.Processor.close": _INSTALLATION,
+    "docworker.jobs.pipeline.processor.Processor.process": "abstract",
+    "docworker.jobs.pipeline.processor.processor": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.Pipeline.close": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.Pipeline.load": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.in_order": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.installed_processors": _INSTALLATION,
+}

@@ -1,0 +1,159 @@
+"""Kinds of job for the tests of real processes: they hold, kill their worker, or fail, as they are told."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from docworker.db.models.audit import AuditEntry
+from docworker.db.models.base import new_id
+from docworker.jobs.task import Attempt, job
+from tests.support.waiting import eventually
+
+LONGEST_SECONDS = 60
+
+
+@job(name="trial.hold_job", max_attempts=3)
+def hold_job(attempt: Attempt, path: str, release: str) -> None:
+    """Append `begun JOB`, wait until the file `release` is there, append `finished JOB`."""
+    _append(path, f"begun {attempt.id}")
+    eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
+    _append(path, f"finished {attempt.id}")
+
+
+@job(name="trial.obey_job", max_attempts=3)
+def obey_job(attempt: Attempt, path: str) -> None:
+    """Append `begun`, go on until a safe point says to stop, append `stopped`."""
+    _append(path, "begun")
+    eventually(lambda: attempt.should_stop, within_seconds=LONGEST_SECONDS, what="a safe point says to stop")
+    _append(path, "stopped")
+
+
+@job(name="trial.occupy", max_attempts=3)
+def occupy(attempt: Attempt, path: str, seconds: int) -> None:
+    """Append `begun`, hold the interpreter's lock that long in one call of C, append `finished`."""
+    _append(path, "begun")
+    ctypes.PyDLL(None).sleep(seconds)
+    _append(path, "finished")
+
+
+@job(name="trial.poison", max_attempts=2)
+def poison(attempt: Attempt) -> None:
+    """Kill the process it runs in."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(name="trial.die_once", max_attempts=3)
+def die_once(attempt: Attempt, path: str, dies: bool) -> None:
+    """Append the job's id; the first attempt kills the process it runs in, if it is told to."""
+    _append(path, str(attempt.id))
+    if dies and attempt.claimed.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job(name="trial.leave", max_attempts=2)
+def leave(attempt: Attempt, path: str) -> None:
+    """Append `begun PID` and ask for the exit of the process."""
+    _append(path, f"begun {os.getpid()}")
+    sys.exit(3)
+
+
+@job(name="trial.overrun", max_attempts=1, soft_limit_seconds=1, hard_limit_seconds=30)
+def overrun(attempt: Attempt, path: str) -> None:
+    """Run into the soft limit."""
+    _append(path, "begun")
+    eventually(lambda: False, within_seconds=LONGEST_SECONDS, what="the end of time")
+
+
+@job(name="trial.fork", max_attempts=1)
+def fork(attempt: Attempt, path: str, how: str) -> None:
+    """Fork; the child `returns`, `raises` or `exits`. Append how it ended, as its parent knows it."""
+    pid = os.fork()
+    if pid == 0:
+        _append(path, f"child {os.getpid()}")
+        if how == "raises":
+            raise RuntimeError("in the forked process")
+        if how == "exits":
+            raise SystemExit(3)
+        return
+    _append(path, f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
+@job(name="trial.record")
+def record(attempt: Attempt) -> None:
+    """Have the one effect of writing an entry."""
+    attempt.finish(lambda session: _write_entry(session, attempt))
+
+
+@job(name="trial.odd", soft_limit_seconds=30, hard_limit_seconds=40)
+def odd(attempt: Attempt, how: str) -> None:
+    """Do something that a job should not, one of `ODD_ENDS`, and have the effect of writing an entry if that is
+    survived."""
+    _ODD[how]()
+    attempt.finish(lambda session: _write_entry(session, attempt))
+
+
+class PanicError(BaseException):
+    """As an extension in another language raises."""
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise PanicError
+
+
+def _panic() -> None:
+    raise PanicError("at the disco")
+
+
+def _be_unspeakable() -> None:
+    raise UnspeakableError
+
+
+def _hold_the_interpreter() -> None:
+    """For longer than the lease of an impatient test: no other thread of this process runs meanwhile."""
+    ctypes.PyDLL(None).usleep(5_000_000)
+
+
+def _fork_and_return() -> None:
+    os.fork()
+
+
+def _fork_and_exit() -> None:
+    if os.fork() == 0:
+        sys.exit(0)
+
+
+_ODD: dict[str, Callable[[], object]] = {
+    "panic": _panic,
+    "unspeakable": _be_unspeakable,
+    "sys.exit": lambda: sys.exit(3),
+    "os._exit": lambda: os._exit(1),
+    "hold the interpreter": _hold_the_interpreter,
+    "fork and return": _fork_and_return,
+    "fork and exit": _fork_and_exit,
+}
+ODD_ENDS = {how: how in {"hold the interpreter", "fork and return", "fork and exit"} for how in _ODD}
+"""What `odd` can do, and whether the job succeeds all the same."""
+
+
+def _write_entry(session: Session, attempt: Attempt) -> None:
+    session.add(
+        AuditEntry(
+            organization_id=attempt.organization_id,
+            id=new_id(),
+            actor="trial",
+            action="trial",
+            subject="job",
+            subject_id=attempt.id,
+        )
+    )
+
+
+def _append(path: str, line: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")

@@ -1,0 +1,148 @@
+"""Looking at the result from the shell: tables for people, JSON for programs, errors that help."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from docworker.worker.local.stack import LocalStack
+from tests.support.commands import Answer, docworker
+from tests.support.libraries import Library, opened_database
+
+
+@pytest.fixture(scope="module")
+def library(environment: dict[str, str], stack: LocalStack) -> Iterator[Library]:
+    """Read only: one document with two versions, one pending, one with a hostile name."""
+    with opened_database():
+        library = Library()
+        library.write(
+            "/reports/2026/q3.txt", "Net revenue grew.\nStaff too.", "Net revenue fell.\nStaff too.", title="Q3"
+        )
+        library.write("/reports/draft.md")
+        library.write("/\x1b[31mred\n\x9b1m\u202e.txt", "harm \x1b]0;title\x07 less")
+        stack.wait_for_replicas()
+        yield library
+
+
+def ask(library: Library, *arguments: object) -> Answer:
+    return docworker(*arguments, "--organization", library.slug)
+
+
+def test_organizations_are_added_and_listed(environment: dict[str, str], stack: LocalStack) -> None:
+    added = docworker("organizations", "add", "acme-ltd", "--name", "Acme Ltd.", "--json")
+    assert added.json["slug"] == "acme-ltd"
+    stack.wait_for_replicas()
+    listed = docworker("organizations", "list", "--json")
+    assert added.json["organization_id"] in [one["organization_id"] for one in listed.json]
+    assert any(line[0] == "acme-ltd" for line in docworker("organizations", "list").lines)
+    again = docworker("organizations", "add", "acme-ltd")
+    assert again.exit_code == 1
+    assert again.err.startswith("docworker: an organization with the slug 'acme-ltd' exists already")
+
+
+def test_documents_are_a_tree_with_their_state(library: Library) -> None:
+    answer = ask(library, "documents")
+    assert answer.exit_code == 0
+    assert answer.lines[2:] == [
+        ["reports/"],
+        ["draft.md", "pending"],
+        ["2026/"],
+        ["q3.txt", "processed", "2"],
+    ]
+
+
+def test_documents_are_chosen_by_folder_and_state(library: Library) -> None:
+    pending = ask(library, "documents", "reports", "--state", "pending", "--json").json
+    assert [one["path"] for one in pending] == ["/reports/draft.md"]
+    assert ask(library, "documents", "/nowhere").err == (
+        "docworker: this organization has no folder '/nowhere': see `docworker documents`\n"
+    )
+
+
+def test_names_from_outside_cannot_drive_a_terminal(library: Library) -> None:
+    for answer in (ask(library, "documents"), ask(library, "search", "harm")):
+        assert "\x1b" not in answer.out
+        assert "\x07" not in answer.out
+        assert "\N{REPLACEMENT CHARACTER}[31mred" in answer.out
+
+
+def test_json_gives_names_as_they_are_and_drives_no_terminal_either(library: Library) -> None:
+    hostile = "/\x1b[31mred\n\x9b1m\u202e.txt"
+    for answer in (ask(library, "documents", "--json"), ask(library, "search", "harm", "--json")):
+        assert hostile in [one["path"] for one in answer.json]
+        assert not {"\x1b", "\x9b", "\u202e"} & set(answer.out)
+    missing = ask(library, "show", "/\x9b1mnowhere\u202e")
+    assert missing.exit_code == 1
+    assert not {"\x9b", "\u202e"} & set(missing.err)
+
+
+def test_search_shows_hits_and_marks_them_in_json(library: Library) -> None:
+    assert "/reports/2026/q3.txt  Q3  v2" in ask(library, "search", "revenue").out
+    (hit,) = ask(library, "search", "net revenue", "--json").json
+    assert hit["path"] == "/reports/2026/q3.txt"
+    assert "**Net** **revenue** fell." in hit["snippet"]
+
+
+def test_nothing_found_is_no_error(library: Library) -> None:
+    answer = ask(library, "search", "unheard-of")
+    assert (answer.exit_code, answer.out, answer.err) == (0, "", "nothing found\n")
+    assert ask(library, "search", "unheard-of", "--json").json == []
+
+
+def test_search_without_a_word_is_an_error(library: Library) -> None:
+    answer = ask(library, "search", "...")
+    assert (answer.exit_code, answer.err) == (1, "docworker: there is no word to look for in '...'\n")
+
+
+def test_history_lists_versions_newest_first(library: Library) -> None:
+    lines = ask(library, "history", "/reports/2026/q3.txt").lines
+    assert [line[0] for line in lines] == ["version", "2", "1"]
+    versions = ask(library, "history", "/reports/2026/q3.txt", "--json").json
+    assert [one["version_number"] for one in versions] == [2, 1]
+    assert versions[0]["facts"] == {"words": 5}
+
+
+def test_show_prints_the_text_and_nothing_else(library: Library) -> None:
+    assert ask(library, "show", "/reports/2026/q3.txt").out == "Net revenue fell.\nStaff too.\n"
+    assert ask(library, "show", "/reports/2026/q3.txt", "--version", 1).out == "Net revenue grew.\nStaff too.\n"
+    shown = ask(library, "show", "/reports/2026/q3.txt", "--json").json
+    assert (shown["version_number"], shown["title"]) == (2, "Q3")
+    assert ask(library, "show", shown["document_id"]).out.startswith("Net revenue fell.")
+
+
+def test_diff_compares_two_versions(library: Library) -> None:
+    expected = [
+        "--- /reports/2026/q3.txt v1",
+        "+++ /reports/2026/q3.txt v2",
+        "@@ -1,2 +1,2 @@",
+        "-Net revenue grew.",
+        "+Net revenue fell.",
+        " Staff too.",
+    ]
+    assert ask(library, "diff", "/reports/2026/q3.txt", 1, 2).out.splitlines() == expected
+    assert ask(library, "diff", "/reports/2026/q3.txt", 1).out.splitlines() == expected
+    assert ask(library, "diff", "/reports/2026/q3.txt", 1, "--json").json["diff"] == expected
+    assert ask(library, "diff", "/reports/2026/q3.txt", 2, 2).out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "/nothing.txt"), "this organization has no document '/nothing.txt': see `docworker documents`"),
+        (("show", "/reports/draft.md"), "/reports/draft.md has no text: pending"),
+        (("diff", "/reports/2026/q3.txt", "7"), "has no version 7: see `docworker history"),
+        (("history", "/"), "'/' names no document: give its id or its path"),
+    ],
+)
+def test_what_is_missing_is_told_in_one_line(library: Library, arguments: tuple[str, ...], message: str) -> None:
+    answer = ask(library, *arguments)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert message in answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_another_organization_sees_nothing_of_it(library: Library) -> None:
+    other = Library()
+    document_id = ask(library, "show", "/reports/2026/q3.txt", "--json").json["document_id"]
+    assert ask(other, "documents", "--json").json == []
+    assert ask(other, "search", "revenue", "--json").json == []
+    assert "has no document" in ask(other, "show", document_id).err

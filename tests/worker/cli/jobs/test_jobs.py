@@ -1,0 +1,545 @@
+"""Jobs from the shell: put in, looked at, followed, taken part in; and what is said when that cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import text
+
+from docworker.db import ledger
+from docworker.db.ledger import control
+from docworker.db.models import Job
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
+from docworker.db.sessions import TenantSession, all_jobs_session, writing
+from docworker.jobs.enqueue import enqueue_many
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.testing import dispatch_due, drain, run
+from docworker.worker.cli import main
+from tests.db.ledger.conftest import without_constraints
+from tests.support.commands import Answer, docworker
+from tests.support.libraries import Library, opened_database
+from tests.support.project import PROJECT
+from tests.support.waiting import eventually
+
+NOWHERE = "01980000-0000-7000-8000-000000000001"
+
+
+@pytest.fixture
+def library(environment: dict[str, str]) -> Library:
+    """An organization in an otherwise empty ledger."""
+    with opened_database():
+        with all_jobs_session() as session:
+            session.query(Job).delete()
+        return Library()
+
+
+def ask(*arguments: object) -> Answer:
+    """As `docworker …`, in this process."""
+    done = CliRunner().invoke(main, [str(one) for one in arguments], prog_name="docworker")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Answer(done.exit_code, done.stdout, done.stderr)
+
+
+@contextmanager
+def the_ledger() -> Iterator[Any]:
+    with opened_database(), all_jobs_session() as session:
+        yield session
+
+
+def job(job_id: object) -> Job:
+    with the_ledger() as session:
+        return ledger.get(session, UUID(str(job_id)))
+
+
+def work() -> int:
+    with opened_database():
+        return drain()
+
+
+def add_jobs(library: Library, *texts: str) -> list[UUID]:
+    """A job for each of these texts."""
+    with opened_database():
+        ids = library.add(*texts)
+        with writing(library.id) as session:
+            return enqueue_many(session, process_document, [{"document_id": one} for one in ids])
+
+
+def enqueue(library: Library, *arguments: object) -> Answer:
+    return ask("enqueue", *arguments, "-o", library.slug)
+
+
+def test_a_job_is_enqueued_and_its_id_printed(library: Library) -> None:
+    document_id = new_id()
+    answer = enqueue(library, "process_document", f"document_id={document_id}")
+    made = job(answer.out.strip())
+    assert (answer.exit_code, answer.err) == (0, "")
+    assert (made.organization_id, made.kind, made.state) == (library.id, "process_document", "queued")
+    assert made.arguments == {"document_id": str(document_id)}
+
+
+def test_every_option_reaches_the_job(library: Library) -> None:
+    job_id = new_id()
+    answer = enqueue(
+        library,
+        "process_organization",
+        "--priority",
+        8,
+        "--delay",
+        "90m",
+        "--max-attempts",
+        2,
+        "--id",
+        job_id,
+        "--json",
+    )
+    assert answer.json == {"id": str(job_id), "kind": "process_organization"}
+    made = job(job_id)
+    assert (made.priority, made.max_attempts) == (8, 2)
+    assert abs(made.run_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=1)
+
+
+def test_values_are_json_where_they_are_json(library: Library) -> None:
+    ids = [str(new_id()), str(new_id())]
+    answer = enqueue(library, "index_documents", f"document_ids={json.dumps(ids)}")
+    assert job(answer.out.strip()).arguments == {"document_ids": ids}
+
+
+def test_equal_keys_fold(library: Library) -> None:
+    answers = [enqueue(library, "process_organization", "--unique-key", "k") for _ in range(2)]
+    assert answers[0].out == answers[1].out
+
+
+def test_the_schedules_own_organization_can_be_named(library: Library) -> None:
+    answer = ask("enqueue", "reconcile_documents", "-o", "system")
+    assert job(answer.out.strip()).organization_id == SYSTEM_ORGANIZATION_ID
+    assert [line[1] for line in ask("jobs", "list", "-o", "system").lines[1:]] == ["system"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["process_documnt"], "no kind is called 'process_documnt'; did you mean 'process_document'?"),
+        (["xyz"], "no kind is called 'xyz'; there are "),
+        (["process_document"], "process_document cannot take these arguments: document_id: Field required"),
+        (["process_document", "document_id=7"], "document_id: UUID input should be a string"),
+        (["process_document", "document_id"], "'document_id' is not KEY=VALUE"),
+        (["process_document", "=7"], "'=7' is not KEY=VALUE"),
+        (["process_document", "a=1", "a=2"], "'a' is given twice"),
+        (["process_organization", "--delay", "soon"], "'soon' is not a duration: give a number and s, m, h or d"),
+        (["process_organization", "--delay", "-5m"], "'-5m' is not a duration"),
+        (["process_organization", "--delay", "999999999d"], "'999999999d' is too long: at most 36500d"),
+        (["process_organization", "--id", NOWHERE, "--unique-key", "k"], "give an id or a unique_key, not both"),
+    ],
+)
+def test_what_cannot_be_enqueued_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
+    answer = enqueue(library, *arguments)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err.startswith("docworker: ")
+    assert answer.err.count("\n") == 1
+    assert complaint in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["enqueue", "process_organization"],
+        ["enqueue", "process_organization", "-o", "acme", "--priority", "10"],
+        ["enqueue", "process_organization", "-o", "acme", "--id", "7"],
+        ["jobs", "show", "7"],
+        ["jobs", "list", "--state", "paused"],
+        ["jobs", "list", "--limit", "0"],
+        ["jobs", "retry"],
+        ["jobs", "cancel"],
+        ["jobs", "pause"],
+        ["jobs", "resume"],
+        ["jobs", "watch", NOWHERE, "--timeout", "-1"],
+    ],
+)
+def test_wrong_usage_is_told_as_such(library: Library, arguments: list[str]) -> None:
+    answer = ask(*arguments)
+    assert (answer.exit_code, answer.out) == (2, "")
+    assert "Usage: docworker" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["show", NOWHERE], f"no job {NOWHERE}: it never was"),
+        (["watch", NOWHERE], f"no job {NOWHERE}: it never was"),
+        (["cancel", NOWHERE], f"not queued, dispatched or running, not chosen by the filter, or not there: {NOWHERE}"),
+        (["retry", NOWHERE], f"not failed or cancelled, not chosen by the filter, or not there: {NOWHERE}"),
+        (["list", "-o", "nobody"], "no organization has the slug 'nobody'"),
+        (["list", "--older-than", "2"], "'2' is not a duration"),
+        (["pause", "--kind", "process_documnt"], "did you mean 'process_document'?"),
+        (["resume", "--kind", "process_document"], "process_document is not paused"),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
+    answer = ask("jobs", *arguments)
+    assert answer.exit_code == 1
+    assert answer.err.startswith("docworker: ")
+    assert answer.err.count("\n") == 1
+    assert complaint in answer.err
+
+
+def test_jobs_are_listed_latest_first_with_their_organization_and_error(library: Library) -> None:
+    good, bad = add_jobs(library, "good", "  ")
+    work()
+    answer = ask("jobs", "list")
+    assert answer.lines[0] == ["id", "organization", "kind", "state", "attempt", "enqueued", "due", "error"]
+    rows = {line[0]: line[1:] for line in answer.lines[1:]}
+    assert rows[str(good)][:4] == [library.slug, "process_document", "succeeded", "1/5"]
+    assert " ".join(rows[str(bad)]).endswith("PipelineError: empty: the document holds no text")
+    assert answer.lines[1][2] == "index_documents"
+
+
+def test_filters_choose(library: Library) -> None:
+    _good, bad = add_jobs(library, "good", "  ")
+    with opened_database():
+        other = Library()
+    add_jobs(other, "theirs")
+    work()
+
+    def ids(*options: object) -> list[str]:
+        return [one["id"] for one in ask("jobs", "list", "--json", *options).json]
+
+    assert ids("--state", "failed") == [str(bad)]
+    assert len(ids("--state", "failed", "--state", "succeeded", "-o", library.slug)) == 3
+    assert len(ids("--kind", "process_document")) == 3
+    assert ids("--kind", "process_document", "--older-than", "1h") == []
+    assert len(ids("--limit", 2)) == 2
+    assert ids("-o", other.slug, "--state", "failed") == []
+    assert "the latest 2; there may be more" in ask("jobs", "list", "--limit", 2).err
+
+
+def test_show_tells_all_there_is_and_no_secret(library: Library) -> None:
+    (bad,) = add_jobs(library, "  ")
+    work()
+    shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", bad).lines}
+    assert (shown["id"], shown["organization"], shown["state"]) == (str(bad), library.slug, "failed")
+    assert json.loads(shown["arguments"]) == job(bad).arguments
+    assert "claim_token" not in shown
+    assert ask("jobs", "show", bad, "--json").json["error_message"] == "empty: the document holds no text"
+
+
+def test_a_traceback_is_shown_below(library: Library) -> None:
+    with opened_database(), writing(library.id) as session:
+        (job_id,) = enqueue_many(session, process_document, [{"document_id": new_id()}])
+    work()
+    answer = ask("jobs", "show", job_id)
+    assert "\n\nNotFoundError: document " in answer.out or "\n\ndb.errors.NotFoundError: document " in answer.out
+
+
+def test_failed_jobs_are_retried_by_id_and_by_filter(library: Library) -> None:
+    first, second, third = add_jobs(library, " ", " ", " ")
+    work()
+    answer = ask("jobs", "retry", first)
+    assert (answer.exit_code, answer.out) == (0, "1 job queued again\n")
+    assert [job(one).state for one in (first, second)] == ["queued", "failed"]
+    assert sorted(ask("jobs", "retry", "-o", library.slug, "--json").json) == sorted(map(str, (second, third)))
+    assert {(job(one).state, job(one).attempt) for one in (first, second, third)} == {("queued", 0)}
+
+
+def test_those_that_can_be_retried_are_though_others_cannot(library: Library) -> None:
+    good, bad = add_jobs(library, "good", "  ")
+    work()
+    answer = ask("jobs", "retry", good, bad)
+    assert (answer.exit_code, answer.out) == (1, "1 job queued again\n")
+    assert answer.err.endswith(f"or not there: {good}\n")
+
+
+def test_jobs_are_cancelled_by_id_filter_or_all(library: Library) -> None:
+    jobs = add_jobs(library, *"abc")
+    assert ask("jobs", "cancel", jobs[0]).out == "1 job cancelled\n"
+    assert ask("jobs", "cancel", "--older-than", "1h").out == "0 jobs cancelled\n"
+    assert ask("jobs", "cancel", "--all").out == "2 jobs cancelled\n"
+    assert {job(one).state for one in jobs} == {"cancelled"}
+    assert ask("jobs", "retry", "--all").out == "0 jobs queued again\n", "a cancelled job must be named"
+    assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
+
+
+def many(library: Library, count: int, state: str = "queued") -> None:
+    """Jobs of several organizations, the library's among them."""
+    with the_ledger() as session:
+        session.execute(
+            text(
+                "INSERT INTO ledger.jobs (organization_id, id, kind, arguments, state, priority, run_at, finished_at,"
+                " attempt, max_attempts, faults, alone, dispatches)"
+                " SELECT CASE number % 3 WHEN 0 THEN CAST(:ours AS uuid) ELSE CAST(lpad('7', 32, '0') AS uuid) END,"
+                " gen_random_uuid(), 'process_document', '{}', :state, 5, clock_timestamp(),"
+                " CASE WHEN :state = 'failed' THEN clock_timestamp() END, 0, 3, 0, false, 0"
+                " FROM generate_series(1, :count) AS number"
+            ),
+            {"ours": library.id, "state": state, "count": count},
+        )
+
+
+def counted() -> dict[str, int]:
+    with the_ledger() as session:
+        rows = ledger.count_by_state(session, ledger.Filter())
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.state] = counts.get(row.state, 0) + row.jobs
+    return counts
+
+
+def test_many_are_changed_in_chunks(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
+    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNKS_OF_A_LOOK", 2)
+    many(library, 950)
+    many(library, 350, "failed")
+    assert ask("jobs", "cancel", "--all").out == "950 jobs cancelled\n"
+    assert counted() == {"cancelled": 950, "failed": 350}
+    assert len(ask("jobs", "retry", "--all", "--json").json) == 350
+    assert counted() == {"cancelled": 950, "queued": 350}
+
+
+@pytest.mark.parametrize("interrupted_after", [0, 3])
+def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
+    library: Library, monkeypatch: pytest.MonkeyPatch, interrupted_after: int
+) -> None:
+    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
+    many(library, 950)
+    chunks = 0
+
+    def change_keys(*arguments: Any, **options: Any) -> Any:
+        nonlocal chunks
+        changed = control.change_keys(*arguments, **options)
+        if chunks == interrupted_after:
+            raise KeyboardInterrupt  # within a chunk: it has not been committed
+        chunks += 1
+        return changed
+
+    monkeypatch.setattr(ledger, "change_keys", change_keys)
+    answer = ask("jobs", "cancel", "--all")
+    assert (answer.exit_code, answer.out) == (130, "")
+    assert answer.err == f"interrupted: {100 * interrupted_after} jobs cancelled; run it again for the rest\n"
+    assert counted().get("cancelled", 0) == 100 * interrupted_after
+    monkeypatch.undo()
+    assert ask("jobs", "cancel", "--all").out == f"{950 - 100 * interrupted_after} jobs cancelled\n"
+
+
+def test_a_job_that_a_producer_holds_is_waited_for_at_the_end(library: Library) -> None:
+    held, *_ = add_jobs(library, *"abc")
+    with opened_database(), ThreadPoolExecutor(1) as pool:
+        with all_jobs_session() as holder:
+            holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
+            answer = pool.submit(docworker, "jobs", "cancel", "--all")
+            eventually(
+                lambda: counted_in(holder) == {"cancelled": 2, "queued": 1}, within_seconds=30, what="the others"
+            )
+        assert answer.result().out == "3 jobs cancelled\n"
+
+
+def counted_in(session: TenantSession) -> dict[str, int]:
+    return {row.state: row.jobs for row in ledger.count_by_state(session, ledger.Filter())}
+
+
+def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(library: Library) -> None:
+    held, *_ = add_jobs(library, *"abc")
+    with opened_database(), all_jobs_session() as holder:
+        holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
+        answer = docworker("jobs", "cancel", "--all", environment={"DOCWORKER_LOCK_TIMEOUT": "0.3"})
+        assert (answer.exit_code, answer.out) == (1, "")
+        assert (
+            f"2 jobs are done; up to 1 are held by other transactions for too long, the first of them {held}"
+            in answer.err
+        )
+        assert counted_in(holder) == {"cancelled": 2, "queued": 1}
+
+
+def test_a_long_list_has_one_header_and_every_job(library: Library) -> None:
+    many(library, 2500)
+    with the_ledger() as session:
+        session.execute(text("UPDATE ledger.jobs SET error_class = 'E', error_message = repeat('e', 100000)"))
+    lines = ask("jobs", "list", "--limit", 10_000).lines
+    assert len(lines) == 2501
+    assert sum(line[0] == "id" for line in lines) == 1
+    listed = ask("jobs", "list", "--limit", 10_000, "--json").json
+    assert {one["id"] for one in listed} == {line[0] for line in lines[1:]}
+    assert not {"arguments", "result", "error_traceback"} & listed[0].keys()
+    assert len(listed[0]["error_message"]) == 1000
+    assert ask("jobs", "list", "--state", "running", "--json").json == []
+
+
+def test_a_job_that_docworker_would_not_have_written_is_shown_with_the_others(library: Library) -> None:
+    odd, good = add_jobs(library, *"ab")
+    deep = "[" * 3000 + "]" * 3000
+    with without_constraints():
+        show_odd(odd, good, deep)
+
+
+def show_odd(odd: UUID, good: UUID, deep: str) -> None:
+    with the_ledger() as session:
+        session.execute(
+            text(
+                "UPDATE ledger.jobs SET run_at = '-infinity', created_at = '0044-03-15 BC',"
+                " cursor = CAST(:deep AS jsonb), error_class = 'E', error_message = E'\\n', kind = E'\\x01odd'"
+                " WHERE id = :id"
+            ),
+            {"id": odd, "deep": deep},
+        )
+    assert {line[0] for line in ask("jobs", "list").lines[1:]} == {str(odd), str(good)}
+    assert len(ask("jobs", "list", "--json").json) == 2
+    shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", odd).lines}
+    assert shown["cursor"].startswith("cannot be read: ")
+    assert ask("jobs", "show", odd, "--json").json["id"] == str(odd)
+    assert ask("jobs", "watch", odd, "--timeout", 0).exit_code == 1
+
+
+def test_a_pause_holds_until_it_is_taken_back(library: Library) -> None:
+    (job_id,) = add_jobs(library, "text")
+    place = ("--kind", "process_document", "-o", library.slug)
+    assert ask("jobs", "pause", *place).out == f"paused process_document of {library.slug}\n"
+    assert ask("jobs", "pause", *place).exit_code == 0, "twice is once"
+    assert ask("jobs", "paused").lines == [["organization", "kind"], [library.slug, "process_document"]]
+    assert work() == 0
+    assert ask("jobs", "resume", "--kind", "process_document").exit_code == 1, "another pause"
+    assert ask("jobs", "resume", *place).out == f"resumed process_document of {library.slug}\n"
+    assert work() == 2
+    assert job(job_id).state == "succeeded"
+
+
+def test_a_kind_or_an_organization_is_paused_as_a_whole(library: Library) -> None:
+    add_jobs(library, "text")
+    assert ask("jobs", "pause", "-o", library.slug).out == f"paused all kinds of {library.slug}\n"
+    assert ask("jobs", "pause", "--kind", "process_document").out == "paused process_document\n"
+    assert ask("jobs", "paused", "--json").json == [
+        {"organization": None, "kind": "process_document"},
+        {"organization": library.slug, "kind": None},
+    ]
+    ask("jobs", "resume", "-o", library.slug)
+    assert work() == 0
+    ask("jobs", "resume", "--kind", "process_document")
+    assert work() == 2
+
+
+def fan_out(library: Library, *texts: str) -> str:
+    with opened_database():
+        library.add(*texts)
+    return enqueue(library, "process_organization").out.strip()
+
+
+def test_watch_tells_how_a_fan_outs_children_ended(library: Library) -> None:
+    parent = fan_out(library, "a", "b")
+    work()
+    answer = ask("jobs", "watch", parent)
+    assert (answer.exit_code, answer.out, answer.err) == (0, "2 succeeded\n", "")
+    found = ask("jobs", "watch", parent, "--json").json
+    assert (found["children"], found["done"], found["states"], found["ended"]) == (2, 2, {"succeeded": 2}, True)
+
+
+def test_watch_fails_when_a_child_did(library: Library) -> None:
+    parent = fan_out(library, "a", "  ")
+    work()
+    assert ask("jobs", "watch", parent).out == "1 failed, 1 succeeded\n"
+    assert ask("jobs", "watch", parent).exit_code == 1
+    (failed,) = ask("jobs", "list", "--parent", parent, "--state", "failed", "--json").json
+    assert failed["error_class"] == "PipelineError"
+
+
+def test_watch_follows_a_job_without_children_to_its_own_end(library: Library) -> None:
+    answer = enqueue(library, "process_folder", f"folder_id={NOWHERE}")
+    job_id = answer.out.strip()
+    work()
+    watched = ask("jobs", "watch", job_id)
+    assert watched.exit_code == 1
+    assert watched.out.startswith(f"process_folder failed (no folder {NOWHERE} in this organization")
+
+
+def test_watch_gives_up_in_time(library: Library) -> None:
+    parent = fan_out(library, "a")
+    answer = ask("jobs", "watch", parent, "--timeout", 0)
+    assert (answer.exit_code, answer.out) == (1, "")
+    assert answer.err == f"docworker: job {parent} has not ended within 0 s: process_organization queued\n"
+
+
+def test_watch_goes_on_until_the_last_child_has_ended(library: Library) -> None:
+    parent = fan_out(library, "a", "b")
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "docworker.worker.cli", "jobs", "watch", parent],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with opened_database():
+            run(dispatch_due())
+            eventually(lambda: _sessions("docworker jobs") > 0, what="it watches", within_seconds=20)
+            assert watching.poll() is None, "the parent has ended, its children have not"
+            drain()
+        out, err = watching.communicate(timeout=20)
+    finally:
+        watching.kill()
+    assert (watching.returncode, out) == (0, "2 succeeded\n"), err
+
+
+def _sessions(application_name: str) -> int:
+    with all_jobs_session() as session:
+        counted = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+        return int(session.scalar(counted, {"name": application_name}) or 0)
+
+
+def test_an_old_version_is_restored(library: Library) -> None:
+    with opened_database():
+        document_id = library.write("/a/b.txt", "first", "second")
+    answer = ask("restore", "/a/b.txt", 1, "-o", library.slug)
+    assert (answer.exit_code, answer.err) == (0, "")
+    assert answer.out == "/a/b.txt: the text of version 1 is version 3 now\n"
+    with opened_database():
+        assert [one.content for one in library.versions(document_id)] == ["first", "second", "first"]
+    again = ask("restore", document_id, 1, "-o", library.slug, "--json")
+    assert again.json == {
+        "document_id": str(document_id),
+        "path": "/a/b.txt",
+        "restored": 1,
+        "written": "unchanged",
+        "version_number": 3,
+    }
+    assert ask("restore", document_id, 1, "-o", library.slug).out == (
+        "/a/b.txt: nothing to do, version 3 has that text already\n"
+    )
+    assert work() == 1, "it is indexed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("/a.txt", "7"), 1, "has no version 7: its latest is 1"),
+        (("/pending.txt", "1"), 1, "has no versions: it is pending"),
+        (("/nothing.txt", "1"), 1, "this organization has no document '/nothing.txt'"),
+        (("/a.txt", "0"), 2, "0 is not in the range 1<=x<=2147483647"),
+        (("/a.txt",), 2, "Missing argument 'VERSION'"),
+    ],
+)
+def test_what_cannot_be_restored_is_told(library: Library, arguments: Any, code: int, complaint: str) -> None:
+    with opened_database():
+        library.write("/a.txt", "first")
+        library.write("/pending.txt")
+    answer = ask("restore", *arguments, "-o", library.slug)
+    assert (answer.exit_code, answer.out) == (code, "")
+    assert complaint in answer.err
+
+
+def test_another_organizations_document_cannot_be_restored(library: Library) -> None:
+    with opened_database():
+        document_id = library.write("/a.txt", "first", "second")
+        other = Library()
+    answer = ask("restore", document_id, 1, "-o", other.slug)
+    assert answer.exit_code == 1
+    assert "has no document" in answer.err
+
+
+def test_no_help_line_is_cut_short(library: Library) -> None:
+    assert "..." not in ask("jobs", "--help").out.partition("Commands:")[2]

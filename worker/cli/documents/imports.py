@@ -1,0 +1,155 @@
+"""`docworker import`: mirror a folder of files, follow their jobs, and say what became of each file."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import click
+
+from docworker.worker.cli.options import organization_open, organization_option
+from docworker.worker.cli.output import error_console, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from docworker.jobs.imports.importing import FileResult
+
+HINT_SECONDS = 3.0
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: processed, unchanged, unsupported, failed, skipped, or still pending."""
+
+    path: str
+    outcome: str
+    reason: str | None
+    document_id: UUID | None
+
+
+@click.command(
+    "import",
+    epilog="""\b
+Examples:
+  docworker import ./reports -o acme                 what is in ./reports lands in the root
+  docworker import ./reports --into /2026 -o acme    … or in a folder
+  docworker import q3.pdf -o acme --no-wait          one file, and do not wait for its processing
+
+\b
+PDF, DOCX, HTML, Markdown and text are processed; other files are kept and recorded as unsupported. A file whose
+bytes are known at its place is unchanged and costs nothing, so an import can be repeated. Nothing is deleted.
+Symbolic links to files are read, links to folders are skipped.
+
+\b
+Exit codes: 0 no file failed; 1 some file could not be imported or processed, or was not processed in time.
+""",
+)
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@organization_option
+@click.option("--into", default="/", show_default=True, metavar="FOLDER", help="Where in the tree the files land.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the files are processed.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Longest wait, in seconds."
+)
+@json_option
+def import_(path: Path, slug: str, into: str, wait: bool, timeout: float, as_json: bool) -> None:
+    """Mirror the files in PATH into the documents of an organization, and have them processed."""
+    with organization_open("import", slug) as organization_id, _progress() as progress:
+        results = _import(organization_id, path, into, progress)
+        if wait:
+            _follow(organization_id, results, timeout, progress)
+        outcomes = _outcomes(organization_id, results)
+    _report(outcomes, as_json=as_json)
+    failed = {"failed", "pending"} if wait else {"failed"}
+    if any(one.outcome in failed for one in outcomes):
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = error_console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        yield progress
+
+
+def _import(organization_id: UUID, path: Path, into: str, progress: Progress) -> list[FileResult]:
+    from docworker.db.documents.reading import parse_path
+    from docworker.jobs.imports.importing import import_tree
+    from docworker.jobs.imports.walking import FoundFolder, walk
+
+    total = None if progress.disable else sum(not isinstance(found, FoundFolder) for found in walk(path))
+    bar = progress.add_task("importing", total=total)
+    results = []
+    for result in import_tree(organization_id, path, into=parse_path(into)):
+        results.append(result)
+        progress.advance(bar)
+    return results
+
+
+def _follow(organization_id: UUID, results: Sequence[FileResult], timeout: float, progress: Progress) -> None:
+    """Wait until the jobs have ended, or the time is over; say so when nobody works on them."""
+    from docworker.jobs.progress import JobWatch
+
+    job_ids = {result.job_id for result in results if result.job_id is not None}
+    if not job_ids:
+        return
+    watch = JobWatch(organization_id, job_ids)
+    bar = progress.add_task("processing", total=len(job_ids))
+    deadline = time.monotonic() + timeout
+    moved_at, ended, hinted = time.monotonic(), 0, set[str]()
+    while True:
+        state = watch.look()
+        progress.update(bar, completed=state.ended)
+        now = time.monotonic()
+        if not state.live or now >= deadline:
+            return
+        if state.running or state.ended > ended:
+            moved_at, ended = now, state.ended
+        hint = state.missing()
+        if hint and hint not in hinted and now - moved_at >= HINT_SECONDS:
+            hinted.add(hint)
+            progress.console.print(f"{state.live} jobs wait: {hint}")
+        time.sleep(min(POLL_SECONDS, max(0.0, deadline - now)))
+
+
+def _outcomes(organization_id: UUID, results: Sequence[FileResult]) -> list[Outcome]:
+    from docworker.db.documents.reading import load_statuses
+    from docworker.jobs.progress import failures
+
+    with_job = {result.document_id: result.job_id for result in results if result.document_id and result.job_id}
+    statuses = load_statuses(organization_id, with_job)
+    failed_jobs = failures(organization_id, with_job.values())
+    outcomes = []
+    for result in results:
+        outcome, reason = str(result.imported), result.reason
+        if result.document_id in with_job:
+            outcome, reason = statuses.get(result.document_id, ("failed", "it has been deleted"))
+            if outcome == "pending" and result.job_id in failed_jobs:
+                outcome, reason = "failed", failed_jobs[result.job_id]
+        outcomes.append(Outcome(result.path, outcome, reason, result.document_id))
+    return outcomes
+
+
+def _report(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
+    counts = Counter(one.outcome for one in outcomes)
+    if as_json:
+        order = ("processed", "pending", "unchanged", "unsupported", "failed", "skipped")
+        print_json({**{name: counts[name] for name in order}, "files": outcomes})
+        return
+    noted = [one for one in outcomes if one.outcome in {"failed", "unsupported", "skipped"}]
+    if noted:
+        print_table(("file", "outcome", "why"), ((one.path, one.outcome, one.reason) for one in noted))
+        click.echo()
+    order = ("processed", "pending", "unchanged", "unsupported", "skipped", "failed")
+    click.echo(", ".join(f"{counts[name]} {name}" for name in order if counts[name] or name in {"processed", "failed"}))

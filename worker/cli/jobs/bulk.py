@@ -1,0 +1,112 @@
+"""Changing many jobs from the command line: in chunks, each a transaction of its own, with progress on stderr.
+
+Whoever interrupts it leaves whole chunks, and may run it again for the rest. Jobs that somebody holds just now are
+passed over at first and waited for at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+from sqlalchemy.exc import OperationalError
+
+from docworker.db import ledger
+from docworker.db.errors import DocworkerError
+from docworker.db.faults import Fault, classify
+from docworker.db.sessions import all_jobs_session
+from docworker.worker.cli.errors import INTERRUPTED
+from docworker.worker.cli.output import error_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docworker.db.ledger import Change, Filter
+    from docworker.db.ledger.control import Key
+
+CHUNK = 1000
+CHUNKS_OF_A_LOOK = 100
+"""Chunks whose keys are read at once: to look for jobs may cost a walk through the whole table, however few it gives.
+"""
+
+
+def change_all(change: Change, wanted: Filter, *, doing: str, done: str, hidden: bool) -> list[UUID]:
+    """Change all jobs of the filter; returns their ids. Ends the command with what has been done when it is interrupted
+    or has waited in vain for somebody's lock."""
+    changed: list[UUID] = []
+    try:
+        with _progress(change, wanted, doing, hidden=hidden) as advance:
+            held = list(_first_pass(change, wanted, changed, advance))
+            _second_pass(change, held, changed, advance)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {len(changed)} jobs {done}; run it again for the rest", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    return changed
+
+
+def _first_pass(change: Change, wanted: Filter, changed: list[UUID], advance: Callable[[int], None]) -> Iterator[Key]:
+    """Change what nobody holds, and give the keys of the others."""
+    after: Key | None = None
+    most = CHUNKS_OF_A_LOOK * CHUNK
+    while True:
+        with all_jobs_session() as session:
+            keys = ledger.next_keys(session, change, wanted, after=after, most=most)
+        for chunk in _chunks(keys):
+            with all_jobs_session() as session:
+                done = ledger.change_keys(session, change, chunk, skip_locked=True)
+            changed += done
+            advance(len(done))
+            left = set(done)
+            yield from (key for key in chunk if key[1] not in left)
+        if len(keys) < most:
+            return
+        after = keys[-1]
+
+
+def _second_pass(change: Change, held: list[Key], changed: list[UUID], advance: Callable[[int], None]) -> None:
+    """Wait for the others; those that have changed by themselves meanwhile need nothing."""
+    waiting = len(held)
+    for keys in _chunks(held):
+        try:
+            with all_jobs_session() as session:
+                done = ledger.change_keys(session, change, keys, skip_locked=False)
+        except OperationalError as error:
+            if classify(error) is not Fault.SERIALIZATION:
+                raise
+            raise DocworkerError(
+                f"{len(changed)} jobs are done; up to {waiting} are held by other transactions for too long, "
+                "the first of them "
+                f"{keys[0][1]}: run it again for them, or look at pg_locks"
+            ) from error
+        changed += done
+        advance(len(done))
+        waiting -= len(keys)
+
+
+def _chunks(keys: list[Key]) -> Iterator[list[Key]]:
+    return (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))
+
+
+@contextmanager
+def _progress(change: Change, wanted: Filter, doing: str, *, hidden: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = error_console()
+    if hidden or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with all_jobs_session() as session:
+        total = sum(row.jobs for row in ledger.count_by_state(session, wanted) if row.state in change.states)
+    with Progress(*columns, console=console) as bar:
+        row = bar.add_task(doing, total=total)
+        yield lambda jobs: bar.advance(row, jobs)

@@ -1,0 +1,90 @@
+"""How commands choose jobs: ages, kinds and the filters of `docworker jobs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from docworker.db.errors import InvalidArgumentError
+from docworker.worker.cli.options import database_open
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docworker.db.ledger import Filter
+    from docworker.jobs.kind import Kind
+
+STATES = ("queued", "dispatched", "running", "succeeded", "failed", "cancelled")
+ENDED = STATES[3:]
+SYSTEM = "system"
+"""The word for the organization of the schedule's own jobs."""
+
+_LONGEST = timedelta(days=36_500)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose jobs."""
+    for option in (
+        click.option("--older-than", metavar="AGE", help="Enqueued longer ago: 90s, 15m, 6h, 2d."),
+        click.option("--parent", "parent_id", metavar="JOB", type=click.UUID, help="Only children of this fan-out."),
+        click.option("-o", "--organization", "slug", metavar="SLUG", help="Only of this organization."),
+        click.option("--kind", help="Only of this kind."),
+        click.option(
+            "--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; may be repeated."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def chosen_jobs(
+    states: tuple[str, ...], kind: str | None, slug: str | None, parent_id: UUID | None, older_than: str | None
+) -> Iterator[Filter]:
+    """The database open, and the filter that the options describe."""
+    from docworker.db.ledger import Filter
+
+    age = None if older_than is None else duration(older_than)
+    with database_open("jobs"):
+        yield Filter(states, kind, organization_id(slug), age, parent_id)
+
+
+def organization_id(slug: str | None) -> UUID | None:
+    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+    from docworker.db.tenants.organizations import organization_id_of
+
+    if slug is None:
+        return None
+    return SYSTEM_ORGANIZATION_ID if slug == SYSTEM else organization_id_of(slug)
+
+
+def known_kind(name: str) -> Kind:
+    """The kind of this name; raises InvalidArgumentError with those that there are."""
+    from docworker.jobs.task import known_kinds
+    from docworker.worker.app import app
+
+    kinds = known_kinds(app)
+    if name not in kinds:
+        near = get_close_matches(name, kinds, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(kinds))}"
+        raise InvalidArgumentError(f"no kind is called {name!r}; {hint}")
+    return kinds[name]
+
+
+def duration(text: str) -> timedelta:
+    """`90s`, `15m`, `6h` or `2d`; raises InvalidArgumentError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd])", text)
+    if match is None:
+        raise InvalidArgumentError(f"{text!r} is not a duration: give a number and s, m, h or d, such as 15m")
+    age = timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    if age > _LONGEST:
+        raise InvalidArgumentError(f"{text!r} is too long: at most {_LONGEST.days}d")
+    return age

@@ -1,0 +1,103 @@
+"""`docworker enqueue`: put one job of any kind into the ledger."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from docworker.db.errors import InvalidArgumentError
+from docworker.worker.cli.jobs.choosing import duration, known_kind, organization_id
+from docworker.worker.cli.options import database_open, organization_option
+from docworker.worker.cli.output import json_option, print_json
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from docworker.db.sessions import TenantSession
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  docworker enqueue process_document document_id=0198... -o acme
+  docworker enqueue process_folder folder_id=0198... -o acme --priority 8
+  docworker enqueue process_organization -o acme --delay 30m
+\b
+Values are read as JSON where they are JSON, else as text: pages=3 is a number, pages='"3"' a text.
+Prints the job's id. The organization `system` is the one of the scheduled jobs."""
+)
+@click.argument("kind")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@organization_option
+@click.option("--priority", type=click.IntRange(0, 9), help="0 is first, 9 last.")
+@click.option("--delay", metavar="AGE", help="Not before this has passed: 90s, 15m, 6h, 2d.")
+@click.option("--unique-key", help="Fold into a waiting job with the same key.")
+@click.option("--max-attempts", type=click.IntRange(1), help="Attempts before the job fails.")
+@click.option("--id", "job_id", type=click.UUID, help="The job's id: the same id again is the same job.")
+@json_option
+def enqueue(
+    kind: str,
+    arguments: tuple[str, ...],
+    slug: str,
+    priority: int | None,
+    delay: str | None,
+    unique_key: str | None,
+    max_attempts: int | None,
+    job_id: UUID | None,
+    as_json: bool,
+) -> None:
+    """Enqueue one job of KIND for an organization. A running dispatcher and worker carry it out."""
+    from docworker.db.sessions import writing
+    from docworker.jobs.enqueue import enqueue_many
+    from docworker.worker.app import app
+
+    given = _keys_and_values(arguments)
+    task = app.tasks[known_kind(kind).name]
+    wait = None if delay is None else duration(delay)
+    with database_open("enqueue"), writing(organization_id(slug)) as session:
+        (entered,) = enqueue_many(
+            session,
+            task,
+            [given],
+            run_at=None if wait is None else _master_time(session) + wait,
+            priority=priority,
+            unique_keys=None if unique_key is None else [unique_key],
+            max_attempts=max_attempts,
+            ids=None if job_id is None else [job_id],
+        )
+    if as_json:
+        print_json({"id": entered, "kind": kind})
+    else:
+        click.echo(str(entered))
+
+
+def _keys_and_values(arguments: tuple[str, ...]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator or not key.isidentifier():
+            raise InvalidArgumentError(f"{argument!r} is not KEY=VALUE")
+        if key in given:
+            raise InvalidArgumentError(f"{key!r} is given twice")
+        given[key] = _value(value)
+    return given
+
+
+def _value(text: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return text
+
+
+def _master_time(session: TenantSession) -> datetime:
+    from sqlalchemy import func, select
+
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return now

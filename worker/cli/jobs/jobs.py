@@ -1,0 +1,272 @@
+"""`docworker jobs`: look at jobs, and take part in their fate. Following a fan-out is in `worker.cli.jobs.watch`."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from docworker.db.errors import InvalidArgumentError
+from docworker.worker.cli.jobs.choosing import SYSTEM, chosen_jobs, filters, known_kind, organization_id
+from docworker.worker.cli.jobs.watch import watch
+from docworker.worker.cli.options import database_open
+from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table, printable_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from docworker.db.ledger import Listed
+    from docworker.db.models import Job
+
+_WIDEST_KIND = 60
+_PAGE = 1000
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, watch, retry, cancel, pause and resume jobs.
+
+    Connects as DOCWORKER_DISPATCHER_URL, which sees the jobs of all organizations.
+    """
+
+
+jobs.add_command(watch)
+
+
+@jobs.command("list")
+@filters
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many, latest first."
+)
+@json_option
+def list_(limit: int, as_json: bool, **chosen: Any) -> None:
+    """List jobs, the latest first. The organization `system` owns the scheduled ones."""
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+
+    listed = 0
+    with chosen_jobs(**chosen) as wanted, all_jobs_session() as session:
+        found = ledger.find(session, wanted, limit=limit)
+
+        def pages() -> Iterator[list[Listed]]:
+            nonlocal listed
+            while page := list(islice(found, _PAGE)):
+                listed += len(page)
+                yield page
+
+        if as_json:
+            print_json_list(one._asdict() for page in pages() for one in page)
+            return
+        print_table(_COLUMNS, (row for page in pages() for row in _rows(page)))
+    if listed == limit:
+        click.echo(f"the latest {limit}; there may be more: --limit", err=True)
+
+
+_COLUMNS = ("id", "organization", "kind", "state", "#attempt", "enqueued", "due", "error")
+
+
+def _rows(page: list[Listed]) -> Iterator[tuple[Any, ...]]:
+    slugs = _slugs({one.organization_id for one in page})
+    for one in page:
+        yield (
+            one.id,
+            slugs.get(one.organization_id, one.organization_id),
+            one.kind[:_WIDEST_KIND],
+            one.state,
+            f"{one.attempt}/{one.max_attempts}",
+            one.created_at,
+            one.run_at if one.state == "queued" else None,
+            _error(one),
+        )
+
+
+def _slugs(ids: Collection[UUID]) -> dict[UUID, str]:
+    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+    from docworker.db.tenants.organizations import slugs_of
+
+    return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM}
+
+
+def _error(job: Listed) -> str | None:
+    if job.error_class is None:
+        return None
+    line = next(iter(f"{job.error_class}: {job.error_message}".splitlines()), "")
+    return line if len(line) <= 100 else f"{line[:99]}\N{HORIZONTAL ELLIPSIS}"
+
+
+@jobs.command()
+@click.argument("job_id", type=click.UUID)
+@json_option
+def show(job_id: UUID, as_json: bool) -> None:
+    """Show everything the ledger knows of one job."""
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+
+    with database_open("jobs"):
+        with all_jobs_session() as session:
+            job = ledger.get(session, job_id)
+        slugs = {} if as_json else _slugs({job.organization_id})
+    if as_json:
+        print_json(_as_dict(job))
+        return
+    shown = _as_dict(job) | {"organization_id": slugs.get(job.organization_id, job.organization_id)}
+    trace = shown.pop("error_traceback")
+    hidden = {"id", "claim_token", "message_id"}
+    print_table(
+        ("id", str(job.id)),
+        (
+            (name.removesuffix("_id") if name == "organization_id" else name, _as_text(value))
+            for name, value in shown.items()
+            if value is not None and name not in hidden
+        ),
+    )
+    if trace:
+        click.echo(f"\n{printable_lines(trace).rstrip()}")
+
+
+def _as_text(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+def _as_dict(job: Job) -> dict[str, Any]:
+    return {column.key: getattr(job, column.key) for column in job.__mapper__.column_attrs}
+
+
+@jobs.command(short_help="Run failed or cancelled jobs again.")
+@click.argument("job_ids", nargs=-1, type=click.UUID)
+@filters
+@click.option("--all", "everything", is_flag=True, help="All failed jobs, without any filter.")
+@json_option
+def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
+    """Run failed jobs again, with all attempts anew: those named, or all that match. A cancelled job must be named.
+
+    All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
+    """
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+    from docworker.worker.cli.jobs.bulk import change_all
+
+    _demand_a_choice(job_ids, chosen, everything=everything, verb="retry")
+    with chosen_jobs(**chosen) as wanted:
+        if job_ids:
+            with all_jobs_session() as session:
+                changed = ledger.retry_failed(session, wanted, job_ids)
+        else:
+            changed = change_all(ledger.RETRY, wanted, doing="retry", done="queued again", hidden=as_json)
+    _report(changed, job_ids, "queued again", "failed or cancelled", as_json=as_json)
+
+
+@jobs.command(short_help="Cancel queued and running jobs.")
+@click.argument("job_ids", nargs=-1, type=click.UUID)
+@filters
+@click.option("--all", "everything", is_flag=True, help="All live jobs, without any filter.")
+@json_option
+def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
+    """Cancel live jobs: queued ones at once, running ones commit nothing and stop at their next safe point.
+
+    A cancelled fan-out makes no more children; those it has made go on, unless `--parent JOB` cancels them too.
+    All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
+    """
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+    from docworker.worker.cli.jobs.bulk import change_all
+
+    _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
+    with chosen_jobs(**chosen) as wanted:
+        if job_ids:
+            with all_jobs_session() as session:
+                changed = ledger.cancel(session, wanted, job_ids)
+        else:
+            changed = change_all(ledger.CANCEL, wanted, doing="cancel", done="cancelled", hidden=as_json)
+    _report(changed, job_ids, "cancelled", "queued, dispatched or running", as_json=as_json)
+
+
+def _demand_a_choice(job_ids: tuple[UUID, ...], chosen: dict[str, Any], *, everything: bool, verb: str) -> None:
+    if not job_ids and not any(chosen.values()) and not everything:
+        raise click.UsageError(f"say which jobs to {verb}: ids, a filter such as --kind, or --all")
+
+
+def _report(changed: list[UUID], asked: tuple[UUID, ...], done: str, needed: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(changed)
+    else:
+        click.echo(f"{len(changed)} job{'' if len(changed) == 1 else 's'} {done}")
+    missed = sorted(set(asked) - set(changed))
+    if missed:
+        raise InvalidArgumentError(
+            f"not {needed}, not chosen by the filter, or not there: {', '.join(map(str, missed))}"
+        )
+
+
+def places(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what to pause."""
+    for option in (
+        click.option("-o", "--organization", "slug", metavar="SLUG", help="The organization."),
+        click.option("--kind", help="The kind of job."),
+    ):
+        function = option(function)
+    return function
+
+
+@jobs.command(short_help="Stop dispatching a kind or an organization.")
+@places
+def pause(kind: str | None, slug: str | None) -> None:
+    """Dispatch no more jobs of a kind, of an organization, or of one kind of one organization. What runs goes on."""
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+
+    _demand_a_place(kind, slug, "pause")
+    with database_open("jobs"), all_jobs_session() as session:
+        ledger.pause(session, kind=kind, organization_id=organization_id(slug))
+    click.echo(f"paused {_place(kind, slug)}")
+
+
+@jobs.command(short_help="Take a pause back.")
+@places
+def resume(kind: str | None, slug: str | None) -> None:
+    """Take a pause back; name the same kind and organization."""
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+
+    _demand_a_place(kind, slug, "resume")
+    with database_open("jobs"), all_jobs_session() as session:
+        was_paused = ledger.resume(session, kind=kind, organization_id=organization_id(slug))
+    if not was_paused:
+        raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
+    click.echo(f"resumed {_place(kind, slug)}")
+
+
+def _demand_a_place(kind: str | None, slug: str | None, verb: str) -> None:
+    if kind is None and slug is None:
+        raise click.UsageError(f"say what to {verb}: --kind, --organization, or both")
+    if kind is not None:
+        known_kind(kind)
+
+
+def _place(kind: str | None, slug: str | None) -> str:
+    return " of ".join(part for part in (kind or "all kinds", slug) if part)
+
+
+@jobs.command()
+@json_option
+def paused(as_json: bool) -> None:
+    """List what is paused."""
+    from docworker.db import ledger
+    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+    from docworker.db.sessions import all_jobs_session
+
+    with database_open("jobs"):
+        with all_jobs_session() as session:
+            found = ledger.pauses(session)
+        slugs = _slugs({one for one, _ in found})
+    rows = [
+        (None if one == SYSTEM_ORGANIZATION_ID else slugs.get(one, str(one)), kind or None)
+        for one, kind in sorted(found)
+    ]
+    if as_json:
+        print_json([{"organization": slug, "kind": kind} for slug, kind in rows])
+        return
+    print_table(("organization", "kind"), ((slug or "all", kind or "all") for slug, kind in rows))

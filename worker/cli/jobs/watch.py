@@ -1,0 +1,116 @@
+"""`docworker jobs watch`: follow a fan-out from the ledger until its last child has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+
+from docworker.db.errors import DocworkerError
+from docworker.worker.cli.jobs.choosing import ENDED
+from docworker.worker.cli.options import database_open
+from docworker.worker.cli.output import error_console, json_option, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from docworker.db.models import Job
+
+INTERVAL_SECONDS = 0.5
+
+
+@click.command(
+    short_help="Follow a fan-out to its end.",
+    epilog="""\b
+Progress goes to stderr, how many children ended how to stdout.
+Exit codes: 0 all succeeded; 1 some failed or were cancelled, or had not ended in time.""",
+)
+@click.argument("job_id", type=click.UUID)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up after this; default never.")
+@json_option
+def watch(job_id: UUID, timeout: float | None, as_json: bool) -> None:
+    """Follow a fan-out, such as process_folder, until all its children have ended.
+
+    A job without children is followed to its own end.
+    """
+    with database_open("jobs"):
+        last = _follow(job_id, timeout, hidden=as_json)
+    if as_json:
+        print_json(last)
+    else:
+        click.echo(_in_words(last))
+    if {"failed", "cancelled"} & {last["state"], *last["states"]}:
+        raise click.exceptions.Exit(1)
+
+
+def _follow(job_id: UUID, timeout: float | None, *, hidden: bool) -> dict[str, Any]:
+    from docworker.db import ledger
+    from docworker.db.sessions import all_jobs_session
+
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    with all_jobs_session() as session:
+        job = ledger.get(session, job_id)
+    with _progress_bar(job.kind, hidden=hidden) as draw:
+        while True:
+            progress = _progress(job)
+            draw(progress)
+            if progress["ended"]:
+                return progress
+            if time.monotonic() > deadline:
+                raise DocworkerError(f"job {job_id} has not ended within {timeout:g} s: {_in_words(progress)}")
+            time.sleep(INTERVAL_SECONDS)
+
+
+def _progress(job: Job) -> dict[str, Any]:
+    """By key: an id alone would be looked for in every organization."""
+    from docworker.db import ledger
+    from docworker.db.models import Job
+    from docworker.db.sessions import all_jobs_session
+
+    with all_jobs_session() as session:
+        now = session.get(Job, (job.organization_id, job.id))
+        rows = ledger.count_by_state(session, ledger.Filter(organization_id=job.organization_id, parent_id=job.id))
+    if now is None:
+        raise DocworkerError(f"job {job.id} is gone: it has been pruned meanwhile")
+    states: dict[str, int] = {}
+    for row in rows:
+        states[row.state] = states.get(row.state, 0) + row.jobs
+    total, ended = sum(states.values()), sum(states.get(state, 0) for state in ENDED)
+    return {
+        "id": now.id,
+        "kind": now.kind,
+        "state": now.state,
+        "error": now.error_message,
+        "children": total,
+        "states": states,
+        "done": ended,
+        "ended": now.state in ENDED and ended == total,
+    }
+
+
+def _in_words(progress: dict[str, Any]) -> str:
+    of_children = ", ".join(f"{count} {state}" for state, count in progress["states"].items())
+    if progress["state"] == "succeeded" and of_children:
+        return of_children
+    reason = f" ({progress['error']})" if progress["error"] else ""
+    return f"{progress['kind']} {progress['state']}{reason}" + (f"; children: {of_children}" if of_children else "")
+
+
+@contextmanager
+def _progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = error_console()
+    with Progress(*columns, console=console, disable=hidden or not console.is_terminal) as bar:
+        row = bar.add_task(label, total=None)
+
+        def draw(progress: dict[str, Any]) -> None:
+            # While children are still being made, the total grows.
+            bar.update(row, completed=progress["done"], total=progress["children"] or None)
+
+        yield draw

@@ -1,0 +1,170 @@
+"""`docworker up` and `docworker stack`: PostgreSQL, its replicas and a broker on this machine, for development."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from docworker.db.errors import DocworkerError
+from docworker.worker.cli.local_settings import put_in_force
+from docworker.worker.cli.options import quiet_logs
+from docworker.worker.cli.output import json_option, print_json, print_table
+from docworker.worker.local.home import DEFAULT_DIRECTORY
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+replicas_option = click.option(
+    "--replicas", type=click.IntRange(0, 8), default=1, show_default=True, help="How many replicas follow the master."
+)
+
+
+def directory_option(help: str) -> Callable[[F], F]:
+    """`--directory` of a stack that stays."""
+    return click.option(
+        "--directory",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_DIRECTORY,
+        show_default=True,
+        help=help,
+    )
+
+
+def local_processes() -> ModuleType:
+    """`worker.local.up`; raises DocworkerError when the optional packages it needs are not installed."""
+    try:
+        from docworker.worker.local import up as running
+    except ModuleNotFoundError as error:
+        raise DocworkerError(
+            f"the local stack needs the package {error.name!r}: install it with `pip install 'docworker[local]'`, "
+            "or point the DOCWORKER_* settings at servers of your own"
+        ) from error
+    return running
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  docworker up                                in one shell, until Ctrl-C
+  docworker organizations add acme            in another one, in the same directory
+
+\b
+Servers and processes take free ports, which are logged and stay the same from one start to the next. Data stays in
+the directory; delete it to start afresh. Elsewhere than beside .docworker, `. DIRECTORY/environment` puts the
+settings in force. The processes are those of ./Procfile, or docworker's own when there is none; other settings, such
+as DOCWORKER_WORKER_PROCESSES=4, reach them.
+
+\b
+Exit codes: 0 ended by a signal; 1 a server or process ended by itself, which is logged.
+"""
+)
+@directory_option("Where the servers keep their data.")
+@replicas_option
+def up(directory: Path, replicas: int) -> None:
+    """Start PostgreSQL, a replica and a broker, migrate, and run every process in the foreground, until Ctrl-C."""
+    running = local_processes()
+    quiet_logs()
+    sys.exit(running.run_up(directory, replicas=replicas))
+
+
+@click.group()
+def stack() -> None:
+    """Look at the local servers, or run one command against them."""
+
+
+@stack.command(
+    name="exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="""\b
+Examples:
+  docworker stack exec -- alembic check
+  docworker stack exec --directory .docworker -- sh -c 'psql "$DOCWORKER_OWNER_URL"'
+
+\b
+The exit code is the command's.
+""",
+)
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Use the stack of this directory, and start it for the while if it is not up.  [default: a temporary one]",
+)
+@replicas_option
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
+def exec_(directory: Path | None, replicas: int, command: tuple[str, ...]) -> None:
+    """Run COMMAND with the DOCWORKER_* settings of a local stack whose schema is up to date."""
+    running = local_processes()
+    quiet_logs()
+    sys.exit(running.run_with_stack(directory, command, replicas=replicas))
+
+
+@stack.command()
+@directory_option("The directory it was started with.")
+@json_option
+def status(directory: Path, as_json: bool) -> None:
+    """Show where the servers and processes of `docworker up` are, and whether they answer; exit code 1 if one does not.
+
+    Processes started beside it, in other shells, are shown as well.
+    """
+    from docworker.worker.local.environment import environment_of
+
+    environment = environment_of(directory)
+    put_in_force(environment)
+    rows = [*_servers(environment), *_processes(environment)]
+    if as_json:
+        print_json([dict(zip(("name", "port", "state"), row, strict=True)) for row in rows])
+    else:
+        print_table(("name", "#port", "state"), rows)
+    if any(state != "ok" for _, _, state in rows):
+        sys.exit(1)
+
+
+def _servers(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, str]]:
+    from urllib.parse import urlsplit
+
+    masters: Sequence[str] = [environment["DOCWORKER_MASTER_URL"]]
+    for name, urls in (("master", masters), ("replica", environment["DOCWORKER_REPLICA_URLS"].split())):
+        for url in urls:
+            yield name, urlsplit(url).port, _postgres_state(url)
+    broker = environment["DOCWORKER_BROKER_URL"]
+    yield "broker", urlsplit(broker).port, _broker_state(broker)
+
+
+def _postgres_state(url: str) -> str:
+    import psycopg
+
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        return " ".join(str(error).split())
+    return "ok"
+
+
+def _broker_state(url: str) -> str:
+    import redis
+
+    try:
+        redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5).ping()
+    except redis.RedisError as error:
+        return str(error)
+    return "ok"
+
+
+def _processes(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, str]]:
+    from docworker.worker import process_directory
+    from docworker.worker.http.health import ask
+    from docworker.worker.local.stack import METRICS
+
+    for name in METRICS:
+        ports = process_directory.ports(Path(environment["DOCWORKER_STATE_DIRECTORY"]), name)
+        if not ports:
+            yield name, None, "does not run"
+        for port in ports:
+            report = ask("127.0.0.1", port, "/healthz")
+            yield name, port, "ok" if report.well else f"not well: {report.details}"

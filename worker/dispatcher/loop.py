@@ -1,0 +1,444 @@
+"""The dispatcher: moves due jobs from the ledger to the broker.
+
+Several may run; at each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
+stays in PostgreSQL. Beside it runs a judge (`worker.dispatcher.judge`), which rescues jobs whose worker fell silent.
+"""
+
+import signal
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from prometheus_client import Counter, Gauge
+from sqlalchemy.orm import Session
+
+from docworker.db import ledger
+from docworker.db.cluster import close_database, database, open_database
+from docworker.db.cluster.snapshots import HOLDERS, SnapshotHolder, SnapshotWatch
+from docworker.db.faults import Fault, classify
+from docworker.db.ledger import LaneKey, Message, Walk
+from docworker.db.sessions import all_jobs_session
+from docworker.db.settings import HOME, Settings
+from docworker.jobs.dispatch_limits import limits_of
+from docworker.jobs.kind import Kind
+from docworker.worker.brokers.channel import Broker
+from docworker.worker.dispatcher.judge import Judge
+from docworker.worker.dispatcher.listener import Listener
+from docworker.worker.dispatcher.pace import Pace
+from docworker.worker.http.health import LoopHealth
+from docworker.worker.http.server import serving
+from docworker.worker.logs import first_line
+
+log = structlog.get_logger(__name__)
+
+_BRING_SECONDS = 0.05
+_SWEEP_SECONDS = 0.5
+_READY_SECONDS = 5.0
+_HELD_UP_SECONDS = 5.0
+"""Between planning and publishing. By then another one plans, and may have found these messages overdue."""
+_SET_ASIDE_SECONDS = 60.0
+_UNKNOWN_SECONDS = 60.0
+_SHOWN = 100
+_COUNT_SECONDS = 15
+_SHARE_OF_TIME_FOR_COUNTING = 0.02
+_OLD_SNAPSHOT_SECONDS = 300.0
+_OLD_SNAPSHOT_AGAIN_SECONDS = 900.0
+"""Between two lines of the log about one holder."""
+_STUCK_AFTER_SECONDS = 120.0
+_UNKNOWN_FAILURES = 10
+"""Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
+see."""
+
+OVERDUE = Counter("docworker_overdue_jobs_total", "Dispatched jobs that nobody claimed in time.")
+UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.")
+LANES_SET_ASIDE = Gauge(
+    "docworker_lanes_set_aside", "Queues whose jobs the server refuses to dispatch; the log says why. Tried again."
+)
+PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
+BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
+OLDEST_SNAPSHOT = Gauge(
+    "docworker_oldest_snapshot_seconds",
+    "For how long the oldest snapshot has kept dead rows from being removed, by what holds it.",
+    ("holder",),
+)
+OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
+
+
+@dataclass
+class _Look:
+    """What one look has marked, before it is published."""
+
+    planner: bool
+    room: int
+    messages: list[Message] = field(default_factory=list)
+    walks: list[Walk] = field(default_factory=list)
+    saw_all: bool = True
+    planned_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one look did. `planned` is false on a dispatcher that stands by; `room` is how many messages the broker
+    could have been given; `is_amid` a round that has found nothing to send yet, and may; `brought` jobs came into the
+    queue behind it, for the next look."""
+
+    planned: bool
+    room: int
+    messages: Sequence[Message] = ()
+    failure: str | None = None
+    is_amid: bool = False
+    brought: bool = False
+
+
+class Dispatcher:
+    """`run()` until `stop()`; `tick()` is one look, for tests."""
+
+    def __init__(self, settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
+        self.health = LoopHealth(
+            stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval,
+            ready_within_seconds=_READY_SECONDS + settings.dispatch_interval,
+        )
+        self._settings = settings
+        self._kinds = kinds
+        self._broker = Broker(app, settings.queue)
+        self._listener = Listener(settings)
+        self.judge = Judge(settings.lease)
+        self._turns = ledger.Turns()
+        self._shortcuts = self._no_shortcuts()
+        self._arrived_until: datetime | None = None
+        self._rounds_in_vain = 0
+        self._unknown: dict[LaneKey, float] = {}
+        self._set_aside: dict[LaneKey, float] = {}
+        self._refused: dict[UUID, float] = {}
+        self._snapshots = SnapshotWatch()
+        self._old_snapshots: dict[str, float] = {}
+        self._hides_snapshots = False
+        self._stopping = False
+        self._brought_at = self._swept_at = self._count_at = float("-inf")
+        self._broker_takes = True
+        self._unknown_failures = 0
+        self.pace = Pace(settings.dispatch_interval)
+
+    def run(self) -> None:
+        """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
+        keeps happening for no known reason, is raised."""
+        self._listener.open()
+        self.judge.start()
+        try:
+            while not self._stopping:
+                self._turn()
+                self._wait()
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Safe in a signal handler."""
+        self._stopping = True
+        self._listener.wake()
+
+    def close(self) -> None:
+        self.judge.stop()
+        self._listener.close()
+        self._broker.close()
+
+    def _turn(self) -> None:
+        started = time.monotonic()
+        self.judge.raise_failure()
+        try:
+            tick = self.tick()
+        except Exception as error:
+            fault = classify(error)
+            self._unknown_failures += fault is Fault.UNKNOWN
+            if not fault.retryable or self._unknown_failures >= _UNKNOWN_FAILURES:
+                raise
+            reason = first_line(error)
+            log.warning("dispatcher.waiting", error=reason, fault=fault.value)
+            self.health.failed(reason)
+            self.pace.failed()
+            return
+        self._unknown_failures = 0
+        if tick.failure is None:
+            self.health.turned()
+            self.pace.looked(
+                sent=len(tick.messages) or tick.is_amid,
+                room=tick.room,
+                window=self._settings.dispatch_window,
+                look_seconds=time.monotonic() - started,
+            )
+            if tick.brought and self.pace.hears:
+                self.pace.rung()
+        else:
+            self.health.failed(tick.failure)
+            self.pace.failed()
+
+    def _wait(self) -> None:
+        looked_at = time.monotonic()
+        while not self._stopping and (left := looked_at + self.pace.seconds - time.monotonic()) > 0:
+            if self._listener.wait(left) and self.pace.hears:
+                self.pace.rung()
+
+    def tick(self) -> Tick:
+        """Plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the queue; when
+        we are killed before that, the jobs are dispatched again when they are overdue. What nobody waits for comes
+        behind that, in transactions of its own."""
+        asked_at = time.monotonic()
+        depth = self._broker.depth()
+        try:
+            look = self._look(depth, asked_at)
+        except Exception as error:
+            self._shortcuts = self._no_shortcuts()  # what it has changed is as it was before
+            if not ledger.is_refused(error):
+                raise
+            look = self._look(depth, asked_at, is_apart=True)
+        messages = self._publish(look.messages, look.planned_at)
+        brought = False
+        if look.planner:
+            brought = depth is not None and self._bring(depth + len(messages), asked_at)
+            self._count()
+        else:
+            OLDEST_SNAPSHOT.clear()  # who plans tells it
+        broker_is_well = depth is not None and len(messages) == len(look.messages)
+        failure = None if broker_is_well else "the broker does not answer"
+        return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look), brought=brought)
+
+    def _is_amid(self, look: "_Look") -> bool:
+        """Where thousands of organizations may send nothing (paused, capped, of unknown kinds), one look does not come
+        to those that may. After a round for nothing there is no hurry."""
+        if look.messages or look.saw_all:
+            self._rounds_in_vain = 0
+        else:
+            self._rounds_in_vain += any(walk.is_new_round for walk in look.walks)
+        return not look.saw_all and self._rounds_in_vain < 2
+
+    def _no_shortcuts(self) -> ledger.Shortcuts:
+        return ledger.Shortcuts(
+            redispatch_after_seconds=self._settings.redispatch_after,
+            shortest_lease_seconds=min(
+                [self._settings.lease, *(kind.hard_limit_seconds for kind in self._kinds.values())]
+            ),
+        )
+
+    def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
+        with all_jobs_session() as session:
+            planner = ledger.may_plan(session)
+            PLANNING.set(planner)
+            look = _Look(planner, self._settings.dispatch_window)
+            if planner and depth is not None:
+                self._meet_newcomers(session)
+                look = self._plan(session, depth, asked_at, is_apart=is_apart)
+        look.planned_at = time.monotonic()
+        for walk in look.walks:
+            self._turns.take(walk)
+        return look
+
+    def _publish(self, messages: Sequence[Message], planned_at: float) -> Sequence[Message]:
+        """Returns what was sent."""
+        held_up_seconds = time.monotonic() - planned_at
+        if messages and held_up_seconds > _HELD_UP_SECONDS:
+            log.warning("dispatcher.held_up", seconds=round(held_up_seconds, 1), messages=len(messages))
+            unsent: Sequence[Message] = messages
+        else:
+            unsent = self._broker.publish(messages, timeline=str(database().cluster(HOME).timelines))
+        if messages:
+            self._broker_takes = not unsent
+        if unsent:
+            self._take_back(unsent)
+        return messages[: len(messages) - len(unsent)]
+
+    def _take_back(self, unsent: Sequence[Message]) -> None:
+        try:
+            with all_jobs_session() as session:
+                ledger.undispatch(session, unsent, self._shortcuts)
+        except Exception as error:
+            if not ledger.is_refused(error):
+                raise
+            log.warning("jobs.not_taken_back", error=first_line(error))  # they will be overdue, each for itself
+
+    def _bring(self, depth: int, asked_at: float) -> bool:
+        """Bring into the queue what has become due, or is to be dispatched again; whether there was anything."""
+        now = time.monotonic()
+        if now - self._brought_at < _BRING_SECONDS:
+            return False
+        self._brought_at = now
+        try:
+            with all_jobs_session() as session:
+                return ledger.may_plan(session) and self._bring_in(session, depth, asked_at)
+        except Exception as error:
+            self._shortcuts = self._no_shortcuts()
+            if not ledger.is_refused(error):
+                if not classify(error).retryable:
+                    raise
+                log.warning("jobs.not_brought", error=first_line(error))
+                return False
+        with all_jobs_session() as session:
+            if ledger.may_plan(session):
+                self._leave_refused_out(session, depth)
+        return True
+
+    def _bring_in(self, session: Session, depth: int, asked_at: float) -> bool:
+        due = ledger.promote(session, self._refused, self._shortcuts)
+        self._turns.came(due)
+        return self._sweep(session, depth, asked_at) > 0 or bool(due)
+
+    def _sweep(self, session: Session, depth: int, asked_at: float) -> int:
+        """Dispatch again what was lost on its way. Not by a look at the broker that has grown old: what has been sent
+        since would be taken for what waits there."""
+        now = time.monotonic()
+        if now - self._swept_at < _SWEEP_SECONDS or now - asked_at > ledger.JUST_SENT_SECONDS:
+            return 0
+        self._swept_at = now
+        held_up = ledger.requeue_held_up(session, self._refused, self._shortcuts)
+        if held_up:
+            log.debug("jobs.held_up", jobs=held_up)
+        overdue = ledger.requeue_overdue(session, waiting=depth, without=self._refused, shortcuts=self._shortcuts)
+        if overdue:
+            OVERDUE.inc(overdue)
+            log.warning("jobs.overdue", jobs=overdue)
+        return held_up + overdue
+
+    def _leave_refused_out(self, session: Session, depth: int) -> None:
+        now = time.monotonic()
+        self._refused = {job_id: until for job_id, until in self._refused.items() if until > now}
+        for job_id, error in ledger.find_refused(session, waiting=depth, without=self._refused).items():
+            self._refused[job_id] = now + _SET_ASIDE_SECONDS
+            log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
+
+    def _meet_newcomers(self, session: Session) -> None:
+        """Whose jobs have just come, while a round takes many looks or not all lanes are looked for."""
+        if self._turns.is_long or self._shortcuts.lanes.is_dear:
+            came, self._arrived_until = ledger.arrivals(session, since=self._arrived_until, known=self._shortcuts.lanes)
+            self._turns.came(came)
+        else:
+            self._arrived_until = None
+
+    def _plan(self, session: Session, depth: int, asked_at: float, *, is_apart: bool) -> "_Look":
+        """Fill what room there is.
+
+        A lane that gave less than planned (its jobs are locked by somebody just now) is left out, and the room it did
+        not use is planned again: a lane must not starve the others by being locked.
+        """
+        now = time.monotonic()
+        self._set_aside = {lane: until for lane, until in self._set_aside.items() if until > now}
+        LANES_SET_ASIDE.set(len(self._set_aside))
+        left_out = set(self._set_aside)
+        look: _Look | None = None
+        while True:
+            under_way = ledger.load(session, self._shortcuts)
+            sent = 0 if look is None else len(look.messages)
+            left = self._settings.dispatch_window - max(under_way.messages, depth + sent)
+            # What others have sent since a look at the broker that is too old is in neither count.
+            is_old = time.monotonic() - asked_at > ledger.JUST_SENT_SECONDS
+            if is_old or not self._broker_takes:  # then one is tried, not all that there seems to be room for
+                left = min(left, 1 - sent)
+            look = look or _Look(True, left)
+            if left <= 0:
+                return look
+            dispatched = ledger.dispatch_due(
+                session,
+                self._turns,
+                under_way,
+                limits_of(self._kinds, self._settings, under_way),
+                capacity=left,
+                redispatch_after_seconds=self._settings.redispatch_after,
+                left_out=left_out,
+                is_apart=is_apart,
+                shortcuts=self._shortcuts,
+            )
+            look.messages += dispatched.messages
+            look.walks.append(dispatched.walk)
+            look.saw_all = dispatched.walk.saw_all
+            self._note_unknown(dispatched.unknown)
+            for lane, error in dispatched.refused.items():
+                self._put_aside(lane, error)
+            left_out |= dispatched.short | dispatched.refused.keys()
+            if not (dispatched.short or dispatched.refused):
+                return look
+
+    def _put_aside(self, lane: LaneKey, error: Exception) -> None:
+        """The server refuses to change its rows. For a while, in memory: the others go on, also after a restart."""
+        self._set_aside[lane] = time.monotonic() + _SET_ASIDE_SECONDS
+        LANES_SET_ASIDE.set(len(self._set_aside))
+        log.warning(
+            "lane.set_aside",
+            organization=str(lane.organization_id),
+            kind=lane.kind[:_SHOWN],
+            priority=lane.priority,
+            seconds=_SET_ASIDE_SECONDS,
+            error=first_line(error),
+        )
+
+    def _note_unknown(self, lanes: Collection[LaneKey]) -> None:
+        """Those that no look has met for a while are gone."""
+        now = time.monotonic()
+        before = {lane.kind for lane in self._unknown}
+        self._unknown = {lane: met for lane, met in self._unknown.items() if now - met < _UNKNOWN_SECONDS}
+        self._unknown |= dict.fromkeys(lanes, now)
+        UNKNOWN.set(len(self._unknown))
+        if new := {lane.kind for lane in lanes} - before:
+            log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(new)[:_SHOWN]])
+
+    def _count(self) -> None:
+        """With a large backlog counting takes long: it then happens less often, never while we plan, and what has been
+        sent counts for more than a count that takes longer than a statement may."""
+        started = time.monotonic()
+        if started < self._count_at:
+            return
+        try:
+            with all_jobs_session() as session:
+                self._tell_snapshots(self._snapshots.look(session))
+            with all_jobs_session() as session:
+                counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
+        except Exception as error:
+            if not classify(error).retryable:
+                raise
+            log.warning("ledger.not_counted", error=first_line(error))
+        else:
+            BACKLOG.clear()
+            for kind, state, jobs in counts:
+                BACKLOG.labels(kind, state).set(jobs)
+            OLDEST.set(oldest)
+        now = time.monotonic()
+        self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
+
+    def _tell_snapshots(self, holders: Sequence[SnapshotHolder]) -> None:
+        """Of each kind of holder the oldest, in the metrics; each that has become old, in the log, now and then."""
+        for kind in HOLDERS:
+            ages = (one.seconds for one in holders if one.holder == kind)
+            OLDEST_SNAPSHOT.labels(kind).set(max(ages, default=0.0))
+        now = time.monotonic()
+        self._old_snapshots = {who: again_at for who, again_at in self._old_snapshots.items() if again_at > now}
+        for one in holders:
+            if one.seconds >= _OLD_SNAPSHOT_SECONDS and one.who not in self._old_snapshots:
+                self._old_snapshots[one.who] = now + _OLD_SNAPSHOT_AGAIN_SECONDS
+                log.warning(
+                    "snapshot.old",
+                    holder=one.holder,
+                    who=one.who,
+                    state=one.state,
+                    seconds=round(one.seconds),
+                    remedy=one.remedy,
+                )
+        if not self._snapshots.sees_all and not self._hides_snapshots:
+            log.warning(
+                "snapshots.hidden",
+                shown="replication slots and prepared transactions",
+                remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",
+            )
+        self._hides_snapshots = not self._snapshots.sees_all
+
+
+def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
+    """Run a dispatcher in the foreground until SIGTERM or SIGINT."""
+    open_database(settings, application_name="docworker dispatcher")
+    dispatcher = Dispatcher(settings, app, kinds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stop())
+    with serving(settings, "dispatcher", dispatcher.health):
+        log.info("dispatcher.started", kinds=sorted(kinds))
+        dispatcher.run()
+    close_database()
+    log.info("dispatcher.stopped")

@@ -1,0 +1,334 @@
+"""One PostgreSQL server of the local stack: made, copied, started, stopped, killed, promoted, rewound.
+
+Knows nothing of our roles and tables. Which server is the master, and who follows whom, is for `LocalStack`.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, LiteralString
+from urllib.parse import quote
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.files import write_private
+from docworker.worker.local.launching import is_alive, run_tool, start_tool, wait_until
+from docworker.worker.local.servers.configuration import ACCESS, SETTINGS, configuration
+from docworker.worker.local.servers.copying import Copy
+from docworker.worker.local.servers.server import HOST, Server
+from docworker.worker.local.users import ServerUser
+
+SUPERUSER = "postgres"
+
+
+class PostgresServer(Server):
+    """A PostgreSQL server with its own data directory under `home`, on a port of 127.0.0.1.
+
+    Its configuration lies outside the data directory, where neither pg_basebackup nor pg_rewind touch it and where
+    only we can write.
+    """
+
+    stop_signal = signal.SIGINT  # "fast": ends the sessions instead of waiting for them
+    abort_signal = signal.SIGQUIT  # "immediate"
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        home: Path,
+        port: int,
+        user: ServerUser,
+        programs: Path,
+        password: str,
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name=name, home=home, port=port, user=user)
+        self._programs = programs
+        self._password = password
+        self._durable = durable
+        self._settings = dict(settings or {})
+        self._primary: PostgresServer | None = None
+
+    # Making the data directory
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a data directory; unfinished ones do not count."""
+        return (self.data / "PG_VERSION").exists()
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the server will start (or has started) as a replica."""
+        return (self.data / "standby.signal").exists()
+
+    def create(self) -> None:
+        """Make the data directory of a new, empty master."""
+        unfinished = self._unfinished_data()
+        password_path = self._write_private("password", self._password)
+        try:
+            run_tool(
+                [
+                    *(self._programs / "initdb", "-D", unfinished, "--no-sync", "--no-instructions"),
+                    *("--username", SUPERUSER, "--pwfile", password_path, "--auth", "scram-sha-256"),
+                    *("--encoding", "UTF8", "--locale", "C"),
+                    *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+                    *("--set", f"dynamic_shared_memory_type={SETTINGS['dynamic_shared_memory_type']}"),
+                ],
+                user=self.user,
+                environment=self._tool_environment(),
+            )
+        finally:
+            password_path.unlink()
+        unfinished.rename(self.data)
+
+    def begin_copy(self, primary: "PostgresServer") -> Copy:
+        """Start copying a running `primary`; `Copy.finish` makes this server its replica."""
+        primary.ensure_slot(self.name)
+        unfinished = self._unfinished_data()
+        process = start_tool(
+            [
+                *(self._programs / "pg_basebackup", "-D", unfinished, "-X", "stream", "-c", "fast"),
+                *("-S", self.name, "-d", primary.tool_conninfo()),
+                *([] if self._durable else ["--no-sync"]),
+            ],
+            user=self.user,
+            environment=self._tool_environment(),
+        )
+        return Copy(server=self, primary=primary, unfinished=unfinished, process=process)
+
+    def copy_from(self, primary: "PostgresServer") -> None:
+        """Make the data directory of a replica of the running `primary`; an older one is replaced."""
+        self.begin_copy(primary).finish()
+
+    def remove(self) -> None:
+        """Delete the data directory of the stopped server."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.home / f"{self.name}.new"
+
+    def _unfinished_data(self) -> Path:
+        """An empty directory; it is renamed when complete, so that an interrupted start leaves no half a server."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished.mkdir(mode=0o700)
+        self.user.own(self._unfinished)
+        return self._unfinished
+
+    # Running
+
+    def _command(self) -> list[str | Path]:
+        return [self._programs / "postgres", "-D", self.data, "-c", f"config_file={self._config_path}"]
+
+    @property
+    def _marker(self) -> str:
+        return f" -D {self.data} "
+
+    @property
+    def _pid_path(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    @property
+    def _taken_port_message(self) -> str:
+        return "could not bind"
+
+    @property
+    def _config_path(self) -> Path:
+        return self.home / f"{self.name}.conf"
+
+    def _prepare(self) -> None:
+        self._write_config()
+        pid = self._recorded_pid()
+        if pid is not None and is_alive(pid):
+            # The machine crashed, and another program has the number now: PostgreSQL would refuse to start.
+            self._pid_path.unlink()
+
+    def _write_config(self) -> None:
+        access_path = self._write_private("access", ACCESS)
+        settings = {
+            "port": str(self.port),
+            "hba_file": str(access_path),
+            "cluster_name": self.name,
+            "primary_slot_name": self.name,
+            "primary_conninfo": self._primary_conninfo(),
+            **self._settings,
+        }
+        self._write_private("conf", configuration(settings, durable=self._durable))
+
+    def _primary_conninfo(self) -> str:
+        if self._primary is None:
+            return ""
+        return make_conninfo(self._primary.tool_conninfo(), password=self._password, application_name=self.name)
+
+    def _write_private(self, suffix: str, text: str) -> Path:
+        """A file in the home, readable by the server's user only."""
+        path = self.home / f"{self.name}.{suffix}"
+        write_private(path, text, owner=self.user)
+        return path
+
+    def _answers(self) -> bool:
+        try:
+            self.execute("SELECT")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def configure(self, **settings: str) -> None:
+        """Change settings that need no restart, and reload; they last as long as this object."""
+        self._settings.update(settings)
+        self._write_config()
+        self._reload()
+
+    def _reload(self) -> None:
+        self.execute("SELECT pg_reload_conf()")
+
+    def kill(self) -> None:
+        """As `Server.kill`. The System V memory that a killed server leaves is given back: there is little of it."""
+        memory_id = self._shared_memory_id()
+        super().kill()
+        if memory_id is not None:
+            ctypes.CDLL(None).shmctl(memory_id, 0, None)
+
+    def _shared_memory_id(self) -> int | None:
+        with suppress(FileNotFoundError, ValueError, IndexError):
+            return int(self._pid_path.read_text().splitlines()[6].split()[1])
+        return None
+
+    # Talking to it
+
+    def url(self, role: str, password: str, database: str) -> str:
+        """The address for libpq and SQLAlchemy."""
+        return f"postgresql://{quote(role)}:{quote(password)}@{HOST}:{self.port}/{quote(database)}"
+
+    def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection:
+        """A connection as superuser, in autocommit unless `options` say otherwise."""
+        conninfo = self.url(SUPERUSER, self._password, database)
+        return psycopg.connect(conninfo, **{"autocommit": True, "connect_timeout": 5, **options})
+
+    def execute(
+        self, statement: LiteralString, parameters: Sequence[object] = (), *, database: str = "postgres"
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement as superuser on a connection of its own; returns the rows, if it has any."""
+        with self.connect(database) as connection:
+            cursor = connection.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def tool_conninfo(self) -> str:
+        """The address for PostgreSQL's own tools, without the password."""
+        return make_conninfo(host=HOST, port=self.port, user=SUPERUSER, dbname="postgres")
+
+    def _tool_environment(self) -> dict[str, str]:
+        return {"PATH": os.defpath, "LC_ALL": "C", "PGPASSWORD": self._password}
+
+    # Replication
+
+    def ensure_slot(self, name: str) -> None:
+        """Keep WAL for the replica `name` until it has it."""
+        self.execute(
+            "SELECT pg_create_physical_replication_slot(%s, true) "
+            "WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)",
+            [name, name],
+        )
+
+    def drop_slots(self, *, but: Sequence[str] = ()) -> None:
+        """Keep WAL no longer for replicas that are gone."""
+        self.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+            "WHERE NOT active AND slot_name <> ALL (%s)",
+            [list(but)],
+        )
+
+    def is_in_recovery(self) -> bool:
+        """Whether the running server is a replica."""
+        return bool(self.execute("SELECT pg_is_in_recovery()")[0][0])
+
+    def streams_to(self, replica: "PostgresServer") -> bool:
+        """Whether `replica` receives our WAL right now."""
+        return bool(
+            self.execute(
+                "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'", [replica.name]
+            )
+        )
+
+    def position(self) -> str:
+        """How much of the WAL is flushed (a master) or replayed (a replica), as an LSN."""
+        return str(
+            self.execute(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+            )[0][0]
+        )
+
+    def has_replayed(self, position: str) -> bool:
+        """Whether this replica has replayed the WAL up to `position`."""
+        return bool(self.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [position])[0][0])
+
+    def wait_for(self, primary: "PostgresServer", *, within_seconds: float = 20) -> None:
+        """Wait until this replica has replayed all that is committed on `primary` now."""
+        position = primary.position()
+        wait_until(
+            lambda: self.has_replayed(position),
+            what=f"{self.name} replays {position} of {primary.name}",
+            within_seconds=within_seconds,
+        )
+
+    def follow(self, primary: "PostgresServer") -> None:
+        """Make this a replica of `primary`, when it is started or, if it runs as a replica, from now on."""
+        primary.ensure_slot(self.name)
+        self._primary = primary
+        if self.running:
+            self._write_config()
+            self._reload()
+        else:  # its configuration is written when it starts
+            self._become_standby()
+
+    def _become_standby(self) -> None:
+        path = self.data / "standby.signal"
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        self.user.own(path)
+
+    def pause_replay(self) -> None:
+        """Stop applying WAL on this replica (it is still received); returns when it has stopped."""
+        self.execute("SELECT pg_wal_replay_pause()")
+        wait_until(
+            lambda: self.execute("SELECT pg_get_wal_replay_pause_state()")[0][0] == "paused",
+            what=f"{self.name} pauses its replay",
+            within_seconds=20,
+        )
+
+    def resume_replay(self) -> None:
+        """Apply WAL again."""
+        self.execute("SELECT pg_wal_replay_resume()")
+
+    def promote(self, *, within_seconds: int = 30) -> None:
+        """Make this running replica a master, on a new timeline; returns when it takes writes."""
+        if not self.execute("SELECT pg_promote(true, %s)", [within_seconds])[0][0]:
+            raise DocworkerError(f"{self.name} was not promoted within {within_seconds} s: see {self.log_path}")
+        self._primary = None
+
+    def rewind_to(self, primary: "PostgresServer") -> None:
+        """Make this former master a running replica of `primary`, throwing away what `primary` never got."""
+        self.stop()
+        # The control file, by which pg_rewind knows the new timeline, is written with the first checkpoint on it.
+        primary.execute("CHECKPOINT")
+        self._write_config()
+        run_tool(
+            [
+                *(self._programs / "pg_rewind", "--target-pgdata", self.data),
+                *("--source-server", primary.tool_conninfo(), "--config-file", self._config_path),
+                *([] if self._durable else ["--no-sync"]),
+            ],
+            user=self.user,
+            environment=self._tool_environment(),
+        )
+        self.follow(primary)
+        self.start()
+        self.drop_slots()

@@ -1,0 +1,214 @@
+"""What `docworker up` and `docworker stack exec` do: the local stack, and our processes or one command on it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from honcho.environ import parse_procfile
+
+from docworker.db.errors import DocworkerError
+from docworker.worker.local.environment import environment_file, environment_of
+from docworker.worker.local.home import DEFAULT_DIRECTORY, is_in_use, remove_home
+from docworker.worker.local.stack import METRICS, LocalStack
+from docworker.worker.local.supervisor import Interrupted, StopSignals, Supervisor
+
+RELEASE = "release"
+TEMPORARY = "docworker-stack-"
+ABANDONED_SECONDS = 3600
+PROCESSES: Mapping[str, str] = {
+    RELEASE: "docworker migrate",
+    "worker": "docworker worker",
+    "dispatcher": "docworker dispatcher",
+    "beat": "docworker beat",
+}
+
+
+def run_up(directory: Path, *, replicas: int = 1) -> int:
+    """Start the stack of `directory`, migrate, and run every process until a signal comes; returns the exit code.
+
+    Raises:
+        DocworkerError: the stack does not start.
+    """
+    stack = LocalStack(directory, replicas=replicas)
+    with StopSignals() as signals:
+        try:
+            with signals.interrupting():
+                stack.start()
+            return _run_processes(stack, signals)
+        except Interrupted:
+            return 0
+        finally:
+            stack.stop()
+
+
+def _run_processes(stack: LocalStack, signals: StopSignals) -> int:
+    environment = process_environment(stack.environment())
+    supervisor = Supervisor(signals=signals, environment=environment, directory=Path.cwd())
+    for line in _summary(stack, environment):
+        supervisor.say(line)
+    commands = process_table(Path.cwd())
+    release = commands.pop(RELEASE, None)
+    if release is not None and not supervisor.run_once(RELEASE, release):
+        if signals.count:
+            return 0
+        supervisor.say(f"{RELEASE} failed: {release}")
+        return 1
+    return supervisor.run(commands, trouble=lambda: _dead_server(stack))
+
+
+def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
+    for server in stack.status():
+        yield f"{server.role} on 127.0.0.1:{server.port}"
+    yield f"data and server logs in {stack.directory}"
+    for name in METRICS:
+        port = environment[f"DOCWORKER_{name.upper()}_METRICS_PORT"]
+        yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
+    if stack.directory == DEFAULT_DIRECTORY.absolute():
+        yield f"try, in another shell in this directory: {_program()} organizations add acme"
+    yield f"settings for other directories and programs: . {environment_file(stack.directory)}"
+
+
+def _program() -> str:
+    """How a shell in this directory calls us."""
+    if shutil.which("docworker"):
+        return "docworker"
+    return os.path.relpath(Path(sys.executable).with_name("docworker"))
+
+
+def _dead_server(stack: LocalStack) -> str | None:
+    server = stack.dead_server()
+    if server is None:
+        return None
+    return f"{server.name} ended by itself; its log {server.log_path} ends with: {server.log_tail()}"
+
+
+def process_table(directory: Path) -> dict[str, str]:
+    """The commands by name, without `exec`: of the Procfile in `directory`, or ours when there is none."""
+    procfile = directory / "Procfile"
+    if not procfile.exists():
+        return dict(PROCESSES)
+    parsed = parse_procfile(procfile.read_text()).processes
+    commands = {name: command.removeprefix("exec ") for name, command in parsed.items()}
+    if not commands.keys() - {RELEASE}:
+        raise DocworkerError(f"{procfile} names no process: it needs lines such as 'worker: docworker worker'")
+    return commands
+
+
+def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Our own environment with these settings, and with the `docworker` of this very interpreter."""
+    programs = Path(sys.executable).parent
+    given_ports = {name: value for name, value in os.environ.items() if name.endswith("_METRICS_PORT")}
+    elsewhere = {"DOCWORKER_LISTEN_URL"}  # goes with a dispatcher's address that these settings replace
+    return {
+        **{name: value for name, value in os.environ.items() if name not in elsewhere},
+        **settings,
+        **given_ports,
+        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def migrate(environment: Mapping[str, str]) -> None:
+    """Bring the database of these settings to the newest schema; raises DocworkerError with the output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "docworker.worker.cli", "migrate"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise DocworkerError(f"migrating failed with exit code {done.returncode}: {done.stdout[-4000:].strip()}")
+
+
+def run_with_stack(directory: Path | None, command: Sequence[str], *, replicas: int = 1) -> int:
+    """Run `command` on a migrated stack, in the foreground, and return its exit code.
+
+    The stack is the one of `directory`, joined when it is up and else started for the while; without a directory, a
+    temporary one.
+
+    Raises:
+        DocworkerError: the stack does not start, or the command cannot be run.
+    """
+    with StopSignals() as signals:
+        try:
+            with _stack_environment(directory, replicas, signals) as environment:
+                return _run_command(command, process_environment(environment), signals)
+        except Interrupted:
+            return 128 + signals.last
+
+
+@contextmanager
+def _stack_environment(directory: Path | None, replicas: int, signals: StopSignals) -> Iterator[dict[str, str]]:
+    if directory is not None and is_in_use(directory):
+        yield environment_of(directory)
+        return
+    with (
+        temporary_stack(replicas=replicas) if directory is None else _stopped(LocalStack(directory, replicas=replicas))
+    ) as stack:
+        with signals.interrupting():
+            stack.start()
+            migrate(process_environment(stack.environment()))
+        yield stack.environment()
+
+
+@contextmanager
+def _stopped(stack: LocalStack) -> Iterator[LocalStack]:
+    try:
+        yield stack
+    finally:
+        stack.stop()
+
+
+@contextmanager
+def temporary_stack(*, replicas: int = 1) -> Iterator[LocalStack]:
+    """A stack, to be started, in a temporary directory that is deleted at the end."""
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
+        directory = Path(name)
+        directory.chmod(0o711)  # for the servers' user, when we are root; everything inside is closed
+        stack = LocalStack(directory / "stack", replicas=replicas, durable=False)
+        try:
+            yield stack
+        finally:
+            stack.remove()
+
+
+def _remove_abandoned() -> None:
+    """Temporary stacks whose owner was killed with -9."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            status = directory.stat()
+            is_old = status.st_mtime < time.time() - ABANDONED_SECONDS
+            if is_old and status.st_uid == os.geteuid() and not is_in_use(directory / "stack"):
+                remove_home(directory / "stack")
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_command(command: Sequence[str], environment: Mapping[str, str], signals: StopSignals) -> int:
+    """In our own process group: a terminal's Ctrl-C reaches the command without us."""
+    try:
+        process = subprocess.Popen(command, env=environment)  # noqa: S603
+    except OSError as error:
+        raise DocworkerError(f"cannot run {command[0]!r}: {error.strerror}") from error
+    forwarded = 0
+    while True:
+        try:
+            code = process.wait(timeout=0.1)
+        except subprocess.TimeoutExpired:
+            if signals.count > forwarded:
+                first_ctrl_c = signals.count == 1 and signals.last == signal.SIGINT
+                forwarded = signals.count
+                if not first_ctrl_c:
+                    process.terminate()
+        else:
+            return code if code >= 0 else 128 - code
