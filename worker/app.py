@@ -17,7 +17,7 @@ from docworker.jobs.task import is_same_place
 from docworker.worker import children
 from docworker.worker.brokers import transport
 
-TASK_MODULES = ("docworker.jobs.kinds.documents", "docworker.jobs.kinds.fanout", "docworker.jobs.kinds.maintenance")
+TASK_MODULES = tuple(f"docworker.jobs.kinds.{name}" for name in ("documents", "indexing", "fanout", "maintenance"))
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
 
 POOLS = {"prefork": "docworker.worker.consumer.pool:Pool"}

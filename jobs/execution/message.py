@@ -20,13 +20,14 @@ from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.errors import UnacceptedArgumentsError
 from docworker.db.ledger import Claim, Part
+from docworker.db.retrying import again
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch
 from docworker.jobs.execution.forks import no_way_out_of_a_fork
 from docworker.jobs.execution.leases import leases, stopping
-from docworker.jobs.execution.outcomes import end, insist, settle_error
+from docworker.jobs.execution.outcomes import end, settle_error
 from docworker.jobs.kind import TURN_SECONDS, Kind
 
 log = structlog.get_logger(__name__)
@@ -183,7 +184,7 @@ class _Singles(_Delivery):
             log.debug("job.finished_alone", job=str(attempt.id), error=str(error))
             attempt.finish()
             # A claim that was committed although the answer was lost has not begun, and would be charged.
-            following = insist(lambda: ledger.claimed_as(wanted))
+            following = again(seconds=database().settings.lease)(lambda: ledger.claimed_as(wanted))
         else:
             attempt.settle("succeeded" if done else "fenced")
         if following.jobs:

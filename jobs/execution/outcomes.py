@@ -11,13 +11,12 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.faults import Fault
 from docworker.db.ledger import Failure
-from docworker.db.sessions import writing
+from docworker.db.retrying import may_pass, run_in_transaction
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
@@ -41,7 +40,7 @@ def end(batch: Batch, error: BaseException | None = None) -> None:
         try:
             _end(batch, error)
         except BaseException as trouble:  # noqa: BLE001 - nothing may make these jobs look as if they had not run
-            if is_last or _may_pass(trouble):
+            if is_last or may_pass(trouble):
                 jobs = [str(one.id) for one in batch.unsettled]
                 log.error("attempts.end_not_written", kind=batch.kind.name, jobs=jobs, error=_logged(trouble))  # noqa: TRY400
                 return
@@ -153,30 +152,7 @@ def _give_back(batch: Batch) -> None:
 
 def _write(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
-
-    def once() -> T:
-        with writing(organization_id) as session:
-            return write(session)
-
-    return insist(once)
-
-
-def insist(exchange: Callable[[], T]) -> T:
-    """Again and again for as long as a lease lasts, while the database is away."""
-    for attempt in Retrying(
-        retry=retry_if_exception(_may_pass),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        stop=stop_after_delay(database().settings.lease),
-        reraise=True,
-    ):
-        with attempt:
-            answered = exchange()
-    return answered
-
-
-def _may_pass(error: BaseException) -> bool:
-    fault = fault_of(error)
-    return fault.is_infrastructure or fault is Fault.SERIALIZATION
+    return run_in_transaction(organization_id, write, seconds=database().settings.lease)
 
 
 def backoff_seconds(rounds: int, *, base: float, most: float) -> float:

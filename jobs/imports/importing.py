@@ -4,7 +4,7 @@ A hundred files a transaction, each in a savepoint of its own when it has to be,
 Nothing is ever deleted, and importing the same tree again changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -15,7 +15,6 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from docworker.db.documents.folders import ROOT, FolderPath, ensure_folders
 from docworker.db.documents.intake import Incoming, Present, find_present, insert_documents, update_documents
@@ -27,10 +26,10 @@ from docworker.db.documents.store import (
     SourceTooLargeError,
     source_store,
 )
-from docworker.db.errors import DocworkerError
 from docworker.db.faults import classify
 from docworker.db.models import DocumentStatus
-from docworker.db.sessions import organization_of, reading, writing
+from docworker.db.retrying import run_in_transaction
+from docworker.db.sessions import organization_of, reading
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 from docworker.jobs.kinds.documents import process_document
@@ -42,6 +41,8 @@ T = TypeVar("T")
 BATCH_FILES = 100
 UNSUPPORTED = "neither PDF, DOCX, HTML, Markdown nor text"
 
+_TRIES = 5
+"""Of a transaction."""
 _ROUNDS = 5
 """How often a file is looked at again after another import got in between."""
 
@@ -127,7 +128,9 @@ class _Import:
         paths |= {(*self._into, *found.path[:-1]) for found in batch if isinstance(found, FoundFile)}
         missing = paths - self._folders.keys()
         if missing:
-            self._folders |= _insist(self._organization_id, lambda session: ensure_folders(session, missing))
+            self._folders |= run_in_transaction(
+                self._organization_id, lambda session: ensure_folders(session, missing), times=_TRIES
+            )
 
     def _read(self, found: FoundFile) -> _File | FileResult:
         path = (*self._into, *found.path)
@@ -170,7 +173,9 @@ class _Import:
             yield file.result(Imported.FAILED, "others keep changing this document: import it again")
 
     def _write(self, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
-        return _insist(self._organization_id, lambda session: _write(session, writes)) if writes else ([], [])
+        if not writes:
+            return [], []
+        return run_in_transaction(self._organization_id, lambda session: _write(session, writes), times=_TRIES)
 
     def _look_again(self, written: Iterable[_File]) -> None:
         """Bytes that were already there may have been purged before the document that now protects them was."""
@@ -206,24 +211,6 @@ class _Import:
 
 def _why_unread(error: Exception) -> str:
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-def _insist(organization_id: UUID, write: Callable[[Session], T]) -> T:
-    """One transaction on the master, again after a deadlock, a lost connection and the like."""
-    for attempt in Retrying(
-        retry=retry_if_exception(_may_pass),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        stop=stop_after_attempt(5),
-        reraise=True,
-    ):
-        with attempt, writing(organization_id) as session:
-            written = write(session)
-    return written
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Not an interruption, which tenacity would catch as well."""
-    return isinstance(error, Exception) and not isinstance(error, DocworkerError) and classify(error).retryable
 
 
 def _write(session: Session, writes: _Writes) -> tuple[list[FileResult], list[_File]]:

@@ -13,10 +13,9 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying
 
 from docworker.db import ledger
-from docworker.db.documents.search import index_documents as write_search_vectors
 from docworker.db.documents.unprocessed import Unprocessed, load_unprocessed
 from docworker.db.documents.versions import (
     NewText,
@@ -24,21 +23,21 @@ from docworker.db.documents.versions import (
     Rejected,
     Written,
     reject,
-    restore_version,
     write_version,
     write_versions,
 )
 from docworker.db.errors import NotFoundError
 from docworker.db.faults import Fault, classify
 from docworker.db.models import Document
+from docworker.db.retrying import again, is_conflict
 from docworker.db.sessions import reading, writing
 from docworker.jobs import metrics
-from docworker.jobs.enqueue import enqueue
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.outcomes import settle_error
 from docworker.jobs.kind import Arguments
+from docworker.jobs.kinds.indexing import enqueue_indexing
 from docworker.jobs.kinds.processing import process
-from docworker.jobs.task import batch_job, job
+from docworker.jobs.task import batch_job
 
 log = structlog.get_logger(__name__)
 Result = NewText | Rejected
@@ -176,24 +175,13 @@ def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID]
 
 def process_one(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
     """One document by itself: read from the master, work, write in a savepoint, and again while others are faster."""
-    for trial in _while_others_are_faster(on_retry=metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc):
-        with trial:
-            _process_once(attempt, work)
+    count = metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc
+    while_others_are_faster(on_retry=count)(lambda: _process_once(attempt, work))
 
 
-def _while_others_are_faster(on_retry: Callable[[], None] = lambda: None) -> Retrying:
+def while_others_are_faster(on_retry: Callable[[], None] = lambda: None) -> Retrying:
     """A few tries with growing random pauses; each must read afresh. The last conflict is raised."""
-    return Retrying(
-        retry=retry_if_exception(_is_conflict),
-        wait=wait_random_exponential(multiplier=0.01, max=0.5),
-        stop=stop_after_attempt(5),
-        before_sleep=lambda _: on_retry(),
-        reraise=True,
-    )
-
-
-def _is_conflict(error: BaseException) -> bool:
-    return classify(error) in (Fault.CONFLICT, Fault.SERIALIZATION)
+    return again(retry_on=is_conflict, times=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, on_retry=on_retry)
 
 
 def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
@@ -220,33 +208,3 @@ def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result])
         enqueue_indexing(session, {document_id: outcome})
     for ended, attempts in settled.items():
         settle(attempts, ended)
-
-
-def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
-    """Have the full text of new versions indexed soon, by a job that commits with them."""
-    changed = sorted(document_id for document_id, one in outcomes.items() if one.written is Written.VERSION)
-    if changed:
-        enqueue(session, index_documents, document_ids=changed)
-
-
-@job(priority=7, soft_limit_seconds=60, hard_limit_seconds=90)
-def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
-    """Fill the full-text index with the latest text of these documents."""
-
-    def effect(session: Session) -> None:
-        write_search_vectors(session, document_ids)
-
-    attempt.finish(effect)
-
-
-def restore(organization_id: UUID, document_id: UUID, version_number: int) -> Outcome:
-    """Write a new version with the content of an old one, here and now; again while others are faster.
-
-    Raises NotFoundError when there is no such document or version.
-    """
-    for trial in _while_others_are_faster():
-        with trial, writing(organization_id) as session:
-            with session.begin_nested():
-                outcome = restore_version(session, document_id, version_number)
-            enqueue_indexing(session, {document_id: outcome})
-    return outcome

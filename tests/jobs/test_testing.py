@@ -11,7 +11,8 @@ from docworker.db.models import Job
 from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
-from docworker.jobs.kinds.documents import index_documents, process_document
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.kinds.indexing import index_documents
 from docworker.jobs.task import Attempt, job
 from docworker.jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
 from tests.support.tenants import Tenant

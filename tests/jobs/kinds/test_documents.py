@@ -21,8 +21,10 @@ from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME
 from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.kinds import documents
-from docworker.jobs.kinds.documents import index_documents, process_document, process_documents, restore
+from docworker.jobs.kinds.documents import process_document, process_documents
+from docworker.jobs.kinds.indexing import index_documents
 from docworker.jobs.kinds.processing import process
+from docworker.jobs.kinds.restoring import restore
 from docworker.jobs.task import known_kinds
 from docworker.jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
 from tests.support.tenants import Tenant

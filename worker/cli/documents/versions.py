@@ -117,11 +117,11 @@ processing makes a version of it again.
 def restore(doc: str, number: int, slug: str, as_json: bool) -> None:
     """Make an old version the newest again, as a new version with its text."""
     from docworker.db.documents.reading import find_document
-    from docworker.jobs.kinds import documents
+    from docworker.jobs.kinds import restoring
 
     with organization_open("restore", slug) as organization_id:
         entry = find_document(organization_id, doc)
-        outcome = documents.restore(organization_id, entry.id, number)
+        outcome = restoring.restore(organization_id, entry.id, number)
     if as_json:
         print_json(
             {
