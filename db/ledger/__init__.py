@@ -5,6 +5,14 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
+from docworker.db.ledger.changes import (
+    find_refused,
+    is_refused,
+    promote,
+    requeue_held_up,
+    requeue_overdue,
+    undispatch,
+)
 from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
 from docworker.db.ledger.control import (
     CANCEL,
@@ -24,24 +32,8 @@ from docworker.db.ledger.control import (
     resume,
     retry_failed,
 )
-from docworker.db.ledger.dispatch import (
-    JUST_SENT_SECONDS,
-    Dispatched,
-    Message,
-    Part,
-    arrivals,
-    count_live,
-    dispatch_due,
-    find_refused,
-    is_refused,
-    load,
-    may_plan,
-    oldest_due_seconds,
-    promote,
-    requeue_held_up,
-    requeue_overdue,
-    undispatch,
-)
+from docworker.db.ledger.counts import count_live, oldest_due_seconds
+from docworker.db.ledger.dispatch import Dispatched, dispatch_due, may_plan
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (
     Failure,
@@ -54,6 +46,8 @@ from docworker.db.ledger.finish import (
     retry,
     succeed,
 )
+from docworker.db.ledger.lanes import arrivals
+from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from docworker.db.ledger.shortcuts import Floor, Shortcuts
@@ -66,6 +60,7 @@ from docworker.db.ledger.single import (
     succeed_one,
     succeed_with,
 )
+from docworker.db.ledger.under_way import JUST_SENT_SECONDS, load
 from docworker.db.ledger.values import as_json
 
 __all__ = [

@@ -29,6 +29,7 @@ from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.types import TypeEngine
 
 from docworker.db import metrics
+from docworker.db.documents.versions.decision import decide
 from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
 from docworker.db.models.document import Document, DocumentStatus
 from docworker.db.models.version import DocumentVersion
@@ -50,20 +51,14 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
     settled: list[NewText] = []
     rejected: list[Rejected] = []
     for result in results:
-        row = present.get(result.document_id)
-        if row is None or row.version != result.read_version:
-            outcomes[result.document_id] = Outcome(Written.MISSING if row is None else Written.CONFLICT)
-        elif isinstance(result, Rejected):
-            if (row.status, row.status_reason) != (DocumentStatus.FAILED, result.reason):
-                rejected.append(result)
-            outcomes[result.document_id] = Outcome(Written.REJECTED)
-        elif row.latest_version == 0 or row.content_sha256 != result.content_sha256:
-            changed.append(result)
-            outcomes[result.document_id] = Outcome(Written.VERSION, row.latest_version + 1)
+        outcome, changes_row = decide(present.get(result.document_id), result)
+        outcomes[result.document_id] = outcome
+        if not changes_row:
+            continue
+        if isinstance(result, Rejected):
+            rejected.append(result)
         else:
-            if row.status != DocumentStatus.PROCESSED:
-                settled.append(result)
-            outcomes[result.document_id] = Outcome(Written.UNCHANGED, row.latest_version)
+            (changed if outcome.written is Written.VERSION else settled).append(result)
     _write_changed(session, changed)
     _settle(session, settled)
     _reject(session, rejected)
@@ -105,7 +100,7 @@ _LOCK_DOCUMENTS = (
 
 def _lock_documents(session: Session, ids: Sequence[UUID]) -> dict[UUID, Any]:
     rows = session.execute(_LOCK_DOCUMENTS, {"organization": organization_of(session), "ids": ids})
-    return {row.id: row for row in rows if row.deleted_at is None}
+    return {row.id: row for row in rows}
 
 
 def _places() -> CTE:

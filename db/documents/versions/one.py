@@ -6,7 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from docworker.db import metrics
-from docworker.db.documents.versions.results import NewText, Outcome, Written
+from docworker.db.documents.versions.decision import Decision, decide
+from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
 from docworker.db.errors import ConflictError, NotFoundError
 from docworker.db.models.document import Document, DocumentStatus
 from docworker.db.models.version import DocumentVersion
@@ -22,43 +23,44 @@ def write_version(session: Session, document: Document, new: NewText) -> Outcome
     Raises StaleDataError or ConflictError when the document has changed since it was read, NotFoundError when it is
     gone or another organization's.
     """
-    _adopt(session, document)
-    if document.version != new.read_version:
-        raise _conflict(document.id, new.read_version, document.version)
-    if _same_text(document, new) and document.status == DocumentStatus.PROCESSED:
-        _assert_version(session, document.id, new.read_version)
-        return Outcome(Written.UNCHANGED, document.latest_version)
-    writes_version = not _same_text(document, new)
+    outcome, changes_row = _decide(session, document, new)
+    if not changes_row:
+        return outcome
     document.status, document.status_reason = DocumentStatus.PROCESSED, None
     document.title, document.media_type = new.title, new.media_type or document.media_type
-    if writes_version:
+    if outcome.written is Written.VERSION:
         document.keep_content(new.content)
         document.content_sha256 = new.content_sha256
         document.latest_version += 1
     session.flush()
-    if not writes_version:
-        return Outcome(Written.UNCHANGED, document.latest_version)
-    session.add(_version_row(document.organization_id, document.latest_version, new))
-    session.flush()
-    return Outcome(Written.VERSION, document.latest_version)
+    if outcome.written is Written.VERSION:
+        session.add(_version_row(document.organization_id, document.latest_version, new))
+        session.flush()
+    return outcome
 
 
 def reject(session: Session, document: Document, reason: str) -> Outcome:
     """Mark a document that was read elsewhere as failed, with the reason; raises as `write_version` does."""
-    _adopt(session, document)
-    if document.status == DocumentStatus.FAILED and document.status_reason == reason:
-        _assert_version(session, document.id, document.version)
-        return Outcome(Written.REJECTED)
-    document.status, document.status_reason = DocumentStatus.FAILED, reason
-    session.flush()
-    return Outcome(Written.REJECTED)
+    outcome, changes_row = _decide(session, document, Rejected(document.id, document.version, reason))
+    if changes_row:
+        document.status, document.status_reason = DocumentStatus.FAILED, reason
+        session.flush()
+    return outcome
 
 
-def _adopt(session: Session, document: Document) -> None:
-    """To the database another organization's row is one that is not there, which would look like a conflict."""
-    if document.organization_id != organization_of(session) or document.deleted_at is not None:
+def _decide(session: Session, document: Document, result: NewText | Rejected) -> Decision:
+    """The document is the session's from here on. Where nothing is to be written, the master has said that nothing
+    newer is there. To the database another organization's row is one that is not there, which would look like a
+    conflict."""
+    decision = decide(document if document.organization_id == organization_of(session) else None, result)
+    if decision.outcome.written is Written.MISSING:
         raise _not_found(document.id)
     session.add(document)
+    if decision.outcome.written is Written.CONFLICT:
+        raise _conflict(document.id, result.read_version, document.version)
+    if not decision.changes_row:
+        _assert_version(session, document.id, result.read_version)
+    return decision
 
 
 def _not_found(document_id: UUID) -> NotFoundError:
@@ -70,10 +72,6 @@ def _conflict(document_id: UUID, read_version: int, present: int) -> ConflictErr
     return ConflictError(
         f"document {document_id} was read at version {read_version} and is at {present}: read it from the master"
     )
-
-
-def _same_text(document: Document, new: NewText) -> bool:
-    return document.latest_version > 0 and document.content_sha256 == new.content_sha256
 
 
 def _assert_version(session: Session, document_id: UUID, read_version: int) -> None:

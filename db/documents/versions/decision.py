@@ -1,0 +1,46 @@
+"""`decide`: what a result means for the document as it is now. Pure; `one` and `many` carry it out."""
+
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
+from docworker.db.models.document import DocumentStatus
+
+
+class Present(Protocol):
+    """The columns of a document that count here."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def latest_version(self) -> int: ...
+    @property
+    def content_sha256(self) -> str | None: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def status_reason(self) -> str | None: ...
+    @property
+    def deleted_at(self) -> datetime | None: ...
+
+
+class Decision(NamedTuple):
+    """`changes_row` is false where the document is already as it should be: then only that has to be made sure of."""
+
+    outcome: Outcome
+    changes_row: bool
+
+
+def decide(present: Present | None, result: NewText | Rejected) -> Decision:
+    """Equal text makes no version. What was changed since it was read is a conflict, whatever the result."""
+    if present is None or present.deleted_at is not None:
+        return Decision(Outcome(Written.MISSING), changes_row=False)
+    if present.version != result.read_version:
+        return Decision(Outcome(Written.CONFLICT), changes_row=False)
+    if isinstance(result, Rejected):
+        is_known = (present.status, present.status_reason) == (DocumentStatus.FAILED, result.reason)
+        return Decision(Outcome(Written.REJECTED), changes_row=not is_known)
+    if present.latest_version == 0 or present.content_sha256 != result.content_sha256:
+        return Decision(Outcome(Written.VERSION, present.latest_version + 1), changes_row=True)
+    is_settled = present.status == DocumentStatus.PROCESSED
+    return Decision(Outcome(Written.UNCHANGED, present.latest_version), changes_row=not is_settled)
