@@ -43,7 +43,7 @@ def do_nothing(attempt: Attempt) -> None:
 @batch_job(name="benchmark.nothings", arguments=Nothing)
 def do_nothings(batch: Batch) -> None:
     """A batch of jobs that do nothing, ended with one statement."""
-    attempts = list(batch)
+    attempts = list(batch.starting())
     with writing(batch.organization_id) as session:
         owned = ledger.lock_owned(session, [attempt.claimed for attempt in attempts])
         ledger.succeed(session, [(attempt.claimed, None) for attempt in attempts if attempt.id in owned])

@@ -6,16 +6,13 @@ A kind is a Celery task as well; how its jobs run is in `jobs.task`.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
 
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
 from docworker.db.ledger.values import MAX_ATTEMPTS, SCALARS, check_integer, check_kind, check_nesting, shortened
-
-if TYPE_CHECKING:
-    from docworker.jobs.execution.attempts import Batch
 
 MAX_SHOWN = 2000
 TURN_SECONDS = 1.0
@@ -37,7 +34,8 @@ class Kind:
 
     name: str
     arguments: type[BaseModel]
-    run: "Callable[[Batch], None]"
+    run: Callable[[Any], None]
+    """Takes a `Batch` of such jobs."""
     max_attempts: int = 5
     priority: int = 5
     soft_limit_seconds: float = 240

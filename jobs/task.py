@@ -12,7 +12,6 @@ from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from celery import Task, shared_task
-from pydantic import BaseModel
 
 from docworker.db import ledger
 from docworker.db.cluster import database
@@ -21,6 +20,7 @@ from docworker.db.ledger import Part
 from docworker.db.ledger.values import check_nesting
 from docworker.db.sessions import writing
 from docworker.db.settings import HOME
+from docworker.jobs.execution.attempts import A
 from docworker.jobs.execution.attempts import Attempt as Attempt
 from docworker.jobs.execution.attempts import Batch as Batch
 from docworker.jobs.execution.forks import no_way_out_of_a_fork
@@ -74,7 +74,7 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
 
     def decorate(function: Callable[..., Any]) -> Any:
         def run(batch: Batch) -> None:
-            for attempt in batch:
+            for attempt in batch.starting():
                 arguments = {name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
                 with no_way_out_of_a_fork():
                     function(attempt, **arguments)
@@ -87,11 +87,11 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
     return decorate if function is None else decorate(function)
 
 
-def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
+def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Callable[[Batch[A]], None]], Any]:
     """Make a Celery task of `function(batch)`, which runs up to `batch_size` jobs of one organization.
 
-    The function settles each attempt that it gets by iterating over the batch. One that it leaves unsettled has failed;
-    one that it never came to is given back, and so are all when the worker stops, without using an attempt.
+    The function settles each attempt that it gets from `batch.starting()`. One that it leaves unsettled has failed; one
+    that it never came to is given back, and so are all when the worker stops, without using an attempt.
     """
 
     if arguments.model_config.get("extra") is None:
@@ -100,7 +100,7 @@ def batch_job(*, arguments: type[BaseModel], **limits: Unpack[Limits]) -> Any:
             "from docworker.jobs.kind.Arguments, or set `extra` in its model_config"
         )
 
-    def decorate(function: Callable[[Batch], None]) -> Any:
+    def decorate(function: Callable[[Batch[A]], None]) -> Any:
         check_function(function)
         named = Limits(name=function.__name__) | limits
         return _task_of(Kind(arguments=arguments, run=function, takes_batches=True, **named), function)

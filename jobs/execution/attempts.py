@@ -6,11 +6,12 @@ Not how they come to be claimed: that is `jobs.task`.
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, cast
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
+from typing_extensions import TypeVar
 
 from docworker.db import ledger
 from docworker.db.cluster.positions import WalPosition
@@ -18,19 +19,19 @@ from docworker.db.ledger import Claimed
 from docworker.db.sessions import read, writing
 from docworker.jobs import metrics
 from docworker.jobs.execution.leases import leases, stopping
-
-if TYPE_CHECKING:
-    from docworker.jobs.kind import Kind
+from docworker.jobs.kind import Kind
 
 T = TypeVar("T")
+A = TypeVar("A", bound=BaseModel, default=Any)
+"""The arguments of a kind."""
 Result = dict[str, Any] | None
 Effect = Callable[[Session], Result]
 
 
-class Attempt:
+class Attempt(Generic[A]):
     """One run of one job, as the task sees it."""
 
-    def __init__(self, kind: "Kind", claimed: Claimed, position: WalPosition) -> None:
+    def __init__(self, kind: Kind, claimed: Claimed, position: WalPosition) -> None:
         self.id: UUID = claimed.id
         self.organization_id: UUID = claimed.organization_id
         self.kind = kind
@@ -44,8 +45,10 @@ class Attempt:
         self.started = time.monotonic()
 
     @functools.cached_property
-    def arguments(self) -> BaseModel:
-        return self.kind.accept(self.claimed.arguments)
+    def arguments(self) -> A:
+        """Raises UnacceptedArgumentsError where this release does not take them."""
+        accepted: Any = self.kind.accept(self.claimed.arguments)
+        return cast("A", accepted)
 
     @property
     def should_stop(self) -> bool:
@@ -91,15 +94,17 @@ class Attempt:
         settle([self], outcome)
 
 
-class Batch:
+class Batch(Generic[A]):
     """Jobs of one organization that this worker has claimed together."""
 
-    def __init__(self, kind: "Kind", attempts: Sequence[Attempt], position: WalPosition, *, begin_until: float) -> None:
+    def __init__(
+        self, kind: Kind, attempts: Sequence[Attempt[A]], position: WalPosition, *, begin_until: float
+    ) -> None:
         self.kind = kind
         self.attempts = attempts
         self.position = position
-        self.begun: list[Attempt] = []
-        self.finish: Callable[[Attempt], None] = Attempt.finish
+        self.begun: list[Attempt[A]] = []
+        self.finish: Callable[[Attempt[A]], None] = Attempt.finish
         """How a job that has no effect ends when its function has returned."""
         self._begin_until = begin_until
 
@@ -107,9 +112,17 @@ class Batch:
     def organization_id(self) -> UUID:
         return self.attempts[0].organization_id
 
-    def __iter__(self) -> Iterator[Attempt]:
-        """The attempts still worth beginning: ends early at a stop, or when half of the soft limit is gone; what is
-        left is given back."""
+    def __iter__(self) -> Iterator[Attempt[A]]:
+        """All attempts, begun or not; to begin them see `starting`."""
+        return iter(self.attempts)
+
+    def __len__(self) -> int:
+        return len(self.attempts)
+
+    def starting(self) -> Iterator[Attempt[A]]:
+        """Begin the attempts one after another, as far as that is worth it: this ends early at a stop, or when half of
+        the soft limit is gone, and what is left is given back. One that was taken over meanwhile is passed over. An
+        attempt is begun when it is yielded, and from then on it is charged with what happens."""
         held = leases().held
         for number, attempt in enumerate(self.attempts):
             if number and stopping():
@@ -130,11 +143,11 @@ class Batch:
         return read(self.organization_id, load, position=self.position)
 
     @property
-    def unsettled(self) -> list[Attempt]:
+    def unsettled(self) -> list[Attempt[A]]:
         return [attempt for attempt in self.attempts if not attempt.settled]
 
 
-def settle(attempts: Sequence[Attempt], outcome: str) -> None:
+def settle(attempts: Sequence[Attempt[Any]], outcome: str) -> None:
     """Count the end of attempts; their jobs are no longer this process's to renew. What is settled stays settled."""
     ended = [attempt for attempt in attempts if not attempt.settled]
     if ended:

@@ -7,7 +7,6 @@ database refuses is set apart, and its own job alone is retried or failed.
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import cast as cast_type
 from uuid import UUID
 
 import structlog
@@ -53,17 +52,17 @@ class ProcessDocument(Arguments):
 
 
 @batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300)
-def process_document(batch: Batch) -> None:
+def process_document(batch: Batch[ProcessDocument]) -> None:
     """Extract, normalize and describe a document, and keep the result as a new version if it differs."""
     process_documents(batch, process)
 
 
-def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result]) -> None:
+def process_documents(batch: Batch[ProcessDocument], work: Callable[[Unprocessed, UUID], Result]) -> None:
     """Read all documents of the batch at once, then work and write, a few seconds' or megabytes' worth at a time."""
-    document_ids = {attempt.id: _document_of(attempt) for attempt in batch.attempts}
+    document_ids = {attempt.id: attempt.arguments.document_id for attempt in batch.attempts}
     documents = _load(batch, set(document_ids.values()))
     part = _Part()
-    for attempt in batch:
+    for attempt in batch.starting():
         document_id = document_ids[attempt.id]
         if document_id not in documents:
             settle_error(attempt, NotFoundError(f"document {document_id} does not exist, or has been deleted"))
@@ -80,15 +79,18 @@ def process_documents(batch: Batch, work: Callable[[Unprocessed, UUID], Result])
     _write(batch.organization_id, part.done, work)
 
 
+_Done = tuple[Attempt[ProcessDocument], Result]
+
+
 class _Part:
     """What is written with one commit."""
 
     def __init__(self) -> None:
-        self.done: list[tuple[Attempt, Result]] = []
+        self.done: list[_Done] = []
         self._characters = 0
         self._begun_at = time.monotonic()
 
-    def add(self, attempt: Attempt, result: Result) -> None:
+    def add(self, attempt: Attempt[ProcessDocument], result: Result) -> None:
         self.done.append((attempt, result))
         self._characters += len(result.content) if isinstance(result, NewText) else 0
 
@@ -98,11 +100,7 @@ class _Part:
         return seconds > COMMIT_EVERY_SECONDS or self._characters > COMMIT_EVERY_CHARACTERS
 
 
-def _document_of(attempt: Attempt) -> UUID:
-    return cast_type(ProcessDocument, attempt.arguments).document_id
-
-
-def _load(batch: Batch, wanted: set[UUID]) -> dict[UUID, Unprocessed]:
+def _load(batch: Batch[ProcessDocument], wanted: set[UUID]) -> dict[UUID, Unprocessed]:
     found = batch.read(lambda session: load_unprocessed(session, wanted))
     missing = wanted - found.keys()
     if missing:
@@ -113,7 +111,9 @@ def _load(batch: Batch, wanted: set[UUID]) -> dict[UUID, Unprocessed]:
 
 
 def _write(
-    organization_id: UUID, done: Sequence[tuple[Attempt, Result]], work: Callable[[Unprocessed, UUID], Result]
+    organization_id: UUID,
+    done: Sequence[_Done],
+    work: Callable[[Unprocessed, UUID], Result],
 ) -> None:
     """One transaction: lock the jobs still owned, write the effects of those, finish exactly those. When the database
     refuses a row, all of it is rolled back and each document is written apart."""
@@ -143,11 +143,11 @@ def _blames_a_row(error: DBAPIError) -> bool:
 
 
 def _finish(
-    session: Session, mine: Sequence[tuple[Attempt, Result]], outcomes: dict[UUID, Outcome]
-) -> dict[str, list[Attempt]]:
+    session: Session, mine: Sequence[_Done], outcomes: dict[UUID, Outcome]
+) -> dict[str, list[Attempt[ProcessDocument]]]:
     """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
     results: list[tuple[ledger.Claimed, str]] = []
-    settled: dict[str, list[Attempt]] = {"succeeded": [], "failed": []}
+    settled: dict[str, list[Attempt[ProcessDocument]]] = {"succeeded": [], "failed": []}
     for attempt, result in mine:
         outcome = outcomes[result.document_id]
         if outcome.written in (Written.VERSION, Written.UNCHANGED):
@@ -165,7 +165,7 @@ def _as_json(outcome: Outcome) -> str:
     return json.dumps({"written": outcome.written, "version": outcome.version_number})
 
 
-def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID], Result]) -> None:
+def _write_apart(attempts: Sequence[Attempt[ProcessDocument]], work: Callable[[Unprocessed, UUID], Result]) -> None:
     for attempt in attempts:
         try:
             process_one(attempt, work)
@@ -173,7 +173,7 @@ def _write_apart(attempts: Sequence[Attempt], work: Callable[[Unprocessed, UUID]
             settle_error(attempt, error)
 
 
-def process_one(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
+def process_one(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed, UUID], Result]) -> None:
     """One document by itself: read from the master, work, write in a savepoint, and again while others are faster."""
     count = metrics.RETRIES.labels(attempt.kind.name, Fault.CONFLICT.value).inc
     while_others_are_faster(on_retry=count)(lambda: _process_once(attempt, work))
@@ -184,8 +184,8 @@ def while_others_are_faster(on_retry: Callable[[], None] = lambda: None) -> Retr
     return again(retry_on=is_conflict, times=5, first_pause_seconds=0.01, longest_pause_seconds=0.5, on_retry=on_retry)
 
 
-def _process_once(attempt: Attempt, work: Callable[[Unprocessed, UUID], Result]) -> None:
-    organization_id, document_id = attempt.organization_id, _document_of(attempt)
+def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed, UUID], Result]) -> None:
+    organization_id, document_id = attempt.organization_id, attempt.arguments.document_id
     with reading(organization_id, source="master") as session:
         document = session.get(Document, (organization_id, document_id))
     if document is None or document.deleted_at is not None:

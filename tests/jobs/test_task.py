@@ -289,7 +289,7 @@ def test_no_lease_is_kept_after_a_message(tenant: Tenant) -> None:
 
 def test_an_error_in_a_batch_is_held_against_the_jobs_it_had_begun(tenant: Tenant) -> None:
     def do(batch: Batch) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             if attempt.claimed.arguments["number"] == 1:
                 raise RuntimeError("unheard of")
             attempt.finish()
@@ -308,7 +308,7 @@ def test_an_error_in_a_batch_is_held_against_the_jobs_it_had_begun(tenant: Tenan
 
 def test_a_fault_of_the_servers_in_a_batch_makes_all_of_it_wait(tenant: Tenant) -> None:
     def do(batch: Batch) -> None:
-        for _ in batch:
+        for _ in batch.starting():
             raise database_error("57P01")
 
     task = batched(do)
@@ -320,7 +320,7 @@ def test_a_fault_of_the_servers_in_a_batch_makes_all_of_it_wait(tenant: Tenant) 
 
 def test_a_batch_begins_nothing_more_after_half_of_its_soft_limit(tenant: Tenant) -> None:
     def do(batch: Batch) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             attempt.finish()
             until = time.monotonic() + 0.06
             while time.monotonic() < until:

@@ -152,7 +152,7 @@ def test_the_batches_of_a_message_are_one_tenants_each(tenant: Tenant) -> None:
 
     def do(batch: Any) -> None:
         sizes[batch.organization_id] = len(batch.attempts)
-        for attempt in batch:
+        for attempt in batch.starting():
             attempt.finish()
 
     task = batched(do)
@@ -172,7 +172,7 @@ def test_after_its_time_a_message_begins_no_more_and_hands_the_rest_back(
     monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
 
     def finish_all(batch: Any) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             attempt.finish()
 
     task = batched(finish_all, soft_limit_seconds=1e-9) if takes_batches else single(do_nothing)

@@ -464,7 +464,7 @@ def test_another_end_starts_the_count_of_what_is_given_back_again(tenant: Tenant
 
 def test_a_batch_pays_for_what_it_began_and_left_and_not_for_what_it_never_came_to(tenant: Tenant) -> None:
     def do(batch: Batch) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             number = attempt.claimed.arguments["number"]
             if number == 0:
                 attempt.finish()
@@ -496,7 +496,7 @@ def test_a_batch_function_that_takes_none_of_its_jobs_pays_for_all(tenant: Tenan
 @pytest.mark.parametrize("error", [None, RuntimeError("amid a stop")])
 def test_a_batch_that_ends_early_because_of_a_stop_is_given_back(tenant: Tenant, error: Exception | None) -> None:
     def do(batch: Batch) -> None:
-        for number, attempt in enumerate(batch):
+        for number, attempt in enumerate(batch.starting()):
             if number == 0:
                 attempt.finish()
             if number == 1:
@@ -543,7 +543,7 @@ def test_at_the_deadline_a_job_that_saw_the_stop_pays_nothing(tenant: Tenant) ->
 
 def test_at_the_deadline_jobs_of_a_batch_that_were_not_begun_pay_nothing(tenant: Tenant) -> None:
     def do(batch: Batch) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             request_stop(0.1)
             until_taken_away(attempt)
 

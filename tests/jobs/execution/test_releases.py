@@ -57,7 +57,7 @@ class Releases:
         return SimpleNamespace(kind=Kind(self.name, arguments, self._run, takes_batches=True, **limits))
 
     def _run(self, batch: Batch) -> None:
-        for attempt in batch:
+        for attempt in batch.starting():
             self.ran.append(attempt.arguments)
             attempt.finish()
 
