@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Text, Uuid, any_, cast, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from docworker.db.models import Document, DocumentStatus, Job, JobState
@@ -59,7 +60,7 @@ def fail_abandoned(session: Session, ids: Sequence[UUID], *, kind: str) -> set[U
                 "reason"
             ),
         )
-        .distinct(_DOCUMENT_ID)
+        .ext(distinct_on(_DOCUMENT_ID))
         .where(
             Job.organization_id == organization_id,
             Job.kind == kind,

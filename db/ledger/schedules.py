@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.orm import Session, aliased
 
 from docworker.db.models.job import ScheduleFire
@@ -35,7 +35,7 @@ def fired_ticks(session: Session, now: datetime) -> dict[str, Fired]:
         ahead.setdefault(schedule, []).append(due_at)
     last_due = (
         select(ScheduleFire)
-        .distinct(ScheduleFire.schedule)
+        .ext(distinct_on(ScheduleFire.schedule))
         .where(ScheduleFire.due_at <= now)
         .order_by(ScheduleFire.schedule, ScheduleFire.due_at.desc())
     )

@@ -1,12 +1,9 @@
 """Pools that are too small, sessions that stay open, and settings that cannot fit say so, with the place."""
 
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from structlog.testing import capture_logs
 
 from docworker.db.cluster.capacity import check_connections
 from docworker.db.errors import ConfigurationError, PoolTimeoutError
@@ -14,8 +11,7 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.settings import Settings
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, sees
-from tests.support.waiting import eventually
+from tests.db.cluster.conftest import OpenDatabase
 
 HERE = Path(__file__).name
 
@@ -35,22 +31,6 @@ def test_full_pool_names_itself_its_size_and_who_holds_it(stack: LocalStack, ope
     assert message.count(f"{HERE}:") == 2, "the two that hold a connection, not the one that waits"
     with writing(new_id()):
         pass
-
-
-def test_session_open_for_long_is_logged_with_its_place_while_it_is_open(
-    stack: LocalStack, open_on: OpenDatabase
-) -> None:
-    open_on(stack, long_session=0.1)
-    with capture_logs() as logs:
-
-        def ours() -> list[MutableMapping[str, Any]]:
-            return [log for log in logs if log["event"] == "session.long" and HERE in log["opened_at"]]
-
-        sees(new_id())  # starts the monitor, which looks around
-        with writing(new_id()):
-            (entry,) = eventually(ours)
-            assert entry["open_seconds"] >= 0.1
-        assert ours() == [entry], "once, though it was still open at the next look and when it was closed"
 
 
 def test_gauges_follow_the_pool(stack: LocalStack, open_on: OpenDatabase) -> None:
