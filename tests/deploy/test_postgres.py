@@ -12,11 +12,10 @@ import psycopg
 import pytest
 
 from docworker.migrations.runner import upgrade
-from docworker.worker.local.launching import launch
+from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.servers.programs import postgres_programs
 from docworker.worker.local.servers.server import free_port
-from docworker.worker.local.users import server_user
 from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
 from tests.support.waiting import eventually

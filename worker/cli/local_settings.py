@@ -35,7 +35,7 @@ def _is_address(name: str) -> bool:
 def _settings_of(directory: Path) -> Mapping[str, str]:
     if not is_in_use(directory):
         return {}
-    from docworker.worker.local.environment import environment_of
+    from docworker.worker.local.home import environment_of
     from docworker.worker.local.stack import METRICS
 
     # The stack's own processes have its metrics ports; those started beside them take any.

@@ -2,15 +2,20 @@
 
 import fcntl
 import hashlib
+import json
 import os
+import secrets
+import shlex
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.launching import NotInTimeError, wait_until
-from docworker.worker.local.users import UNPRIVILEGED, ServerUser
+from docworker.worker.local.launching import UNPRIVILEGED, NotInTimeError, ServerUser, wait_until
 
 DEFAULT_DIRECTORY = Path(".docworker")
 SHARED_STATE = Path("/var/lib/docworker")
@@ -127,3 +132,71 @@ def remove_home(directory: Path) -> None:
     if home.is_symlink():
         shutil.rmtree(home.readlink(), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def write_private(path: Path, text: str, *, owner: ServerUser | None = None) -> None:
+    """Write a file that only `owner`, or else we, can read, in one step: it is there as a whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    if owner is not None:
+        owner.own(new)
+    new.rename(path)
+
+
+FILE = "stack.json"
+
+
+@dataclass(kw_only=True)
+class StackState:
+    master: str
+    ports: dict[str, int] = field(default_factory=dict)
+    passwords: dict[str, str] = field(default_factory=dict)
+
+    def password(self, name: str) -> str:
+        """The password of `name`, made at its first use."""
+        return self.passwords.setdefault(name, secrets.token_hex(16))
+
+    @classmethod
+    def load(cls, home: Path, *, master: str) -> Self:
+        """What is remembered in `home`; in a new one, that `master` is the master."""
+        path = home / FILE
+        if path.exists():
+            return cls(**json.loads(path.read_text()))
+        if (home / master).exists():
+            raise DocworkerError(
+                f"{path} is gone, and with it the passwords of the servers in {home}: put it back, "
+                f"or delete {home} to start afresh"
+            )
+        return cls(master=master)
+
+    def save(self, home: Path) -> None:
+        write_private(home / FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def environment_file(directory: Path) -> Path:
+    """Where the settings are; there while the stack runs."""
+    return directory / "environment"
+
+
+def write_environment(directory: Path, environment: Mapping[str, str]) -> None:
+    """Tell the others on this machine."""
+    lines = (f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    write_private(environment_file(directory), "".join(lines))
+
+
+def environment_of(directory: Path) -> dict[str, str]:
+    """The DOCWORKER_* settings of the stack that another process runs in `directory`.
+
+    Raises:
+        DocworkerError: none runs there.
+    """
+    text = ""
+    if is_in_use(directory):
+        with suppress(FileNotFoundError):
+            text = environment_file(directory).read_text()
+    if not text:
+        raise DocworkerError(f"no local stack runs in {directory.absolute()}: start one with `docworker up`")
+    words = shlex.split(text)
+    return dict(word.split("=", 1) for word in words if "=" in word)

@@ -8,16 +8,21 @@ from typing import Self
 import structlog
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.environment import environment_file, write_environment
-from docworker.worker.local.home import Lock, cannot_use, open_home, remove_home
-from docworker.worker.local.launching import NotInTimeError, wait_until
+from docworker.worker.local.home import (
+    Lock,
+    StackState,
+    cannot_use,
+    environment_file,
+    open_home,
+    remove_home,
+    write_environment,
+)
+from docworker.worker.local.launching import NotInTimeError, server_user, wait_until
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.servers.programs import postgres_programs, valkey_programs
 from docworker.worker.local.servers.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
 from docworker.worker.local.servers.server import PortTakenError, Server, ServerFailedError, free_port, port_is_free
 from docworker.worker.local.servers.valkey import ValkeyServer
-from docworker.worker.local.state import StackState
-from docworker.worker.local.users import server_user
 
 log = structlog.get_logger(__name__)
 

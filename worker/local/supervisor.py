@@ -22,7 +22,7 @@ from typing import IO, Self
 from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
-from docworker.worker.local.launching import launch
+from docworker.worker.local.launching import launch, signal_all
 
 OURSELVES = "docworker"
 STOP_SECONDS = 30.0
@@ -229,3 +229,62 @@ def _outcome(popen: subprocess.Popen[bytes]) -> str:
     if popen.returncode < 0:
         return f"by {signal.Signals(-popen.returncode).name}"
     return f"with exit code {popen.returncode}"
+
+
+STOP_SECONDS = 30.0
+TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundProcess:
+    name: str
+    popen: subprocess.Popen[bytes]
+    log_path: Path
+
+    def log_tail(self) -> str:
+        """The end of what it said."""
+        return self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
+
+
+@contextmanager
+def background(
+    commands: Mapping[str, str], *, environment: Mapping[str, str], directory: Path
+) -> Iterator[list[BackgroundProcess]]:
+    """Run the commands in `directory`, where their logs are, for as long as the block lasts."""
+    started: list[BackgroundProcess] = []
+    try:
+        for name, command in commands.items():
+            started.append(_start(name, command, environment, directory))
+        yield started
+    finally:
+        _stop(started)
+
+
+def dead(processes: list[BackgroundProcess]) -> str | None:
+    """Which one has ended by itself, and what it said last."""
+    for process in processes:
+        code = process.popen.poll()
+        if code is not None:
+            outcome = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+            return f"{process.name} ended {outcome}; its log ends with:\n{process.log_tail()}"
+    return None
+
+
+def _start(name: str, command: str, environment: Mapping[str, str], directory: Path) -> BackgroundProcess:
+    log_path = directory / f"{name}.log"
+    with log_path.open("wb") as output:
+        popen = launch(
+            ["/bin/sh", "-c", f"exec {command}"], environment=environment, directory=directory, output=output
+        )
+    return BackgroundProcess(name=name, popen=popen, log_path=log_path)
+
+
+def _stop(processes: list[BackgroundProcess]) -> None:
+    signal_all([one.popen.pid for one in processes if one.popen.poll() is None], signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.popen.wait(timeout=max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(process.popen.pid, signal.SIGKILL)  # what the process left behind, too
+        process.popen.wait()

@@ -14,8 +14,7 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.environment import environment_file, environment_of
-from docworker.worker.local.home import DEFAULT_DIRECTORY, is_in_use, remove_home
+from docworker.worker.local.home import DEFAULT_DIRECTORY, environment_file, environment_of, is_in_use, remove_home
 from docworker.worker.local.stack import METRICS, LocalStack
 from docworker.worker.local.supervisor import Interrupted, StopSignals, Supervisor
 

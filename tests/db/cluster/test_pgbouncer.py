@@ -18,10 +18,9 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.routing import RoutingSession
 from docworker.db.settings import settings
-from docworker.worker.local.launching import launch
+from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.server import free_port
 from docworker.worker.local.stack import LocalStack
-from docworker.worker.local.users import server_user
 from tests.db.cluster.conftest import OpenDatabase, sees, write_row
 from tests.db.ledger.conftest import Steps
 from tests.support.stack import applied, temporary_directory

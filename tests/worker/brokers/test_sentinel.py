@@ -12,7 +12,7 @@ from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import writing
 from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue
-from docworker.worker.local.files import write_private
+from docworker.worker.local.home import write_private
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.servers.valkey import ValkeyServer
 from tests.conftest import OwnStack

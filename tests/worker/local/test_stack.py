@@ -14,11 +14,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.environment import environment_of
-from docworker.worker.local.home import StackInUseError
-from docworker.worker.local.launching import is_alive
+from docworker.worker.local.home import StackInUseError, environment_of
+from docworker.worker.local.launching import is_alive, server_user
 from docworker.worker.local.stack import LocalStack
-from docworker.worker.local.users import server_user
 from tests.conftest import OwnStack
 from tests.support.project import PROJECT
 from tests.support.stack import temporary_directory

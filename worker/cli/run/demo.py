@@ -31,8 +31,8 @@ from docworker.worker.cli.tenants.organizations import add
 
 if TYPE_CHECKING:
     from docworker.jobs.imports.importing import FileResult
-    from docworker.worker.local.background import BackgroundProcess
     from docworker.worker.local.stack import LocalStack
+    from docworker.worker.local.supervisor import BackgroundProcess
 
 SAMPLES = Path(docworker.__file__).parents[1] / "samples"
 ORGANIZATION = "northlight"
@@ -118,8 +118,7 @@ def _load_expected(samples: Path) -> dict[str, Expected]:
 
 
 def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) -> int:
-    from docworker.worker.local.background import background
-    from docworker.worker.local.supervisor import Interrupted, StopSignals
+    from docworker.worker.local.supervisor import Interrupted, StopSignals, background
     from docworker.worker.local.up import PROCESSES, RELEASE, migrate, process_environment, temporary_stack
 
     commands = {name: command for name, command in PROCESSES.items() if name != RELEASE}
@@ -248,7 +247,7 @@ class _Demo:
             return list(response.read().decode().splitlines())
 
     def _wait_until(self, condition: Callable[[], bool], *, what: str) -> None:
-        from docworker.worker.local.background import dead
+        from docworker.worker.local.supervisor import dead
 
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():

@@ -112,7 +112,7 @@ def status(directory: Path, as_json: bool) -> None:
 
     Processes started beside it, in other shells, are shown as well.
     """
-    from docworker.worker.local.environment import environment_of
+    from docworker.worker.local.home import environment_of
 
     environment = environment_of(directory)
     put_in_force(environment)

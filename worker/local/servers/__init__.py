@@ -1,0 +1,1 @@
+"""One local server each: PostgreSQL and Valkey, their programs, and the roles in the database."""

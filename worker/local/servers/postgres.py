@@ -7,6 +7,7 @@ import ctypes
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,12 +18,51 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.files import write_private
-from docworker.worker.local.launching import is_alive, run_tool, start_tool, wait_until
-from docworker.worker.local.servers.configuration import ACCESS, SETTINGS, configuration
-from docworker.worker.local.servers.copying import Copy
+from docworker.worker.local.home import write_private
+from docworker.worker.local.launching import ServerUser, finish_tool, is_alive, run_tool, start_tool, wait_until
 from docworker.worker.local.servers.server import HOST, Server
-from docworker.worker.local.users import ServerUser
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",  # no sockets: no path too long for one, nothing left of one
+    "password_encryption": "scram-sha-256",
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    # Not in /dev/shm, which is small in containers and keeps what a killed server had there.
+    "dynamic_shared_memory_type": "mmap",
+    "shared_preload_libraries": "pg_stat_statements",
+    "wal_level": "replica",
+    "wal_log_hints": "on",  # for pg_rewind
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "max_slot_wal_keep_size": "1GB",  # a replica that is gone for long must not fill the disk
+    "hot_standby": "on",
+    "hot_standby_feedback": "off",
+    "wal_receiver_status_interval": "1s",
+    "wal_retrieve_retry_interval": "200ms",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_checkpoints": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+# Full pages are written all the same: pg_rewind insists on them.
+NOT_DURABLE: Mapping[str, str] = {"fsync": "off", "max_wal_size": "256MB"}
+ACCESS = f"""\
+host all         all {HOST}/32 scram-sha-256
+host replication all {HOST}/32 scram-sha-256
+"""
+
+
+def configuration(settings: Mapping[str, str], *, durable: bool) -> str:
+    """The text of postgresql.conf: the settings of all servers, and these, which win over them."""
+    together = {**SETTINGS, **({} if durable else NOT_DURABLE), **settings}
+    return "".join(f"{name} = '{_escaped(value)}'\n" for name, value in together.items())
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")
+
 
 SUPERUSER = "postgres"
 
@@ -88,7 +128,7 @@ class PostgresServer(Server):
             password_path.unlink()
         unfinished.rename(self.data)
 
-    def begin_copy(self, primary: "PostgresServer") -> Copy:
+    def begin_copy(self, primary: "PostgresServer") -> "Copy":
         """Start copying a running `primary`; `Copy.finish` makes this server its replica."""
         primary.ensure_slot(self.name)
         unfinished = self._unfinished_data()
@@ -102,10 +142,6 @@ class PostgresServer(Server):
             environment=self._tool_environment(),
         )
         return Copy(server=self, primary=primary, unfinished=unfinished, process=process)
-
-    def copy_from(self, primary: "PostgresServer") -> None:
-        """Make the data directory of a replica of the running `primary`; an older one is replaced."""
-        self.begin_copy(primary).finish()
 
     def remove(self) -> None:
         """Delete the data directory of the stopped server."""
@@ -332,3 +368,22 @@ class PostgresServer(Server):
         self.follow(primary)
         self.start()
         self.drop_slots()
+
+
+class Copy:
+    """pg_basebackup at work; `PostgresServer.begin_copy` has started it."""
+
+    def __init__(
+        self, *, server: PostgresServer, primary: PostgresServer, unfinished: Path, process: subprocess.Popen[bytes]
+    ) -> None:
+        self._server = server
+        self._primary = primary
+        self._unfinished = unfinished
+        self._process = process
+
+    def finish(self) -> None:
+        """Wait for the copy's end and put it in the place of the data directory."""
+        finish_tool(self._process, tool="pg_basebackup")
+        shutil.rmtree(self._server.data, ignore_errors=True)
+        self._unfinished.rename(self._server.data)
+        self._server.follow(self._primary)

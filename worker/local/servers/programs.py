@@ -10,7 +10,7 @@ from pathlib import Path
 
 from docworker.db.errors import DocworkerError
 from docworker.worker.local.home import SHARED_STATE
-from docworker.worker.local.users import ServerUser
+from docworker.worker.local.launching import ServerUser
 
 
 def postgres_programs(user: ServerUser) -> Path:

@@ -18,6 +18,7 @@ import structlog
 from docworker.db.errors import DocworkerError
 from docworker.worker.local.launching import (
     NotInTimeError,
+    ServerUser,
     children,
     command_line,
     is_alive,
@@ -25,7 +26,6 @@ from docworker.worker.local.launching import (
     signal_all,
     wait_until,
 )
-from docworker.worker.local.users import ServerUser
 
 log = structlog.get_logger(__name__)
 

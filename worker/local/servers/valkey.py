@@ -7,9 +7,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from docworker.worker.local.files import write_private
+from docworker.worker.local.home import write_private
+from docworker.worker.local.launching import ServerUser
 from docworker.worker.local.servers.server import HOST, Server
-from docworker.worker.local.users import ServerUser
 
 SETTINGS: Mapping[str, str] = {
     "bind": HOST,

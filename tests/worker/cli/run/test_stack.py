@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from docworker.worker.local.environment import environment_of
+from docworker.worker.local.home import environment_of
 from docworker.worker.local.launching import children, is_alive
 from tests.support.commands import Answer, docworker
 from tests.support.processes import Process, Processes
