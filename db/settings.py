@@ -126,7 +126,7 @@ class Settings(BaseSettings):
 
     # Connections
     pool_size: Count = 2
-    max_overflow: int = Field(2, ge=0)
+    max_overflow: Annotated[int, Field(ge=0)] = 2
     pool_timeout: Seconds = 10
     pool_recycle: Seconds = 1800
     connect_timeout: Annotated[int, Field(ge=2)] = 5
@@ -159,9 +159,9 @@ class Settings(BaseSettings):
     """How long SIGTERM waits for running jobs before it gives them back."""
     visibility_timeout: Seconds = 3600
     metrics_host: str = "127.0.0.1"
-    worker_metrics_port: int = Field(9808, ge=0, le=65535)
-    dispatcher_metrics_port: int = Field(9809, ge=0, le=65535)
-    beat_metrics_port: int = Field(9810, ge=0, le=65535)
+    worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9808
+    dispatcher_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9809
+    beat_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9810
     """Ports of /metrics, /healthz and /readyz; 0 = any free one, which is logged."""
     watchdog_timeout: Seconds = 60
     """A worker with idle processes and waiting messages that takes none for this long ends itself."""
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
     backoff_max: Seconds = 600
     max_faults: Count = 20
     """Conflicts, lost connections and the like that a job survives before it fails; they use up no attempts."""
-    max_given_back: int = Field(100, ge=1, le=10_000)
+    max_given_back: Annotated[int, Field(ge=1, le=10_000)] = 100
     """How often in a row a job is given back undone, at stops or behind slower jobs, before that uses up an attempt."""
     succeeded_retention_days: Seconds = 7
     failed_retention_days: Seconds = 90

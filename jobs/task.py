@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, overload
 from uuid import UUID
 
 from celery import Task, shared_task
@@ -64,7 +64,17 @@ class Limits(TypedDict, total=False):
     max_running: int
 
 
-def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) -> Any:
+@overload
+def job(function: Callable[..., Any], /) -> LedgerTask: ...
+
+
+@overload
+def job(**limits: Unpack[Limits]) -> Callable[[Callable[..., Any]], LedgerTask]: ...
+
+
+def job(
+    function: Callable[..., Any] | None = None, /, **limits: Unpack[Limits]
+) -> LedgerTask | Callable[[Callable[..., Any]], LedgerTask]:
     """Make a Celery task of `function(attempt, **arguments)`, which runs one job.
 
     The function ends its job with `attempt.finish(effect)`; if it just returns, the job succeeds with no effect, unless
@@ -72,7 +82,7 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
     Arguments are validated against its signature when a job is enqueued.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def decorate(function: Callable[..., Any]) -> LedgerTask:
         def run(batch: Batch) -> None:
             for attempt in batch.starting():
                 arguments = {name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
@@ -87,7 +97,7 @@ def job(function: Callable[..., Any] | None = None, **limits: Unpack[Limits]) ->
     return decorate if function is None else decorate(function)
 
 
-def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Callable[[Batch[A]], None]], Any]:
+def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Callable[[Batch[A]], None]], LedgerTask]:
     """Make a Celery task of `function(batch)`, which runs up to `batch_size` jobs of one organization.
 
     The function settles each attempt that it gets from `batch.starting()`. One that it leaves unsettled has failed; one
@@ -100,7 +110,7 @@ def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Call
             "from docworker.jobs.kind.Arguments, or set `extra` in its model_config"
         )
 
-    def decorate(function: Callable[[Batch[A]], None]) -> Any:
+    def decorate(function: Callable[[Batch[A]], None]) -> LedgerTask:
         check_function(function)
         named = Limits(name=function.__name__) | limits
         return _task_of(Kind(arguments=arguments, run=function, takes_batches=True, **named), function)
@@ -133,7 +143,7 @@ def _define(kind: Kind, function: Callable[..., Any]) -> None:
     _defined[kind.name] = _Definition(kind, function)
 
 
-def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
+def _task_of(kind: Kind, function: Callable[..., Any]) -> LedgerTask:
     _define(kind, function)
 
     @functools.wraps(function)
@@ -147,7 +157,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
 
     # Celery would check calls against the wrapped function's signature.
     del run.__wrapped__
-    return shared_task(
+    task: LedgerTask = shared_task(
         bind=True,
         base=LedgerTask,
         name=kind.name,
@@ -155,6 +165,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> Any:
         soft_time_limit=kind.soft_limit_seconds,
         time_limit=kind.hard_limit_seconds,
     )(run)
+    return task
 
 
 def _parts(organization_id: str, job_ids: Sequence[str], others: Iterable[Any] = (), **_newer: Any) -> list[Part]:

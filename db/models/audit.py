@@ -11,6 +11,8 @@ from docworker.db.models.base import Base, TenantOwned, organization_foreign_key
 
 
 class AuditEntry(TenantOwned, Base):
+    """Who did what to what, and when; kept when the thing itself is gone."""
+
     __tablename__ = "audit_log"
 
     actor: Mapped[str]

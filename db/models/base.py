@@ -19,6 +19,8 @@ def new_id() -> UUID:
 
 
 class Base(DeclarativeBase):
+    """What all tables derive from; its metadata knows them all."""
+
     metadata = MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",

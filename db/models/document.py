@@ -18,6 +18,8 @@ from docworker.db.models.version import DocumentVersion
 
 
 class DocumentStatus(StrEnum):
+    """How far processing has come with a document."""
+
     PENDING = "pending"
     PROCESSED = "processed"
     FAILED = "failed"

@@ -10,6 +10,8 @@ from docworker.db.models.base import Base, TenantOwned, Timestamped, organizatio
 
 
 class Folder(TenantOwned, Timestamped, Base):
+    """A folder of an organization's tree; without a parent it stands at the root."""
+
     __tablename__ = "folders"
 
     parent_id: Mapped[UUID | None]

@@ -12,6 +12,8 @@ from docworker.db.models.base import Base, TenantOwned
 
 
 class JobState(StrEnum):
+    """Where a job is in its life; the last three are its ends."""
+
     QUEUED = "queued"
     DISPATCHED = "dispatched"
     RUNNING = "running"

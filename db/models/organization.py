@@ -9,6 +9,8 @@ from docworker.db.models.base import Base, Timestamped, new_id
 
 
 class Organization(Timestamped, Base):
+    """A tenant. Where it is placed stands in the catalog."""
+
     __tablename__ = "organizations"
     __table_args__ = (UniqueConstraint("slug"), {"schema": "app"})
 

@@ -9,6 +9,8 @@ from docworker.db.models.base import Base, TenantOwned, Timestamped, organizatio
 
 
 class Tag(TenantOwned, Timestamped, Base):
+    """A word that an organization marks documents with."""
+
     __tablename__ = "tags"
 
     name: Mapped[str]

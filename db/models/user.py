@@ -7,6 +7,8 @@ from docworker.db.models.base import Base, TenantOwned, Timestamped, organizatio
 
 
 class User(TenantOwned, Timestamped, Base):
+    """Somebody of an organization who may own documents."""
+
     __tablename__ = "users"
 
     email: Mapped[str]

@@ -120,6 +120,7 @@ def database() -> AsyncDatabase:
 
 
 async def close_database() -> None:
+    """Close this program's connections."""
     global _current
     if _current is not None:
         await _current.dispose()

@@ -253,7 +253,7 @@ def test_arguments_that_an_attempt_could_not_read_back_are_refused(tenant: Tenan
 
 def test_a_plain_call_that_cannot_be_kept_ends_and_the_next_one_enters(tenant: Tenant) -> None:
     def call(job_id: object, **arguments: Any) -> Any:
-        return note.apply(kwargs={"organization_id": str(tenant.id), **arguments}, task_id=str(job_id))
+        return note.apply(kwargs={"organization_id": str(tenant.id), **arguments}, task_id=str(job_id))  # type: ignore[no-untyped-call]
 
     for wrong in ({"session": nested(300)}, {"text": nested(300)}, {"text": "a\x00"}, {"unheard_of": "a\x00"}):
         assert isinstance(call(new_id(), **wrong).result, InvalidArgumentError)

@@ -64,7 +64,7 @@ def test_a_kind_cannot_take_the_name_of_one_of_ours(taken: str) -> None:
     def mine(attempt: Attempt) -> None: ...
 
     known_kinds(build_app(Settings()))
-    with pytest.raises(ConfigurationError, match=rf"called '{taken}': jobs\..*:{taken} .* and .*mine"):
+    with pytest.raises(ConfigurationError, match=rf"called '{taken}': docworker\.jobs\..*:{taken} .* and .*mine"):
         job(name=taken)(mine)
 
 

@@ -41,8 +41,8 @@ def fill(place: Path) -> None:
 COUNT = """
 import sys
 from pathlib import Path
-from worker import multiprocess
-multiprocess.prepare(Path(sys.argv[1]))
+from docworker.worker.http import child_metrics
+child_metrics.prepare(Path(sys.argv[1]))
 from prometheus_client import Counter
 counter = Counter("many", "Many.", ["number"])
 for number in range(10_000):

@@ -13,7 +13,7 @@ SCRIPT = """
 import logging
 import structlog
 from docworker.db.settings import Settings
-from worker import logs
+from docworker.worker import logs
 
 logs.configure(Settings(log_format={format!r}, log_level="info"))
 logs.configure(Settings(log_format={format!r}, log_level="info"))

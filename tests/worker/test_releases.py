@@ -47,7 +47,7 @@ class Deploy:
         self.out = directory / "out"
         self._releases = {name: Processes({}, directory / name) for name in ("old", "new")}
         for name in self._releases:
-            install_tasks(directory / name, f"tests.worker.trial_{name}_release")
+            install_tasks(directory / name, f"tests.support.trial_{name}_release")
 
     def start(self, release: str, name: str, **changed: str) -> Process:
         return self._releases[release].start(name, environment=SOON | changed)

@@ -184,7 +184,7 @@ def test_full_pool_and_health_are_told_as_in_threads(stack: LocalStack, open_on:
 
 def test_using_it_closed_says_what_to_do(stack: LocalStack, open_on: OpenDatabase) -> None:
     async def test() -> None:
-        with pytest.raises(ConfigurationError, match=r"await db\.aio\.open_database"):
+        with pytest.raises(ConfigurationError, match=r"await docworker\.aio\.open_database"):
             await write_row()
 
     run(test)

@@ -151,7 +151,7 @@ def test_a_fan_out_killed_goes_on_where_it_was(tenant: Tenant, small_chunks: Non
         import itertools, os, signal
         from docworker.db.cluster.engines import open_database
         from docworker.db.settings import settings
-        from jobs import fanout
+        from docworker.jobs.kinds import fanout
         from docworker.jobs.testing import dispatch_due, run
 
         fanout.CHUNK = 10

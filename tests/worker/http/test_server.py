@@ -72,23 +72,23 @@ FAMILY_THAT_LOSES_A_CHILD = """
 import os, signal, sys
 from pathlib import Path
 from billiard import Process
-from worker import multiprocess
+from docworker.worker.http import child_metrics
 
 directory = Path(sys.argv[1])
-multiprocess.prepare(directory)
-from jobs import metrics
+child_metrics.prepare(directory)
+from docworker.jobs import metrics
 
 reader, writer = os.pipe()
 
 def count():
-    multiprocess.start_child()
+    child_metrics.start_child()
     metrics.RUNNING.labels("kind").inc(3)
     metrics.MESSAGES.labels("kind").inc()
     os.write(writer, b"counted")
     signal.pause()
 
 def show(when):
-    found = multiprocess.LivingCollector(directory).collect()
+    found = child_metrics.LivingCollector(directory).collect()
     values = {sample.name: sample.value for metric in found for sample in metric.samples}
     print(f"{when}: running {values.get('docworker_jobs_running')}, messages {values['docworker_messages_total']}")
 

@@ -237,7 +237,7 @@ def test_a_traceback_is_shown_below(library: Library) -> None:
         (job_id,) = enqueue_many(session, process_document, [{"document_id": new_id()}])
     work()
     answer = ask("jobs", "show", job_id)
-    assert "\n\nNotFoundError: document " in answer.out or "\n\ndb.errors.NotFoundError: document " in answer.out
+    assert "\n\nNotFoundError: document " in answer.out or "\n\ndocworker.db.errors.NotFoundError: " in answer.out
 
 
 def test_failed_jobs_are_retried_by_id_and_by_filter(library: Library) -> None:
