@@ -3,7 +3,7 @@
 No commit, no job; commit, and the job is as safe as the data. The broker is not involved: a dispatcher carries on.
 """
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict, Unpack, overload
 from uuid import UUID
@@ -91,7 +91,7 @@ def enqueue(
         "parent_id": parent_id,
     }
     if isinstance(session, AsyncSession):
-        return _enqueue_one_async(session, task, arguments, options)
+        return _first_of(enqueue_many(session, task, [arguments], **options))
     return enqueue_many(session, task, [arguments], **options)[0]
 
 
@@ -114,13 +114,14 @@ def enqueue_many(
     **options: Unpack[EnqueueOptions],
 ) -> list[UUID] | Awaitable[list[UUID]]:
     """Enqueue many jobs of one task with one statement; as `enqueue`, with one key or id for each of the arguments."""
-    if isinstance(session, AsyncSession):
-        return session.run_sync(_insert, task, arguments, options)
-    return _insert(session, task, arguments, options)
-
-
-def _insert(session: Session, task: Any, arguments: Iterable[Mapping[str, Any]], options: EnqueueOptions) -> list[UUID]:
     kind = kind_of(task)
+    kept = [kind.serialize(one) for one in _listed("arguments", arguments)]
+    if isinstance(session, AsyncSession):
+        return session.run_sync(_insert, kind, kept, options)
+    return _insert(session, kind, kept, options)
+
+
+def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
     ids, unique_keys = options.get("ids"), options.get("unique_keys")
     priority, max_attempts = options.get("priority"), options.get("max_attempts")
     if ids is not None and unique_keys is not None:
@@ -129,7 +130,7 @@ def _insert(session: Session, task: Any, arguments: Iterable[Mapping[str, Any]],
         session,
         organization_of(session),
         kind.name,
-        [kind.serialize(one) for one in _listed("arguments", arguments)],
+        kept,
         run_at=options.get("run_at"),
         priority=kind.priority if priority is None else priority,
         unique_keys=None if unique_keys is None else _listed("unique_keys", unique_keys),
@@ -139,10 +140,8 @@ def _insert(session: Session, task: Any, arguments: Iterable[Mapping[str, Any]],
     )
 
 
-async def _enqueue_one_async(
-    session: AsyncSession, task: Any, arguments: Mapping[str, Any], options: EnqueueOptions
-) -> UUID:
-    return (await enqueue_many(session, task, [arguments], **options))[0]
+async def _first_of(ids: Awaitable[list[UUID]]) -> UUID:
+    return (await ids)[0]
 
 
 def _listed(name: str, given: Any) -> list[Any]:
