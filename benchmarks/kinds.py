@@ -47,7 +47,7 @@ def do_nothings(batch: Batch) -> None:
     with writing(batch.organization_id) as session:
         owned = ledger.lock_owned(session, [attempt.claimed for attempt in attempts])
         ledger.succeed(session, [(attempt.claimed, None) for attempt in attempts if attempt.id in owned])
-    settle([attempt for attempt in attempts if attempt.id in owned], "succeeded")
+    settle([attempt for attempt in attempts if attempt.id in owned], ledger.AttemptEnd.SUCCEEDED)
 
 
 @job(name="benchmark.document")

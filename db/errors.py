@@ -1,4 +1,4 @@
-"""The errors docworker raises on purpose. Each message says what is wrong, with which value, and what to do."""
+"""`DocworkerError` and its kinds: raised on purpose; each says what is wrong, with which value, and what to do."""
 
 
 class DocworkerError(Exception):

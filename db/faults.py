@@ -1,4 +1,4 @@
-"""One table: what an error means, and so what to do about it.
+"""`classify`: what an error means, as one table, and so what to do about it.
 
 Told by SQLSTATE, not by exception class: drivers disagree on classes, and several meanings share one.
 """

@@ -1,7 +1,7 @@
-"""Every setting of docworker, typed and validated in one place.
+"""`Settings`: every setting of docworker, typed and validated in one place.
 
 Read from the environment with the prefix `DOCWORKER_`; nothing else in the project reads the environment.
-Durations are in seconds and sizes in bytes.
+Durations are in seconds, but for names that end in `_days`; sizes are in bytes.
 """
 
 import json
@@ -67,6 +67,7 @@ PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]
 PostgresUrls = Annotated[tuple[PostgresUrl, ...], BeforeValidator(_split_on_spaces)]
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
 Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -192,8 +193,8 @@ class Settings(BaseSettings):
     """Conflicts, lost connections and the like that a job survives before it fails; they use up no attempts."""
     max_given_back: Annotated[int, Field(ge=1, le=10_000)] = 100
     """How often in a row a job is given back undone, at stops or behind slower jobs, before that uses up an attempt."""
-    succeeded_retention_days: Seconds = 7
-    failed_retention_days: Seconds = 90
+    succeeded_retention_days: Days = 7
+    failed_retention_days: Days = 90
 
     # Documents
     max_source_bytes: Bytes = 64 * MIB

@@ -1,4 +1,4 @@
-"""How many jobs of a kind travel at once, as the dispatcher is told."""
+"""`limits_of`: how many jobs of a kind travel at once, and its caps, as the dispatcher is told."""
 
 from collections.abc import Mapping
 

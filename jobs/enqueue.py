@@ -1,4 +1,4 @@
-"""What producers call: jobs enter the ledger in the caller's own transaction.
+"""`enqueue` and `enqueue_many`: jobs enter the ledger in the caller's own transaction.
 
 No commit, no job; commit, and the job is as safe as the data. The broker is not involved: a dispatcher carries on.
 """

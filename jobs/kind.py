@@ -1,4 +1,4 @@
-"""What a kind of job is: its name, its arguments, its limits, and the function that runs it.
+"""`Kind`: the name of a kind of job, its arguments, its limits, and the function that runs it.
 
 A kind is a Celery task as well; how its jobs run is in `jobs.task`.
 """

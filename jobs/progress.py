@@ -1,4 +1,4 @@
-"""Waiting for jobs to end: how far they are, and who is missing when none of them moves."""
+"""`JobWatch`: how far jobs are, and who is missing when none of them moves."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable

@@ -1,4 +1,4 @@
-"""What makes a kind of job: `@job` for a function that runs one job, `@batch_job` for one that runs several at once.
+"""`@job` for a function that runs one job, `@batch_job` for one that runs several at once: what makes a kind.
 
 Both are Celery tasks. A message only names jobs (`jobs.execution.message` works it off), and everything that counts
 is in the ledger.

@@ -1,4 +1,4 @@
-"""For the tests of applications that enqueue jobs: what was enqueued, run it here and now, let time pass.
+"""`assert_enqueued`, `drain`, `advance_clock`: for the tests of applications that enqueue jobs.
 
 Everything goes through the real ledger; only the broker and the worker processes are left out.
 """

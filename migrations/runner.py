@@ -1,4 +1,4 @@
-"""Upgrade and downgrade the schema from Python, as `docworker migrate` does."""
+"""`upgrade`, `downgrade`: the schema from Python, as `docworker migrate` does."""
 
 from pathlib import Path
 

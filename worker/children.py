@@ -1,4 +1,4 @@
-"""What each process that runs tasks opens at its start and closes at its end.
+"""`connect_signals`: what each process that runs tasks opens at its start and closes at its end.
 
 With the prefork pool these are the children; the parent never connects to PostgreSQL. With threads or solo it is the
 one process that there is. How the parent starts and ends is in `worker.consumer.worker`.

@@ -1,4 +1,4 @@
-"""How every process of docworker logs: one structured event a line, on stderr, as text or JSON.
+"""`configure`: how every process of docworker logs: one structured event a line, on stderr, as text or JSON.
 
 Celery's and other libraries' own lines go the same way, under their logger's name.
 """

@@ -1,4 +1,4 @@
-"""A directory of its own for each running process, under the state directory.
+"""`ProcessDirectory`: a directory of its own for each running process, under the state directory.
 
 It holds what others on this machine may want to know (the metrics port) and goes when its process goes: at a clean exit
 by `remove`, after a kill by whoever starts next.
@@ -24,7 +24,7 @@ METRICS = "metrics"
 _LOCK = "lock"
 
 
-class StateDirectory:
+class ProcessDirectory:
     """The directory of this process; its lock tells the others that we live."""
 
     def __init__(self, path: Path, lock: IO[str]) -> None:
@@ -46,7 +46,7 @@ class StateDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def claim(state_directory: Path, role: str) -> StateDirectory:
+def claim(state_directory: Path, role: str) -> ProcessDirectory:
     """A new directory for a process of this role; those of processes that were killed are removed.
 
     Raises ConfigurationError when there can be none.
@@ -60,7 +60,7 @@ def claim(state_directory: Path, role: str) -> StateDirectory:
         ) from error
 
 
-def _claim(state_directory: Path, role: str) -> StateDirectory:
+def _claim(state_directory: Path, role: str) -> ProcessDirectory:
     state_directory.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(state_directory):
         for path in state_directory.glob("*-*/"):
@@ -72,7 +72,7 @@ def _claim(state_directory: Path, role: str) -> StateDirectory:
     (path / METRICS).mkdir()
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-    return StateDirectory(path, lock)
+    return ProcessDirectory(path, lock)
 
 
 def ports(state_directory: Path, role: str) -> list[int]:

@@ -1,4 +1,5 @@
-"""Values of the server that Python cannot hold, read as the nearest that it can: one row never stops the others.
+"""`register`: has psycopg read values that Python cannot hold as the nearest that it can, so one row never stops the
+others.
 
 psycopg raises for a time before the year 1 or after 9999 and for JSON that is too deep or holds a number of thousands
 of digits, and with that row the whole answer is lost. Such values can only come from other programs: `db.ledger.values`

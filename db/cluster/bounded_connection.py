@@ -1,4 +1,4 @@
-"""Connections whose every exchange has an end: psycopg's, which wait for an answer as long as somebody still answers.
+"""`BoundedConnection`: a psycopg connection that waits for an answer only as long as the server answers others.
 
 A server that is frozen acknowledges what it is sent, and a link that is cut says nothing: neither differs from a slow
 statement. So after `answer_seconds` of silence the server is asked, over a connection made for that, whether it answers

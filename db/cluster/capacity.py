@@ -1,4 +1,4 @@
-"""Whether the settings' pools fit what the master admits: arithmetic, done once, before the pools run into it."""
+"""`check_connections`: whether the settings' pools fit what the master admits, before the pools run into it."""
 
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import HOME, Settings

@@ -1,4 +1,4 @@
-"""Making a connection, and looking at it before it is lent: who is at the other end, and is it still there?
+"""`watch`: checks a connection when it is made (role, timeline) and before it leaves the pool (ping).
 
 Sessions check again when their transaction begins (`db.cluster.transactions`); this here is for every user of an
 engine.

@@ -1,4 +1,5 @@
-"""Who is the master: all servers of an address asked at once, because the first that takes writes may be an old one.
+"""`MasterDiscovery`: finds the master by asking all servers of an address at once; the first that takes writes may be
+an old one.
 
 After a failover the old master may come back writable, first in every address, and whoever starts then has seen
 nothing. So before a connection to a master is made, every host of its address and every replica is asked for its system

@@ -1,4 +1,4 @@
-"""The engines of one process: a master and its replicas per cluster, connecting only when first used.
+"""`open_database`: the engines of this process, a master and its replicas per cluster, connecting when first used.
 
 Engines never cross a fork: whoever forks opens a database of its own in the child.
 """

@@ -1,4 +1,4 @@
-"""A thread that knows how each replica is doing, so that no reader has to ask first.
+"""`ReplicaMonitor`: a thread that samples every server of a cluster, so that no reader has to ask first.
 
 It starts with the first read, asks every server at a jittered interval on connections of its own, all at once and with
 short time-outs, and never raises: what it does not know, it says.

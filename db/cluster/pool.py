@@ -1,4 +1,5 @@
-"""The connection pool of an engine, measured: how long a checkout waits, when it gives up, and who holds the rest."""
+"""`MeasuredPool`: a connection pool that records how long a checkout waits, and names who holds the rest when it gives
+up."""
 
 import time
 from collections.abc import Iterable

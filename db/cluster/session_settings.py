@@ -1,4 +1,4 @@
-"""What a session asks for, instead of taking it as roles, databases and postgresql.conf have it.
+"""Settings that each transaction asks for, instead of taking them as roles, databases and postgresql.conf have them.
 
 Whatever changes what a statement means, what it returns, or whether its commit lasts, is asked for in each transaction,
 in the exchange that begins it. What only changes how fast a plan is, stays the administrator's: docs/operations.md has

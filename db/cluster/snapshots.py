@@ -1,5 +1,5 @@
-"""Who holds an old snapshot, so that dead rows cannot be removed: sessions, replication slots, standbys by their
-feedback, prepared transactions.
+"""`SnapshotWatch`: who holds an old snapshot, so that dead rows cannot be removed: sessions, replication slots,
+standbys by their feedback, prepared transactions.
 
 Of a slot and of a standby the server tells which transaction they still see, not since when. `SnapshotWatch` remembers
 how far the transactions were at each look, so it knows since when there are any that these do not see.

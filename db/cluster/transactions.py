@@ -1,4 +1,5 @@
-"""How a transaction begins, and the few other exchanges that must cost one round trip.
+"""`begin` and `commit`: a transaction begins and ends in one round trip each, and the server says whether it is the
+right one.
 
 psycopg sends BEGIN as a statement of its own, and a ping, the tenant's context and the server's role would be three
 more. Here they travel together, and the server's answer is checked before anything is read or written.

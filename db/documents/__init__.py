@@ -1,0 +1,1 @@
+"""Folders, documents and their versions, search, the source bytes, and what is removed when."""

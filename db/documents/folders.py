@@ -1,4 +1,4 @@
-"""The folder tree: paths to folders and back, by recursive queries.
+"""`ensure_folders`, `find_folder`, `paths_of`: paths to folders and back, by recursive queries.
 
 A path is a tuple of names from the root; the root itself is the empty tuple, has no row, and its id is None.
 """

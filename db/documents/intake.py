@@ -1,4 +1,4 @@
-"""Files become documents: which document is at a file's place, and writing what is new or changed, many at a time.
+"""`find_present`, `insert_documents`, `update_documents`: files become documents, many at a time.
 
 The bytes are in the source store by then. What to do about a document somebody else wrote first is the caller's.
 """

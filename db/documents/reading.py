@@ -1,4 +1,5 @@
-"""Looking at documents and their versions: by id, by path, as a tree. Nothing is written here.
+"""`find_document`, `list_documents`, `list_versions`: documents and their versions by id, by path, as a tree. Nothing
+is written here.
 
 What is returned is plain data that outlives the session. A row missing on a replica is looked up on the master.
 """

@@ -1,4 +1,4 @@
-"""What is removed when its time is over: deleted documents and old versions, a chunk a call.
+"""`purge_deleted`, `prune_versions`: what is removed when its time is over, a chunk a call.
 
 Everything here is for the session's organization and is safe to repeat.
 """

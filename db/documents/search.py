@@ -1,4 +1,4 @@
-"""Full-text search: filling the index of document texts, and finding documents by words.
+"""`search_documents` finds documents by words; `index_documents` fills the full-text index.
 
 The text is indexed without a language ("simple"): words are matched as they are written, without regard to case.
 """

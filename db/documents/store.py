@@ -1,4 +1,4 @@
-"""The source store: the bytes that documents were made from, kept by content behind fsspec.
+"""`SourceStore`: the bytes that documents were made from, kept by content behind fsspec.
 
 A key is `organization id/sha256`, so equal files of one organization are kept once and bytes never change under a key.
 It knows nothing of documents: deleting a key that a document still names is the caller's mistake.

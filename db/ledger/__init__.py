@@ -36,6 +36,7 @@ from docworker.db.ledger.counts import count_live, oldest_due_seconds
 from docworker.db.ledger.dispatch import Dispatched, dispatch_due, may_plan
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (
+    AttemptEnd,
     Failure,
     charge,
     fail,
@@ -67,6 +68,7 @@ __all__ = [
     "CANCEL",
     "JUST_SENT_SECONDS",
     "RETRY",
+    "AttemptEnd",
     "Change",
     "Claim",
     "ClaimKey",

@@ -1,4 +1,5 @@
-"""What the dispatcher changes besides dispatching: due jobs get into their lanes, and dispatched ones back.
+"""`promote`, `requeue_overdue`, `requeue_held_up`, `undispatch`: due jobs get into their lanes, and dispatched ones
+back.
 
 One row that the server refuses to change must neither keep the others from going on, nor the dispatcher.
 """

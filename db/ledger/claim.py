@@ -1,4 +1,4 @@
-"""A worker takes jobs and keeps them.
+"""`claim`, `renew`, `hand_back`: a worker takes jobs of a message, keeps them, and returns those it has not begun.
 
 A claim counts the attempt before the work, so that a job which kills its worker uses its attempts up. Who claims gets
 a fresh random token; everything written later is guarded by it.

@@ -1,4 +1,4 @@
-"""What operators do to jobs: look, cancel, retry, pause and resume."""
+"""`find`, `cancel`, `retry_failed`, `pause`, `resume`: what operators do to jobs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

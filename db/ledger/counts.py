@@ -1,4 +1,4 @@
-"""Live jobs by kind and state, and how long the oldest due one waits: for metrics."""
+"""`count_live`, `oldest_due_seconds`: live jobs by kind and state, and the wait of the oldest due one."""
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session

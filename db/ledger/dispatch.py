@@ -1,4 +1,4 @@
-"""Jobs go to the broker, fairly and no more than it should hold: `may_plan`, then `dispatch_due`.
+"""`may_plan`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold.
 
 Whose turn it is, and how much of it, is decided in `db.ledger.planning`; one dispatcher plans at a time, so that caps
 and fairness hold exactly.

@@ -1,4 +1,4 @@
-"""Jobs enter the ledger: one INSERT in the producer's own transaction.
+"""`insert_jobs`: jobs enter the ledger by one INSERT in the producer's own transaction.
 
 Jobs with a `unique_key` fold: while an equal one waits unclaimed, it takes the new arguments instead of a second job.
 """

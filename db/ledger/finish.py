@@ -1,10 +1,11 @@
-"""An attempt ends, in the same transaction as its effect, and only if it still owns the job.
+"""`succeed`, `fail`, `retry`, `give_back`: an attempt ends with its effect, and only if it still owns the job.
 
 Order within that transaction: lock the jobs still owned, write the effects for those only, finish exactly those.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -13,11 +14,26 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.claim import OWNED, Claimed, ClaimKey, mine
 from docworker.db.ledger.values import as_json
-from docworker.db.models.job import JOBS
+from docworker.db.models.job import JOBS, JobState
 from docworker.db.sessions import organization_of
 
 MOST_KEPT = 20_000
 """Characters of an error's message, or of its traceback, that are kept with the job."""
+
+
+class AttemptEnd(StrEnum):
+    """How an attempt ended, also in metrics."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """For good: its job has failed."""
+    RETRIED = "retried"
+    """Its job waits for another attempt."""
+    GIVEN_BACK = "given_back"
+    """Undone, at no cost."""
+    FENCED = "fenced"
+    """Its job was not its own any more: taken over, cancelled, or ended by somebody else."""
+
 
 _LOCK_OWNED = text(f"SELECT id FROM {JOBS} WHERE {OWNED} ORDER BY id FOR NO KEY UPDATE")
 
@@ -97,13 +113,15 @@ def retry(
     delay_seconds: float,
     uses_attempt: bool,
     max_faults: int,
-) -> str | None:
+) -> AttemptEnd | None:
     """`running -> queued` after a delay, or `failed` when attempts (or faults) are used up; None when fenced."""
     parameters = _failure_of(session, claimed, failure)
     state: str | None = session.scalar(
         _RETRY, {**parameters, "delay": delay_seconds, "uses_attempt": uses_attempt, "max_faults": max_faults}
     )
-    return state
+    if state is None:
+        return None
+    return AttemptEnd.RETRIED if state == JobState.QUEUED else AttemptEnd.FAILED
 
 
 def _failure_of(session: Session, claimed: Claimed, failure: Failure) -> dict[str, Any]:
@@ -163,7 +181,7 @@ RETURNING job.id, CASE WHEN used_up THEN 'failed' WHEN counts THEN 'retried' ELS
 """)
 
 
-def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: int) -> dict[UUID, str]:
+def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: int) -> dict[UUID, AttemptEnd]:
     """Return jobs to the queue at once, as if they had never been claimed: they were not begun, or were asked to stop.
 
     After `most` times in a row, with no end of an attempt and no move of the cursor between, it counts as an attempt.
@@ -177,15 +195,17 @@ def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: 
     return _give_back(session, claimed, reason, most)
 
 
-def charge(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure) -> dict[UUID, str]:
+def charge(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure) -> dict[UUID, AttemptEnd]:
     """`running -> queued` at once, or `failed` when attempts are used up: these attempts are over and count, for this
     reason. Returns what became of each job that was still owned: retried or failed."""
     return _give_back(session, claimed, failure, 0)
 
 
-def _give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure, most: int) -> dict[UUID, str]:
+def _give_back(
+    session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure, most: int
+) -> dict[UUID, AttemptEnd]:
     rows = session.execute(_GIVE_BACK, {**mine(session, claimed), **_kept(failure), "most": most})
-    return {job_id: outcome for job_id, outcome in rows}  # noqa: C416 - rows are not pairs to dict's type
+    return {job_id: AttemptEnd(end) for job_id, end in rows}
 
 
 _RECORD_CURSOR = text(f"""
@@ -217,6 +237,6 @@ WHERE organization_id = :organization_id AND id = ANY(:ids) AND claim_token = AN
 """)
 
 
-def finished_as(session: Session, claimed: Sequence[Claimed]) -> dict[UUID, str]:
+def finished_as(session: Session, claimed: Sequence[Claimed]) -> dict[UUID, AttemptEnd]:
     """The jobs that these very attempts have finished, and as what: so a COMMIT whose answer was lost is looked up."""
-    return {row.id: row.state for row in session.execute(_FINISHED_BY_ME, mine(session, claimed))}
+    return {row.id: AttemptEnd(row.state) for row in session.execute(_FINISHED_BY_ME, mine(session, claimed))}

@@ -1,4 +1,5 @@
-"""Lanes: the queues of one (organization, kind, set apart or not, priority) each, and how they are found.
+"""`LaneSearch` and `arrivals`: how lanes are found, the queues of one (organization, kind, set apart or not, priority)
+each.
 
 They are found by hopping from one to the next through the partial index on the ready jobs, so the price does not depend
 on how many wait; where dead entries lie on the way, by what is known of them (`db.ledger.shortcuts`).

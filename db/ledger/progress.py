@@ -1,4 +1,4 @@
-"""How far jobs are: which of them live, and why others ended without success. The session's organization's only."""
+"""`live_states`, `failures`: which jobs of the session's organization live, and why others ended without success."""
 
 from collections.abc import Collection
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Finished jobs are removed when their time is over, a chunk a call. Safe to repeat."""
+"""`prune_jobs`: finished jobs are removed when their time is over, a chunk a call. Safe to repeat."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Jobs whose worker fell silent: back to the queue, or failed when their attempts are used up.
+"""`rescue_expired`: jobs whose worker fell silent go back to the queue, or fail when their attempts are used up.
 
 Who may say so, and of which leases, is the judge's to know (`jobs.execution.continuity`): a lease that ended while
 nobody could renew it is no sign of anything.

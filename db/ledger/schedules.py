@@ -1,4 +1,5 @@
-"""Ticks of schedules: a row each, made in the transaction that enqueues its job, so that two beats fire one once."""
+"""`enter_tick`: ticks of schedules, a row each, made in the transaction that enqueues its job, so that two beats fire
+one once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

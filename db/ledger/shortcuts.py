@@ -1,4 +1,5 @@
-"""Where a planner's walks through the indexes of the queue may begin, while walking past dead entries is dear.
+"""`Shortcuts`: where a planner's walks through the indexes of the queue may begin, while walking past dead entries is
+dear.
 
 While anybody holds an old snapshot (an open transaction, a standby's feedback, a slot, a prepared transaction), nothing
 that is dead can be removed. Each job leaves dead entries in the indexes of the states it has passed through, and they

@@ -1,4 +1,4 @@
-"""A job that runs by itself: it is claimed in one exchange, and ends in one, in which the next one can be claimed.
+"""`claim_one`, `succeed_one`, `succeed_and_claim`: a job that runs by itself is claimed and ended in one exchange.
 
 The same steps as for many jobs (`db.ledger.claim`, `db.ledger.finish`), for one row and with no session. The token of
 a claim is made here, so that a COMMIT whose answer was lost can be looked up.

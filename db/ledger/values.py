@@ -1,4 +1,4 @@
-"""What the ledger can read back, and so accepts: checks of every value before the server sees it.
+"""`as_json` and the `check_` functions: the ledger accepts what it can read back, checked before the server sees it.
 
 A value that only a server refuses costs the producer its transaction; one that no reader understands costs those who
 read it along with others. Each check returns the value as a plain one, or raises InvalidArgumentError with the value's

@@ -1,4 +1,4 @@
-"""The audit log: who did what to which row, append-only."""
+"""`AuditEntry`: who did what to which row, append-only."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""What all tables share: naming convention, keys, timestamps."""
+"""`Base`, `TenantOwned`, `Timestamped`: what all tables share, naming convention, keys, timestamps."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""The catalog: where each organization lives. No tenant data; readable without an organization."""
+"""`Placement`: where each organization lives. No tenant data; readable without an organization."""
 
 from uuid import UUID
 

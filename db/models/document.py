@@ -1,4 +1,4 @@
-"""Documents: the state of one text, and where its source bytes are. What was made of it is in `db.models.version`."""
+"""`Document`: the state of one text, and where its source bytes are. What was made of it is in `db.models.version`."""
 
 from collections.abc import MutableMapping
 from datetime import datetime

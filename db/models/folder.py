@@ -1,4 +1,4 @@
-"""Folders, a tree. Paths and subtrees are recursive queries, in `db.documents.folders`."""
+"""`Folder`: a tree. Paths and subtrees are recursive queries, in `db.documents.folders`."""
 
 from datetime import datetime
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""The tables of the job ledger. How a job moves between its states is in `db.ledger`."""
+"""`Job`, `Pause`, `ScheduleFire`: the tables of the ledger. How a job moves between its states is in `db.ledger`."""
 
 from datetime import datetime
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Organizations, the tenants."""
+"""`Organization`: the tenants."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Tags, and which document carries which."""
+"""`Tag` and `DocumentTag`: which document carries which."""
 
 from uuid import UUID
 

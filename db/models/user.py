@@ -1,4 +1,4 @@
-"""Users of an organization."""
+"""`User`: users of an organization."""
 
 from sqlalchemy import Index, func
 from sqlalchemy.orm import Mapped, mapped_column

@@ -1,4 +1,4 @@
-"""Document versions: append-only, numbered 1, 2, 3, … without a gap within a document."""
+"""`DocumentVersion`: append-only, numbered 1, 2, 3, … without a gap within a document."""
 
 from datetime import datetime
 from typing import Any

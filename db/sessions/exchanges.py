@@ -1,4 +1,4 @@
-"""Whole transactions in one exchange: BEGIN and what a transaction asks for, a few statements, COMMIT.
+"""`transact`: a whole transaction in one exchange, BEGIN and what a transaction asks for, a few statements, COMMIT.
 
 For the ledger's own steps of a single job, which cost more in exchanges than in work. Everything else has a session
 (`db.sessions.opening`).

@@ -1,5 +1,5 @@
-"""A Session for applications that send reads and writes through one session: reads that surely are reads go to a
-replica, everything else to the master.
+"""`RoutingSession`: one session for reads and writes; reads that surely are reads go to a replica, everything else to
+the master.
 
 Jobs do not use it: they say which they want with `reading()` and `writing()`.
 """

@@ -1,4 +1,4 @@
-"""Statements that travel along with others: prepared once per connection, and executed with their values as text.
+"""`Statement`: prepared once per connection, and sent along with others, with its values as text.
 
 psycopg sends each statement by itself. These are sent with the BEGIN before them or the COMMIT behind them, in one
 exchange (`db.sessions.exchanges`, `db.sessions.tenant_session`).

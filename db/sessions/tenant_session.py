@@ -1,4 +1,4 @@
-"""A Session that belongs to one organization: every transaction in it is told which, and whom it talks to.
+"""`TenantSession`: sets the tenant for row-level security and checks the server's role when a transaction begins.
 
 Not how one is opened: that is `db.sessions.opening`.
 """

@@ -1,4 +1,4 @@
-"""Organizations and where they are placed: create one, look one up by its slug, list them all.
+"""`create_organization`, `organization_id_of`, `list_organizations`: organizations, and where they are placed.
 
 The catalog answers; what an organization owns is seen only by a session opened for it.
 """

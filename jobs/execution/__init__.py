@@ -1,0 +1,1 @@
+"""A message becomes finished jobs: claims, leases, attempts, and how they end."""

@@ -1,4 +1,4 @@
-"""What a running job is to the function that runs it: one attempt, or a batch of them, claimed by this process.
+"""`Attempt` and `Batch`: what a job function receives.
 
 Not how they come to be claimed: that is `jobs.task`.
 """
@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 
 from docworker.db import ledger
 from docworker.db.cluster.positions import WalPosition
-from docworker.db.ledger import Claimed
+from docworker.db.ledger import AttemptEnd, Claimed
 from docworker.db.sessions import read, writing
 from docworker.jobs import metrics
 from docworker.jobs.execution.leases import leases, stopping
@@ -76,11 +76,11 @@ class Attempt(Generic[A]):
             done = ledger.succeed_one(self.claimed) if effect is None else self._finish_with(effect)
             if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
                 with writing(self.organization_id) as session:
-                    done = ledger.finished_as(session, [self.claimed]).get(self.id) == "succeeded"
+                    done = ledger.finished_as(session, [self.claimed]).get(self.id) is AttemptEnd.SUCCEEDED
         except BaseException as error:
             self.failed_finish = error
             raise
-        self.settle("succeeded" if done else "fenced")
+        self.settle(AttemptEnd.SUCCEEDED if done else AttemptEnd.FENCED)
 
     def _finish_with(self, effect: Effect) -> bool:
         with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
@@ -90,8 +90,9 @@ class Attempt(Generic[A]):
             kept = None if result is None else ledger.as_json(result, "what the effect returns")
             return ledger.succeed_with(session, self.claimed, kept)
 
-    def settle(self, outcome: str) -> None:
-        settle([self], outcome)
+    def settle(self, end: AttemptEnd) -> None:
+        """Count how it ended."""
+        settle([self], end)
 
 
 class Batch(Generic[A]):
@@ -136,7 +137,7 @@ class Batch(Generic[A]):
                 leases().begin(attempt.claimed)
                 yield attempt
             else:
-                attempt.settle("fenced")
+                attempt.settle(AttemptEnd.FENCED)
 
     def read(self, load: Callable[[Session], T]) -> T:
         """As `Attempt.read`, for all jobs of the batch at once."""
@@ -147,12 +148,12 @@ class Batch(Generic[A]):
         return [attempt for attempt in self.attempts if not attempt.settled]
 
 
-def settle(attempts: Sequence[Attempt[Any]], outcome: str) -> None:
+def settle(attempts: Sequence[Attempt[Any]], end: AttemptEnd) -> None:
     """Count the end of attempts; their jobs are no longer this process's to renew. What is settled stays settled."""
     ended = [attempt for attempt in attempts if not attempt.settled]
     if ended:
         leases().release([attempt.claimed for attempt in ended])
         now = time.monotonic()
-        metrics.count_attempts(ended[0].kind.name, outcome, [now - attempt.started for attempt in ended])
+        metrics.count_attempts(ended[0].kind.name, end, [now - attempt.started for attempt in ended])
     for attempt in ended:
         attempt.settled = True

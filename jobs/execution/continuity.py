@@ -1,4 +1,4 @@
-"""Whether somebody has watched the master without a break, and what time it is there.
+"""`Continuity`: whether somebody has watched the master without a break, and what time it is there.
 
 Who was held up, or could not see the master, cannot tell a holder of a lease that fell silent from one that nobody
 could hear. Pure arithmetic: seconds of a monotonic clock here, seconds of the master's clock there.

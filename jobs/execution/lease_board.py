@@ -1,4 +1,4 @@
-"""The memory that a worker shares with its children and its keeper: which claims are held where, and when to stop.
+"""`Board`: memory that a worker shares with its children and its keeper: which claims are held where, and when to stop.
 
 Made before the fork, on no disk. Each place belongs to one process, which writes there what it holds; the keeper writes
 beside it what is lost. Nobody waits for anybody: what is read half-written is no claim of anybody's.

@@ -1,4 +1,4 @@
-"""Keeping leases: renews the claims on a board for as long as the processes that hold them live.
+"""`Keeper`: renews the claims on a board for as long as the processes that hold them live.
 
 Two programs do so: a worker's keeper, a process of its own (`worker.consumer.keeper`), because a job may occupy its
 interpreter for longer than a lease lasts; and a thread where there is no worker (`jobs.execution.leases`).

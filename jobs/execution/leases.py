@@ -1,4 +1,4 @@
-"""What this process is running right now, and when to stop.
+"""`leases()` and `stopping()`: the claims that this process holds, and whether it is to stop.
 
 Its claims stand on a board (`jobs.execution.lease_board`), from which a keeper renews their leases: in a
 worker that is a process of its own, elsewhere a thread.

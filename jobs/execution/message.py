@@ -1,4 +1,4 @@
-"""How a message is worked off: claim, work with no connection held, finish together with the effect.
+"""`run_message`: claims the jobs of a message, runs them with no connection held, and hands back what it has not begun.
 
 A message names jobs of one kind, of one or several organizations, in parts. A kind that takes batches gets each part as
 a batch; other jobs run one by one. What is claimed is what starts now: the jobs behind it stay anybody's, and cost
@@ -186,7 +186,7 @@ class _Singles(_Delivery):
             # A claim that was committed although the answer was lost has not begun, and would be charged.
             following = again(seconds=database().settings.lease)(lambda: ledger.claimed_as(wanted))
         else:
-            attempt.settle("succeeded" if done else "fenced")
+            attempt.settle(ledger.AttemptEnd.SUCCEEDED if done else ledger.AttemptEnd.FENCED)
         if following.jobs:
             self._following = following
         else:

@@ -1,4 +1,5 @@
-"""How attempts end: by what their function left undone, raised, or was asked to stop, whatever the database does.
+"""`end` and `settle_error`: records success, retry, failure or give-back of an attempt; tries again through short
+outages.
 
 Every end uses up an attempt and leaves a reason, but for jobs that were not begun, or that were asked to stop and saw
 it: those are given back.
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.faults import Fault
-from docworker.db.ledger import Failure
+from docworker.db.ledger import AttemptEnd, Failure
 from docworker.db.retrying import may_pass, run_in_transaction
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
@@ -52,7 +53,7 @@ def _end(batch: Batch, error: BaseException | None) -> None:
     if error is not None:
         if not batch.unsettled:
             log.warning("task.failed_after_its_jobs_ended", kind=batch.kind.name, error=_logged(error))
-        for attempt in _blamed(batch, error):
+        for attempt in _charged_with(batch, error):
             settle_error(attempt, error)
     else:
         for attempt in _begun(batch):
@@ -63,7 +64,7 @@ def _end(batch: Batch, error: BaseException | None) -> None:
     _give_back(batch)
 
 
-def _blamed(batch: Batch, error: BaseException) -> list[Attempt]:
+def _charged_with(batch: Batch, error: BaseException) -> list[Attempt]:
     """Those an error is held against: not jobs that nobody has begun, unless the next attempt would fail the same way
     and has to wait."""
     if fault_of(error).is_infrastructure:
@@ -91,9 +92,9 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
     settings = database().settings
     claimed = attempt.claimed
 
-    def record(session: Session) -> str | None:
+    def record(session: Session) -> AttemptEnd | None:
         if not fault.retryable:
-            return "failed" if ledger.fail(session, claimed, failure) else None
+            return AttemptEnd.FAILED if ledger.fail(session, claimed, failure) else None
         rounds = claimed.attempt if fault.uses_attempt else claimed.faults + 1
         return ledger.retry(
             session,
@@ -104,10 +105,9 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
             max_faults=settings.max_faults,
         )
 
-    state = _write(attempt.organization_id, record)
-    outcome = _outcome(attempt, state)
+    outcome = _write(attempt.organization_id, record) or _found_out(attempt)
     attempt.settle(outcome)
-    if outcome == "retried":
+    if outcome is AttemptEnd.RETRIED:
         metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
     log.warning(
         "attempt.ended",
@@ -125,12 +125,10 @@ def _logged(error: BaseException) -> str:
     return beginning_of(f"{class_name(error)}: {message_of(error)}")
 
 
-def _outcome(attempt: Attempt, state: str | None) -> str:
+def _found_out(attempt: Attempt) -> AttemptEnd:
     """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
-    if state is not None:
-        return "retried" if state == "queued" else state
     finished = _write(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
-    return finished.get(attempt.id, "fenced")
+    return finished.get(attempt.id, AttemptEnd.FENCED)
 
 
 def _give_back(batch: Batch) -> None:
@@ -142,9 +140,9 @@ def _give_back(batch: Batch) -> None:
     ended = _write(
         batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
     )
-    by_outcome: dict[str, list[Attempt]] = {}
+    by_outcome: dict[AttemptEnd, list[Attempt]] = {}
     for attempt in left:
-        by_outcome.setdefault(ended.get(attempt.id, "fenced"), []).append(attempt)
+        by_outcome.setdefault(ended.get(attempt.id, AttemptEnd.FENCED), []).append(attempt)
     for outcome, attempts in by_outcome.items():
         settle(attempts, outcome)
         log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)

@@ -1,4 +1,5 @@
-"""Why an attempt failed, as told by the exception that ended it. Nothing here raises, and all of it is bounded.
+"""`failure_of`: why an attempt failed, as told by the exception that ended it. Nothing here raises, and all of it is
+bounded.
 
 An exception is a stranger's code: its `str()`, its class's name or its notes may fail, lie, or give megabytes, and its
 causes may go round in a circle. What it cannot say is replaced by a placeholder.

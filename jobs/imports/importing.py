@@ -1,4 +1,4 @@
-"""Importing a folder tree: files into the source store, folders and documents, and a job for each new or changed one.
+"""`import_tree`: files into the source store, folders and documents, and a job for each new or changed one.
 
 A hundred files a transaction, each in a savepoint of its own when it has to be, so that one bad file costs one file.
 Nothing is ever deleted, and importing the same tree again changes nothing.

@@ -1,4 +1,4 @@
-"""Walking a folder tree on this machine's disk: what is there to be imported, and what is not, and why.
+"""`walk`: what there is to be imported under a folder of this machine's disk, what is not, and why.
 
 Symbolic links to files are read, links to folders are not followed, so no loop and nothing twice. No database.
 """

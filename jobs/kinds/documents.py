@@ -1,4 +1,4 @@
-"""The main job: documents are read, processed with no connection held, and written as versions.
+"""`process_document`, the main job: documents are read, processed with no connection held, and written as versions.
 
 A batch is read with one query and written with a handful of statements. A document that conflicts or that the
 database refuses is set apart, and its own job alone is retried or failed.
@@ -27,6 +27,7 @@ from docworker.db.documents.versions import (
 )
 from docworker.db.errors import NotFoundError
 from docworker.db.faults import Fault, classify
+from docworker.db.ledger import AttemptEnd
 from docworker.db.models import Document
 from docworker.db.retrying import again, is_conflict
 from docworker.db.sessions import reading, writing
@@ -135,7 +136,7 @@ def _write(
     for outcome, attempts in settled.items():
         settle(attempts, outcome)
     _write_apart([attempt for attempt, _ in mine if not attempt.settled], work)
-    settle([attempt for attempt, _ in done if attempt.id not in owned], "fenced")
+    settle([attempt for attempt, _ in done if attempt.id not in owned], AttemptEnd.FENCED)
 
 
 def _blames_a_row(error: DBAPIError) -> bool:
@@ -144,18 +145,18 @@ def _blames_a_row(error: DBAPIError) -> bool:
 
 def _finish(
     session: Session, mine: Sequence[_Done], outcomes: dict[UUID, Outcome]
-) -> dict[str, list[Attempt[ProcessDocument]]]:
+) -> dict[AttemptEnd, list[Attempt[ProcessDocument]]]:
     """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
     results: list[tuple[ledger.Claimed, str]] = []
-    settled: dict[str, list[Attempt[ProcessDocument]]] = {"succeeded": [], "failed": []}
+    settled: dict[AttemptEnd, list[Attempt[ProcessDocument]]] = {AttemptEnd.SUCCEEDED: [], AttemptEnd.FAILED: []}
     for attempt, result in mine:
         outcome = outcomes[result.document_id]
         if outcome.written in (Written.VERSION, Written.UNCHANGED):
             results.append((attempt.claimed, _as_json(outcome)))
-            settled["succeeded"].append(attempt)
+            settled[AttemptEnd.SUCCEEDED].append(attempt)
         elif isinstance(result, Rejected) and outcome.written is Written.REJECTED:
             ledger.fail(session, attempt.claimed, ledger.Failure("PipelineError", result.reason))
-            settled["failed"].append(attempt)
+            settled[AttemptEnd.FAILED].append(attempt)
     if results:
         ledger.succeed(session, results)
     return settled
@@ -197,7 +198,7 @@ def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed
     )
     with writing(organization_id) as session:
         if not ledger.lock_owned(session, [attempt.claimed]):
-            attempt.settle("fenced")
+            attempt.settle(AttemptEnd.FENCED)
             return
         with session.begin_nested():
             if isinstance(result, Rejected):

@@ -1,4 +1,4 @@
-"""One job that makes many: process every document of a folder, or of an organization.
+"""`process_folder` and `process_organization`: one job that makes many, one for each document.
 
 Children are made in chunks; a chunk and the parent's cursor commit together under the parent's token, so a kill between
 two chunks neither repeats nor skips one. How far the children are is counted in the ledger: `docworker jobs watch`.
@@ -56,7 +56,7 @@ def _fan_out(attempt: Attempt, documents: Select[UUID]) -> None:
                 after = chunk[-1]
                 _add_children(session, attempt, chunk)
         if not chunk:
-            attempt.settle("succeeded")
+            attempt.settle(ledger.AttemptEnd.SUCCEEDED)
             return
 
 

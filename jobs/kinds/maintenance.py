@@ -1,4 +1,5 @@
-"""What the schedule runs: purge, prune and reconcile, one organization at a time.
+"""`purge_deleted_documents`, `prune_finished_jobs`, `prune_old_versions`, `reconcile_documents`: what the schedule
+runs.
 
 The scheduled kinds belong to no organization; each enqueues one job for every organization, and those do the work.
 """

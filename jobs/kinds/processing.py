@@ -1,4 +1,4 @@
-"""The pipeline of this process, and one document through it: what was read in, what is to be written out.
+"""`process`: one document through the pipeline of this process.
 
 No database in here. Each process makes its own pipeline when it first needs it.
 """

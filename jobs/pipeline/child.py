@@ -1,4 +1,4 @@
-"""The process that parses hostile files: binds itself to its limits, then answers one document after another.
+"""`main` of the process that parses hostile files: binds itself to its limits, then answers one document after another.
 
 Runs only as started by `parser_process`; never imported by a worker.
 """

@@ -1,4 +1,4 @@
-"""What can be said about a text without understanding it: language, size, title."""
+"""`Describe`: what can be said about a text without understanding it: language, size, title."""
 
 from __future__ import annotations
 

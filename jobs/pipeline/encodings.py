@@ -1,4 +1,4 @@
-"""Bytes to text: byte-order mark, then what is declared, then UTF-8, then a guess. Not a parser of any format."""
+"""`decode`: bytes to text by byte-order mark, what is declared, UTF-8, a guess. Not a parser of any format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The text of a document: decoded here when it is text already, read in the sandbox when it has to be parsed."""
+"""`Extract`: the text of a document, decoded here when it is text already, read in the sandbox when it has to be
+parsed."""
 
 from __future__ import annotations
 

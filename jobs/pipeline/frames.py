@@ -1,4 +1,4 @@
-"""The messages between the sandbox and its child: lengths, a JSON header, a payload. No processes here."""
+"""`write_frame`, `read_frame`: messages between the sandbox and its child: lengths, a JSON header, a payload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which language a text is written in, by its commonest words, or by its script where that tells.
+"""`language_of`: which language a text is written in, by its commonest words, or by its script where that tells.
 
 A vote, not a model: nothing to download or load, the same answer every time, microseconds a text. It knows
 the languages listed here and says None rather than guess.

@@ -1,4 +1,4 @@
-"""How much one document may cost while it is parsed. Values only; `sandbox` enforces them."""
+"""`Limits`: how much one document may cost while it is parsed. Values only; `sandbox` enforces them."""
 
 from __future__ import annotations
 

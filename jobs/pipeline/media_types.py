@@ -1,4 +1,4 @@
-"""What kind of file this is: the first bytes decide, then what the sender said, then the file name.
+"""`media_type_of`: what kind of file this is: the first bytes decide, then what the sender said, then the file name.
 
 Knows only the formats this pipeline reads, and enough of others not to take them for text.
 """

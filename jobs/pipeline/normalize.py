@@ -1,4 +1,4 @@
-"""One spelling for the same text: NFC, line ends, no control characters, no stray white space. Idempotent.
+"""`Normalize`: one spelling for the same text: NFC, line ends, no control characters, no stray white space. Idempotent.
 
 Takes time in proportion to the text, whatever is in it: strangers choose it, and this runs in the worker itself.
 """

@@ -1,4 +1,5 @@
-"""One child process that parses documents: start it, hand it a document, say what its death means, end it.
+"""`ParserProcess`: a child process that parses documents: start it, hand it a document, say what its death means, end
+it.
 
 Used by one thread at a time. Which child serves whom is `sandbox`'s business.
 """

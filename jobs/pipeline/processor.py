@@ -1,4 +1,4 @@
-"""What a step of the pipeline is, and how one is declared. Which ones are installed is `registry`'s business."""
+"""`Processor`: a step of the pipeline, and how one is declared. Which ones are installed is `registry`'s business."""
 
 from __future__ import annotations
 

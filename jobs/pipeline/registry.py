@@ -1,4 +1,4 @@
-"""Which processors there are, in which order, and the pipeline made of them.
+"""`Pipeline`: the installed processors in their order.
 
 Processors come from the entry point group `docworker.processors` of every installed package, our own
 included, and from `@processor`.

@@ -1,4 +1,4 @@
-"""Parses hostile files where they can do no harm: in a warm child process per thread, within limits.
+"""`Sandbox`: parses hostile files where they can do no harm, in a warm child process per thread, within limits.
 
 It knows no file format; `formats` does, inside the child.
 """

@@ -1,0 +1,1 @@
+"""Beat: what is done regularly, and when."""

@@ -1,4 +1,4 @@
-"""Cron: due times by the five fields of crontab(5), in UTC. Pure arithmetic, without a clock."""
+"""`Cron`: due times by the five fields of crontab(5), in UTC. Pure arithmetic, without a clock."""
 
 import calendar
 from collections.abc import Iterator

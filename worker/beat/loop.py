@@ -1,4 +1,4 @@
-"""Beat: enqueues scheduled jobs when they are due, through the ledger and never through the broker.
+"""`Beat`: enqueues scheduled jobs when they are due, through the ledger and never through the broker.
 
 Several may run. A tick is one row of `ledger.schedule_fires`, made in the transaction that enqueues its job: whoever
 inserts it fires, the others find it done. Missed ticks are made up once, for the latest one. A tick that lies ahead of

@@ -1,4 +1,4 @@
-"""What is done regularly, and when it is due. Pure arithmetic and one table; firing is in `worker.beat.loop`.
+"""`SCHEDULES`: what is done regularly, and when it is due. Pure arithmetic; firing is in `worker.beat.loop`.
 
 A due time belongs to the schedule, not to a process: every beat computes the same ones. All times are UTC.
 What is wrong with a schedule by itself is refused where it is written; what depends on the kinds that a release knows

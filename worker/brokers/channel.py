@@ -1,4 +1,4 @@
-"""The broker as the dispatcher needs it: how many messages wait, and take these.
+"""`Broker`: the broker as the dispatcher needs it: how many messages wait, and take these.
 
 Connects when used and anew after each error. Nothing here waits for a broker for longer than a few seconds.
 """

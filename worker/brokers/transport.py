@@ -1,4 +1,4 @@
-"""kombu's Redis transports with links to the broker that are given up whole.
+"""`Transport`, `SentinelTransport`: kombu's Redis transports with links to the broker that are given up whole.
 
 Celery's worker swallows a failed acknowledgement, and the message counts against the prefetch window for ever; an error
 reply ends the worker. Here either ends the link, and the next one begins with the full window. What was delivered over

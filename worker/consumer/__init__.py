@@ -1,0 +1,1 @@
+"""The worker: Celery's consumer with our pool, keeper of leases, shutdown and watchdog."""

@@ -1,4 +1,4 @@
-"""Celery's consumer, which waits for a broker in trouble, whatever it answers, and then begins with a new link."""
+"""`Consumer`: Celery's, which waits for a broker in trouble, whatever it answers, and then begins with a new link."""
 
 import time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The keeper: a small process of each worker that renews the leases of its children, whatever occupies them.
+"""`KeeperProcess`: a small process of each worker that renews the leases of its children, whatever occupies them.
 
 A job may hold the interpreter's lock for longer than a lease lasts, so nothing in its process can be relied on to say
 that it lives. The keeper looks from outside: it reads what is held from shared memory

@@ -1,4 +1,4 @@
-"""The prefork pool's children: replaced at once, and able to start processes of their own for a job.
+"""`Pool`: the prefork pool, whose children are replaced at once and may start processes of their own for a job.
 
 What differs from Celery's pool: a child that has served its messages ends without a wait, whatever it has started ends
 with it, and a new link to the broker neither hands a message to a child that is busy nor forgets the time limits of

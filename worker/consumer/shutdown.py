@@ -1,4 +1,4 @@
-"""How a worker ends: nothing new is taken, running jobs finish or are given back, and at the deadline it is gone.
+"""`Shutdown`: nothing new is taken, running jobs finish or are given back, and at the deadline the worker is gone.
 
 Within the time limit Celery's own orderly stop does it. This is the part that keeps the deadline: Celery's stop waits
 for running tasks without limit, and its timed stop waits to the end of the time, however soon the tasks are done.

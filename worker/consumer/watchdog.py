@@ -1,4 +1,4 @@
-"""Notices a worker that is alive but deaf: idle slots, waiting messages, and none taken for too long.
+"""`Watchdog`: notices a worker that is alive but deaf: idle slots, waiting messages, and none taken for too long.
 
 It looks at the broker over a connection of its own. A broker that does not answer, or refuses, is an outage and not
 deafness. The cure is a fresh link to the broker, and when that does not help either, a fresh process.

@@ -1,4 +1,4 @@
-"""The worker process from its start to its end: Celery's worker with our signals, health, metrics and watchdog.
+"""`main`: the worker process from its start to its end, Celery's worker with our signals, health, metrics and watchdog.
 
 What its children open and close is in `worker.children`; what tasks there are, in `worker.app`.
 """
@@ -38,7 +38,7 @@ from docworker.worker.consumer.watchdog import PROBE_TIMEOUT_SECONDS, Activity, 
 from docworker.worker.http.child_metrics import LivingCollector
 from docworker.worker.http.health import Pulse, Report
 from docworker.worker.http.server import MetricsServer
-from docworker.worker.process_directory import StateDirectory
+from docworker.worker.process_directory import ProcessDirectory
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ DEAF_EXIT_CODE = 70
 _CeleryWorker: Any = celery_worker.Worker
 
 
-def run(directory: StateDirectory) -> int:
+def run(directory: ProcessDirectory) -> int:
     """Run the worker until it is told to stop; returns its exit code.
 
     Raises ConfigurationError when the metrics port is taken or a time limit does not fit.
@@ -93,7 +93,7 @@ class DeafLinkError(ConnectionError):
 class Worker(_CeleryWorker):
     """Celery's worker, which ends in time, says how it is, and notices when it is deaf."""
 
-    def __init__(self, *, app: Celery, directory: StateDirectory, **options: Any) -> None:
+    def __init__(self, *, app: Celery, directory: ProcessDirectory, **options: Any) -> None:
         configured = settings()
         registry = CollectorRegistry()
         registry.register(LivingCollector(directory.metrics))

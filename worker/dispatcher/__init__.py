@@ -1,0 +1,1 @@
+"""The dispatcher: due jobs go to the broker, and silent workers lose their leases."""

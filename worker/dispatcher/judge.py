@@ -1,4 +1,4 @@
-"""The judge: takes leases from workers that fell silent.
+"""`Judge`: takes leases from workers that fell silent.
 
 It runs in a thread of each dispatcher, whatever the planner and the broker do meanwhile, and takes nothing before it
 has watched the ledger for a whole lease without a break: after any stall the living renew first.

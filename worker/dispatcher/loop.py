@@ -1,4 +1,4 @@
-"""The dispatcher: moves due jobs from the ledger to the broker.
+"""`Dispatcher`: moves due jobs from the ledger to the broker.
 
 Several may run; at each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
 stays in PostgreSQL. Beside it runs a judge (`worker.dispatcher.judge`), which rescues jobs whose worker fell silent.

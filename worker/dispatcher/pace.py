@@ -1,4 +1,4 @@
-"""When the dispatcher looks again: at once where that finds work, seldom where it does not.
+"""`Pace`: when the dispatcher looks again: at once where that finds work, seldom where it does not.
 
 Pure arithmetic on seconds; who waits, and on what, is the dispatcher's.
 """

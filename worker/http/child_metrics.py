@@ -1,4 +1,5 @@
-"""Metrics of a worker whose children count for themselves: one file a child, added up by the parent when asked.
+"""Metrics of a worker whose children count for themselves: `prepare` one file a child, added up by the parent when
+asked.
 
 The files belong to places in the pool, not to process ids: a replaced child goes on counting where the one before it
 stopped, so totals stay right and files do not grow in number. Only the gauges of living children are added up.

@@ -1,4 +1,4 @@
-"""Whether a process is well: alive (its loop turns) and ready (it can do its work now).
+"""`LoopHealth`: whether a process is alive (its loop turns) and ready (it can do its work now).
 
 Alive is for a supervisor that restarts; ready is for whoever waits for a start or looks at an outage.
 """

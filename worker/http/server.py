@@ -1,4 +1,4 @@
-"""The HTTP server that every long-running process has: /metrics, /healthz and /readyz.
+"""`serving`: the HTTP server that every long-running process has: /metrics, /healthz and /readyz.
 
 What is counted is defined where it is counted (`db.metrics`, `jobs.metrics`).
 """

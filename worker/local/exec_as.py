@@ -1,4 +1,4 @@
-"""Becomes another program: as a given user, and ended by a signal when its parent dies.
+"""A program that becomes another: as a given user, and ended by a signal when its parent dies.
 
 A program to be run by path (`python -I -S exec_as.py SIGNAL PARENT UID GID COMMAND…`), not a module to
 import: it starts in 10 ms, and unlike `preexec_fn` it is safe in a parent that has threads.

@@ -1,4 +1,5 @@
-"""Where a local stack keeps its servers' files, and the lock that admits one owner at a time."""
+"""`open_home`, `StackState`, `environment_of`: where a local stack keeps its files, and the lock that admits one owner
+at a time."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,5 @@
-"""Starting the programs of the local stack, and ending them: our own, and those a killed owner left behind."""
+"""`launch`, `run_tool`: starts the programs of the local stack, and ends them: our own, and those a killed owner left
+behind."""
 
 import os
 import pwd

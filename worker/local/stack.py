@@ -1,4 +1,4 @@
-"""The local stack of one directory: a PostgreSQL master, its replicas by streaming replication, and a broker."""
+"""`LocalStack`: a PostgreSQL master, its replicas by streaming replication, and a broker, in one directory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Runs several commands in the foreground, with prefixed logs: all of them, or none.
+"""`Supervisor` runs several commands in the foreground, with prefixed logs, all or none; `background` runs them beside
+us.
 
 Starts no servers and knows no docworker. It restarts nothing: what dies ends the others, and is named.
 """

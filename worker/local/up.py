@@ -1,4 +1,4 @@
-"""What `docworker up` and `docworker stack exec` do: the local stack, and our processes or one command on it."""
+"""`run_up`, `run_with_stack`: the local stack, and our processes or one command on it."""
 
 import os
 import shutil

@@ -1,4 +1,5 @@
-"""Where optimism does not pay: a lock for work that must not be redone, and arithmetic inside the database."""
+"""`lock_document` for work that must not be redone, `increment` for arithmetic inside the database: where optimism does
+not pay."""
 
 from uuid import UUID
 

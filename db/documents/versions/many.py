@@ -1,4 +1,4 @@
-"""Optimistic writes of many documents' versions, with a handful of statements for all of them."""
+"""`write_versions`: optimistic writes of many documents' versions, with a handful of statements for all of them."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Optimistic write of one document's version, through the unit of work; for many at once see `versions.many`."""
+"""`write_version`: optimistic write of one document's version, by the unit of work; for many at once see `many`."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""What goes into a version write and what comes out of it. Nothing here touches the database."""
+"""`NewText` and `Rejected` go into a version write, `Outcome` comes out of it. Nothing here touches the database."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

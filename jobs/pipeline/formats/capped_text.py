@@ -1,4 +1,4 @@
-"""Text that is collected piece by piece and may not grow past a limit."""
+"""`CappedText`: text that is collected piece by piece and may not grow past a limit."""
 
 from __future__ import annotations
 

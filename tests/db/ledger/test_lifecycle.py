@@ -162,7 +162,7 @@ def test_a_retry_waits_and_keeps_the_reason(steps: Steps) -> None:
     with writing(steps.organization_id) as session:
         state = ledger.retry(session, claimed, failure, delay_seconds=60, uses_attempt=True, max_faults=5)
     job = steps.job(claimed.id)
-    assert (state, job.state, job.attempt, job.error_message) == ("queued", "queued", 1, "no \\x00 good")
+    assert (state, job.state, job.attempt, job.error_message) == ("retried", "queued", 1, "no \\x00 good")
     assert steps.dispatch() == []
 
 

@@ -388,7 +388,7 @@ class LedgerMachine(RuleBasedStateMachine):
         owned, job = self.owns(claimed), self.jobs[claimed.id]
         with writing(steps.organization_id) as session:
             if how == "give_back":
-                became = ledger.give_back(session, [claimed], most=MAX_GIVEN_BACK).get(claimed.id)
+                became: str | None = ledger.give_back(session, [claimed], most=MAX_GIVEN_BACK).get(claimed.id)
             elif how == "charge":
                 became = ledger.charge(session, [claimed], FAILURE).get(claimed.id)
             elif how == "fail":

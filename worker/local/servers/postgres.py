@@ -1,4 +1,5 @@
-"""One PostgreSQL server of the local stack: made, copied, started, stopped, killed, promoted, rewound.
+"""`PostgresServer`: one PostgreSQL server of the local stack: made, copied, started, stopped, killed, promoted,
+rewound.
 
 Knows nothing of our roles and tables. Which server is the master, and who follows whom, is for `LocalStack`.
 """

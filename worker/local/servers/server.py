@@ -1,4 +1,4 @@
-"""One server process of the local stack: its log, its process, also one that outlived a killed owner.
+"""`Server`: one server process of the local stack: its log, its process, also one that outlived a killed owner.
 
 Not what the server is: `PostgresServer` and `ValkeyServer` say how it is called, and when it is ready.
 """

@@ -1,4 +1,4 @@
-"""The Valkey server of the local stack, which carries the messages."""
+"""`ValkeyServer`: the broker of the local stack."""
 
 from collections.abc import Mapping
 from pathlib import Path
