@@ -1,21 +1,22 @@
-"""The Celery app: which tasks there are and how their messages travel.
+"""`celery_app()`: the Celery app of this process, with which tasks there are and how their messages travel.
 
-Not how a worker runs them (`worker.consumer.worker`), nor what they do (`jobs`).
+It is built when it is first asked for: to import this module reads no setting and has Celery call nobody. Not how a
+worker runs tasks (`worker.consumer.worker`), nor what they do (`jobs`).
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from celery import Celery
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings, settings
 from docworker.jobs.task import is_same_place
 from docworker.worker import children
 from docworker.worker.brokers import transport
+from docworker.worker.brokers.options import transport_options
 
 TASK_MODULES = tuple(f"docworker.jobs.kinds.{name}" for name in ("documents", "indexing", "fanout", "maintenance"))
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
@@ -24,9 +25,6 @@ POOLS = {"prefork": "docworker.worker.consumer.pool:Pool"}
 """Our own classes of pool; the others are Celery's."""
 
 ENTRY_POINT_GROUP = "docworker.tasks"
-SOCKET_TIMEOUT_SECONDS = 5
-"""For each answer of the broker; then its link is given up."""
-SENTINEL_TIMEOUT_SECONDS = 2
 
 
 class _App(Celery):
@@ -47,8 +45,25 @@ class _App(Celery):
         return task
 
 
+@cache
+def celery_app() -> Celery:
+    """The app of this process, as the settings say; from now on Celery calls us when a process that runs tasks begins
+    and ends. Raises ConfigurationError when a setting is wrong."""
+    app = build_app(settings())
+    children.connect_signals()
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, which `celery -A docworker.worker.app` looks for."""
+    if name == "app":
+        return celery_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def build_app(configured: Settings) -> Celery:
     """A Celery app that only carries ids: JSON, late acknowledgement, nothing prefetched, no results unless asked."""
+    transport.install()
     celery = _App("docworker")
     celery.conf.update(
         broker_url=configured.broker_url,
@@ -92,38 +107,3 @@ def build_app(configured: Settings) -> Celery:
 def users_task_modules() -> tuple[str, ...]:
     """The modules that installed packages name in the entry point group `docworker.tasks`."""
     return tuple(sorted({point.module for point in entry_points(group=ENTRY_POINT_GROUP)}))
-
-
-def transport_options(configured: Settings) -> dict[str, Any]:
-    """How to talk to Redis. Other brokers need none of this.
-
-    `retry_on_timeout` stays unset: with it the main process hangs for good when its pub/sub connection is dropped.
-    """
-    if configured.broker_url.startswith("amqp"):
-        return {}
-    options: dict[str, Any] = {
-        "visibility_timeout": configured.visibility_timeout,
-        # Messages of a killed worker come back within a second of the visibility timeout, not of the next sweep.
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
-        # A frozen broker would otherwise block the main loop for ever.
-        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
-        "socket_connect_timeout": configured.connect_timeout,
-        "socket_keepalive": True,
-        "health_check_interval": SOCKET_TIMEOUT_SECONDS,
-        "global_keyprefix": configured.broker_key_prefix,
-    }
-    if configured.broker_sentinel_master is not None:
-        options["master_name"] = configured.broker_sentinel_master
-        # One that is not there is not worth a second attempt, let alone the client's four: the next one is asked.
-        options["sentinel_kwargs"] = {
-            "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
-            "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), retries=0),
-        }
-    return options
-
-
-children.connect_signals()
-transport.install()
-app = build_app(settings())

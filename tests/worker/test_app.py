@@ -1,4 +1,7 @@
-"""How messages travel: what the app is told, and what it refuses."""
+"""The app: when it is built, how messages travel, and what it refuses."""
+
+import sys
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -6,8 +9,10 @@ from celery import Celery
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings
 from docworker.jobs.task import known_kinds
-from docworker.worker.app import app, build_app
+from docworker.worker import app as app_module
+from docworker.worker.app import build_app, celery_app
 from docworker.worker.consumer.worker import check_time_limits
+from tests.support.processes import Processes
 from tests.support.trials import Trial
 from tests.support.waiting import eventually
 
@@ -31,20 +36,41 @@ def test_results_are_kept_where_asked_for() -> None:
     assert not conf.task_ignore_result
 
 
-def test_redis_is_never_waited_for_without_limit() -> None:
-    options = build_app(Settings(broker_url="redis://broker/0")).conf.broker_transport_options
+def test_the_app_is_built_once_and_found_where_celery_looks_for_it() -> None:
+    module: Any = app_module
 
-    assert options["socket_timeout"] <= 10
-    assert options["socket_connect_timeout"]
-    assert "retry_on_timeout" not in options
+    assert celery_app() is celery_app()
+    assert module.app is celery_app()
+    with pytest.raises(AttributeError, match="has no attribute 'celery'"):
+        _ = module.celery
 
 
-def test_other_brokers_get_no_options_of_redis() -> None:
-    assert build_app(Settings(broker_url="amqp://broker//")).conf.broker_transport_options == {}
+def test_celerys_own_commands_run_a_worker_and_ask_it(trial: Trial, processes: Processes) -> None:
+    celery = [sys.executable, "-m", "celery", "-A", "docworker.worker.app"]
+    worker = processes.start_command("celery", [*celery, "worker", "--loglevel=info"])
+    trial.send("write", path=trial.path("out"))
+    eventually(lambda: trial.lines("out") == ["ran"], within_seconds=40)
+
+    asked = processes.start_command("inspect", [*celery, "inspect", "ping", "--timeout=20"])
+
+    assert asked.wait(within_seconds=60) == 0, asked.log
+    assert "pong" in asked.log
+    assert worker.stop() == 0, worker.log
+
+
+def test_celerys_own_commands_name_a_wrong_setting(processes: Processes) -> None:
+    asked = processes.start_command(
+        "inspect",
+        [sys.executable, "-m", "celery", "-A", "docworker.worker.app", "inspect", "ping"],
+        environment={"DOCWORKER_BROKER_URL": "http://broker"},
+    )
+
+    assert asked.wait(within_seconds=60) != 0
+    assert "DOCWORKER_BROKER_URL: not a redis://" in asked.log
 
 
 def test_the_kinds_of_our_own_tasks_are_known() -> None:
-    assert {"process_document", "process_folder", "reconcile_documents"} <= set(known_kinds(app))
+    assert {"process_document", "process_folder", "reconcile_documents"} <= set(known_kinds(celery_app()))
 
 
 def test_a_time_limit_beyond_the_visibility_timeout_is_refused_with_what_to_change() -> None:

@@ -30,7 +30,7 @@ from docworker.jobs.execution.lease_board import MOST_CLAIMS
 from docworker.jobs.execution.leases import share_board
 from docworker.jobs.task import LedgerTask, limits_of_message
 from docworker.worker import children, logs
-from docworker.worker.app import app
+from docworker.worker.app import celery_app
 from docworker.worker.consumer.consumer import TakeOver
 from docworker.worker.consumer.keeper import KeeperProcess
 from docworker.worker.consumer.shutdown import Shutdown
@@ -56,6 +56,7 @@ def run(directory: ProcessDirectory) -> int:
     """
     configured = settings()
     logs.configure(configured)
+    app = celery_app()
     check_time_limits(app, configured)
     worker = Worker(
         app=app,

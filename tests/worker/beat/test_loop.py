@@ -20,7 +20,7 @@ from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind
 from docworker.jobs.task import known_kinds
-from docworker.worker.app import app
+from docworker.worker.app import celery_app
 from docworker.worker.beat.loop import LONGEST_WAIT_SECONDS, Beat, states
 from docworker.worker.beat.schedule import Cron, Every, Schedule
 from tests.conftest import OwnStack
@@ -29,7 +29,7 @@ from tests.support.processes import Processes
 from tests.support.trials import InForce, get, metric
 from tests.support.waiting import eventually
 
-KINDS: dict[str, Kind] = known_kinds(app)
+KINDS: dict[str, Kind] = known_kinds(celery_app())
 KIND = "reconcile_documents"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 HOURLY = Schedule("hourly", Every(3600), KIND)

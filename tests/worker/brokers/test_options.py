@@ -1,0 +1,45 @@
+"""What the client of each kind of broker is told."""
+
+import pytest
+
+from docworker.db.settings import Settings
+from docworker.worker.brokers.options import transport_options
+from docworker.worker.brokers.transport import Channel, SentinelChannel
+
+REDIS = Settings(broker_url="redis://broker/0")
+SENTINEL = Settings(broker_url="sentinel://broker:26379/0", broker_sentinel_master="mine")
+
+
+@pytest.mark.parametrize("configured", [REDIS, Settings(broker_url="REDISS://broker/0"), SENTINEL])
+def test_redis_is_never_waited_for_without_limit(configured: Settings) -> None:
+    options = transport_options(configured)
+
+    assert options["socket_timeout"] <= 10
+    assert options["socket_connect_timeout"]
+    assert "retry_on_timeout" not in options
+
+
+def test_sentinels_are_asked_for_the_primary_and_not_waited_for_without_limit() -> None:
+    options = transport_options(SENTINEL)
+
+    assert options["master_name"] == "mine"
+    assert options["sentinel_kwargs"]["socket_timeout"] <= 10
+    assert options["sentinel_kwargs"]["socket_connect_timeout"] <= 10
+
+
+def test_a_redis_of_its_own_is_told_nothing_of_sentinels() -> None:
+    named = Settings(broker_url="redis://broker/0", broker_sentinel_master="mine")
+
+    assert transport_options(named).keys() == transport_options(REDIS).keys()
+    assert not transport_options(named).keys() & {"master_name", "sentinel_kwargs"}
+
+
+@pytest.mark.parametrize("url", ["amqp://broker//", "amqps://broker//", "AMQP://broker//"])
+def test_other_brokers_get_no_options_of_redis(url: str) -> None:
+    assert transport_options(Settings(broker_url=url)) == {}
+
+
+def test_kombu_knows_every_option() -> None:
+    """kombu passes over an option that it does not know, without a word."""
+    for channel, configured in ((Channel, REDIS), (SentinelChannel, SENTINEL)):
+        assert transport_options(configured).keys() <= {*channel.from_transport_options}
