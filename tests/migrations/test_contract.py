@@ -17,7 +17,7 @@ from docworker.db.sessions import reading, writing
 from docworker.migrations import contract as contraction
 from docworker.migrations.contract import contract, keeps_copies
 from docworker.migrations.runner import downgrade, upgrade
-from docworker.worker.cli.run.processes import migrate
+from docworker.worker.cli.run.migrate import migrate
 from docworker.worker.local.stack import LocalStack
 from tests.db.ledger.conftest import somebody_waits
 from tests.support.libraries import opened_database

@@ -20,7 +20,8 @@ from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, utf16_without_bom
 from docworker.jobs.pipeline.normalize import Normalize, normalized
 from docworker.jobs.pipeline.registry import Pipeline
-from docworker.worker.cli.output import cell_text, print_json, print_json_list, printable, printable_lines
+from docworker.worker.cli.output import cell_text, print_json, print_json_list
+from docworker.worker.cli.printable import printable, printable_lines
 
 Subject = Callable[[bytes], object]
 
@@ -51,8 +52,8 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.worker.cli.output.print_json_list": {
         "": lambda data: _silently(lambda one: print_json_list([one]), text(data))
     },
-    "docworker.worker.cli.output.printable": {"": lambda data: printable(text(data))},
-    "docworker.worker.cli.output.printable_lines": {"": lambda data: printable_lines(text(data))},
+    "docworker.worker.cli.printable.printable": {"": lambda data: printable(text(data))},
+    "docworker.worker.cli.printable.printable_lines": {"": lambda data: printable_lines(text(data))},
     "docworker.jobs.pipeline.describe.Describe.process": {
         "Markdown": lambda data: Describe().process(document(data)),
         "text": lambda data: Describe().process(document(data, TEXT)),
@@ -106,7 +107,12 @@ SUBJECTS: dict[str, Subject] = {
     **SPECIMENS,
 }
 
-FURTHER_MODULES = ("docworker.db.documents.search", "docworker.jobs.imports.walking", "docworker.worker.cli.output")
+FURTHER_MODULES = (
+    "docworker.db.documents.search",
+    "docworker.jobs.imports.walking",
+    "docworker.worker.cli.output",
+    "docworker.worker.cli.printable",
+)
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
 
 _DATABASE = "in the database, under its limits: see test_search.py"
@@ -120,6 +126,7 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.imports.walking.open_file": _DISK,
     "docworker.worker.cli.output.console": "shows nothing by itself",
     "docworker.worker.cli.output.error_console": "shows nothing by itself",
+    "docworker.worker.cli.output.quiet_logs": _INSTALLATION,
     "docworker.worker.cli.output.print_table": "shows cells, each made by `cell_text`",
     "docworker.worker.cli.output.size_text": "shows a number",
     "docworker.jobs.pipeline.child.main": _CHILD,

@@ -1,6 +1,7 @@
-"""The `docworker` command: names, one-line helps and error handling of all subcommands.
+"""`main`: the `docworker` command, with the names and one-line helps of all subcommands.
 
-A subcommand's module is imported only when that subcommand runs; what it does is in the module.
+A subcommand's module is imported only when that subcommand runs; what it does is in the module. What this one imports,
+`docworker --help` waits for.
 """
 
 import importlib
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from docworker.db.errors import DocworkerError
 from docworker.worker.cli.errors import explained
-from docworker.worker.cli.local_settings import use_nearby_stack
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,21 @@ class Subcommand:
 
     target: str
     summary: str
+    extra: str | None = None
+    """The optional packages that it needs: those of docworker[EXTRA]."""
 
     def load(self) -> click.Command:
+        """Raises DocworkerError when an optional package is not installed."""
         module, _, attribute = self.target.partition(":")
-        command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        try:
+            command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        except ModuleNotFoundError as error:
+            if self.extra is None:
+                raise
+            raise DocworkerError(
+                f"the local stack needs the package {error.name!r}: install it with "
+                f"`pip install 'docworker[{self.extra}]'`, or point the DOCWORKER_* settings at servers of your own"
+            ) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{self.target} is not a click command")
         return command
@@ -31,24 +44,26 @@ class Subcommand:
 
 SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     "Run": {
-        "up": Subcommand("run.stack:up", "Start the local servers and every process in the foreground."),
-        "stack": Subcommand("run.stack:stack", "Look at the local servers, or run one command against them."),
-        "migrate": Subcommand("run.processes:migrate", "Bring the database's schema up to date."),
-        "worker": Subcommand("run.processes:worker", "Run jobs."),
+        "up": Subcommand("run.stack:up", "Start the local servers and every process in the foreground.", "local"),
+        "stack": Subcommand("run.stack:stack", "Look at the local servers, or run one command against them.", "local"),
+        "migrate": Subcommand("run.migrate:migrate", "Bring the database's schema up to date."),
+        "worker": Subcommand("run.worker:worker", "Run jobs."),
         "dispatcher": Subcommand("run.processes:dispatcher", "Move due jobs from the ledger to the broker."),
         "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
-        "health": Subcommand("run.processes:health", "Ask a running process whether it is well."),
-        "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result."),
+        "health": Subcommand("run.health:health", "Ask a running process whether it is well."),
+        "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result.", "local"),
+    },
+    "Tenants": {
+        "organizations": Subcommand("tenants.organizations:organizations", "Add and list organizations."),
     },
     "Documents": {
-        "organizations": Subcommand("tenants.organizations:organizations", "Add and list organizations."),
         "import": Subcommand("documents.imports:import_", "Mirror a folder of files and process them."),
         "documents": Subcommand("documents.documents:documents", "Show the tree of documents with their state."),
         "search": Subcommand("documents.search:search", "Find documents by words."),
         "history": Subcommand("documents.versions:history", "List the versions of a document."),
         "show": Subcommand("documents.versions:show", "Print the text of a document."),
         "diff": Subcommand("documents.versions:diff", "Compare two versions of a document."),
-        "restore": Subcommand("documents.versions:restore", "Make an old version the newest one again."),
+        "restore": Subcommand("documents.restore:restore", "Make an old version the newest one again."),
     },
     "Jobs": {
         "enqueue": Subcommand("jobs.enqueue:enqueue", "Enqueue a job of any kind."),
@@ -68,9 +83,22 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
         return [*self.subcommands]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """click calls this before the group's function, so what a subcommand imports finds its settings in force."""
         subcommand = self.subcommands.get(cmd_name)
-        return None if subcommand is None else subcommand.load()
+        if subcommand is None:
+            return None
+        if not ctx.resilient_parsing:  # a shell that completes a line runs nothing
+            # Here, because it imports pydantic: that would make `docworker --help` take twice as long.
+            from docworker.worker.cli.local_settings import use_local_stack  # noqa: PLC0415
+
+            use_local_stack(cmd_name)
+        return subcommand.load()
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = (name for name in self.subcommands if name.startswith(incomplete))
+        commands = [CompletionItem(name, help=self.subcommands[name].summary) for name in names]
+        return commands or click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         for title, section in SECTIONS.items():
@@ -102,11 +130,9 @@ Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 int
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="docworker", message="docworker %(version)s")
-@click.pass_context
-def main(ctx: click.Context) -> None:
+def main() -> None:
     """Process the documents of many organizations in the background.
 
     Files come in, workers extract, clean, describe and index them, and each result is kept as a new version.
     PostgreSQL holds the truth, Redis only carries, Celery runs it.
     """
-    use_nearby_stack(ctx.invoked_subcommand)

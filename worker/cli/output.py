@@ -1,25 +1,26 @@
-"""How commands speak: tables and trees for people, JSON for programs, both on stdout; progress and hints on stderr.
+"""`print_table` and `print_json`: how commands speak to people and to programs, both on stdout.
 
-Text that came from outside is shown without its control characters: a file name must not drive a terminal.
+Progress, summaries and hints go to stderr, by `error_console`. Text that came from outside is shown without its control
+characters.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+from docworker.db.settings import settings
+from docworker.worker import logs
+from docworker.worker.cli.printable import CONTROLS, printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -41,7 +42,14 @@ STATE_STYLES = {
     "unchanged": "dim",
     "skipped": "dim",
 }
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def quiet_logs() -> None:
+    """Log what is amiss, and more only when a setting asks for it: a command has words of its own."""
+    configured = settings()
+    logs.configure(
+        configured.model_copy(update={"log_level": "warning"}) if configured.log_level == "info" else configured
+    )
 
 
 def console() -> Console:
@@ -55,8 +63,6 @@ def error_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDE)
 
@@ -95,8 +101,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _print_part(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header: bool) -> None:
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for name in columns:
         is_number = name.startswith("#")
@@ -115,8 +119,6 @@ def _print_part(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header
 
 def cell_text(value: Any) -> Text:
     """What a cell shows: states in their colour, nothing for None, times in the local zone."""
-    from rich.text import Text
-
     if value is None:
         return Text("")
     if isinstance(value, Text):
@@ -125,16 +127,6 @@ def cell_text(value: Any) -> Text:
         return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S"))
     shown = printable(str(value))
     return Text(shown, style=STATE_STYLES.get(shown, ""))
-
-
-def printable(text: str) -> str:
-    """The text without control characters, halves of characters, and marks that turn the direction of writing."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def printable_lines(text: str) -> str:
-    """As `printable`, for text of several lines: line ends and tabs stay."""
-    return _CONTROLS.sub(lambda found: found[0] if found[0] in "\n\t" else "\N{REPLACEMENT CHARACTER}", text)
 
 
 def size_text(size_bytes: int | None) -> str | None:
@@ -150,7 +142,7 @@ def size_text(size_bytes: int | None) -> str | None:
 
 def _json_text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)
-    return _CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def _as_json(value: Any) -> Any:

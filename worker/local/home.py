@@ -176,6 +176,15 @@ class StackState:
         write_private(home / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
+PROCESSES = ("worker", "dispatcher", "beat")
+"""Those of our processes that run until they are told to stop; each has a metrics port."""
+
+
+def metrics_port_setting(process: str) -> str:
+    """The setting for the metrics port of one of them."""
+    return f"DOCWORKER_{process.upper()}_METRICS_PORT"
+
+
 def environment_file(directory: Path) -> Path:
     """Where the settings are; there while the stack runs."""
     return directory / "environment"

@@ -9,10 +9,12 @@ import structlog
 
 from docworker.db.errors import DocworkerError
 from docworker.worker.local.home import (
+    PROCESSES,
     Lock,
     StackState,
     cannot_use,
     environment_file,
+    metrics_port_setting,
     open_home,
     remove_home,
     write_environment,
@@ -27,7 +29,6 @@ from docworker.worker.local.servers.valkey import ValkeyServer
 log = structlog.get_logger(__name__)
 
 BROKER = "broker"
-METRICS = ("worker", "dispatcher", "beat")
 STREAMING_SECONDS = 20.0
 
 
@@ -181,7 +182,7 @@ class LocalStack:
     def _choose_ports(self) -> None:
         """The ports of the last start, but for those that another program has taken since."""
         ports = self._state.ports
-        for name in (*self._names, BROKER, *METRICS):
+        for name in (*self._names, BROKER, *PROCESSES):
             if name not in ports or not port_is_free(ports[name]):
                 ports[name] = free_port(but=ports.values())
         for server in self._all():
@@ -291,7 +292,7 @@ class LocalStack:
             "DOCWORKER_BROKER_URL": self.broker.url,
             "DOCWORKER_STORE": str(self.store),
             "DOCWORKER_STATE_DIRECTORY": str(self.directory / "state"),
-            **{f"DOCWORKER_{name.upper()}_METRICS_PORT": str(self._state.ports[name]) for name in METRICS},
+            **{metrics_port_setting(name): str(self._state.ports[name]) for name in PROCESSES},
         }
 
     def _master_url(self, role: str, database: str, *, any_master: bool) -> str:

@@ -14,19 +14,22 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.local.home import DEFAULT_DIRECTORY, environment_file, environment_of, is_in_use, remove_home
-from docworker.worker.local.stack import METRICS, LocalStack
+from docworker.worker.local.home import (
+    DEFAULT_DIRECTORY,
+    PROCESSES,
+    environment_file,
+    environment_of,
+    is_in_use,
+    metrics_port_setting,
+    remove_home,
+)
+from docworker.worker.local.stack import LocalStack
 from docworker.worker.local.supervisor import Interrupted, StopSignals, Supervisor
 
 RELEASE = "release"
 TEMPORARY = "docworker-stack-"
 ABANDONED_SECONDS = 3600
-PROCESSES: Mapping[str, str] = {
-    RELEASE: "docworker migrate",
-    "worker": "docworker worker",
-    "dispatcher": "docworker dispatcher",
-    "beat": "docworker beat",
-}
+COMMANDS: Mapping[str, str] = {RELEASE: "docworker migrate", **{name: f"docworker {name}" for name in PROCESSES}}
 
 
 def run_up(directory: Path, *, replicas: int = 1) -> int:
@@ -66,8 +69,8 @@ def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]
     for server in stack.status():
         yield f"{server.role} on 127.0.0.1:{server.port}"
     yield f"data and server logs in {stack.directory}"
-    for name in METRICS:
-        port = environment[f"DOCWORKER_{name.upper()}_METRICS_PORT"]
+    for name in PROCESSES:
+        port = environment[metrics_port_setting(name)]
         yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
     if stack.directory == DEFAULT_DIRECTORY.absolute():
         yield f"try, in another shell in this directory: {_program()} organizations add acme"
@@ -92,7 +95,7 @@ def process_table(directory: Path) -> dict[str, str]:
     """The commands by name, without `exec`: of the Procfile in `directory`, or ours when there is none."""
     procfile = directory / "Procfile"
     if not procfile.exists():
-        return dict(PROCESSES)
+        return dict(COMMANDS)
     parsed = parse_procfile(procfile.read_text()).processes
     commands = {name: command.removeprefix("exec ") for name, command in parsed.items()}
     if not commands.keys() - {RELEASE}:

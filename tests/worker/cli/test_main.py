@@ -1,32 +1,75 @@
 """The command as a whole: quick to start, and clear when something is wrong."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
 
-from docworker.worker.cli import LazyGroup
+from docworker.worker.cli import SECTIONS, LazyGroup
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import docworker
 from tests.support.project import PROJECT
 from tests.support.stack import fresh_database, unique_name
 
-HEAVY = ("sqlalchemy", "celery", "psycopg", "pydantic", "rich", "fsspec", "structlog")
+LIBRARIES = {"sqlalchemy", "celery", "psycopg", "pydantic", "rich", "fsspec", "structlog", "prometheus_client", "redis"}
+PROGRAM = """
+import sys
+from docworker.worker.cli import main
+try:
+    main(prog_name="docworker")
+finally:
+    print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
 
 
-def test_help_names_every_subcommand_and_loads_none() -> None:
-    program = (
-        "import sys; from docworker.worker.cli import main; main(['--help'], standalone_mode=False);"
-        f"print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+def started(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[str, set[str]]:
+    """What `docworker ARGUMENTS…` prints, and which of the libraries it has imported to do so."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=PROJECT,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
+    return done.stdout, LIBRARIES & set(done.stderr.split())
+
+
+def test_help_names_every_subcommand_by_section_and_loads_none() -> None:
+    shown, libraries = started("--help")
+    assert libraries == set()
     for name in LazyGroup.subcommands:
-        assert f"\n  {name} " in done.stdout
+        assert f"\n  {name} " in shown
+    assert "\nTenants:\n  organizations " in shown
+    assert re.findall(r"\n(\w+):\n  \w", shown) == [*SECTIONS]
+
+
+def test_a_shell_completes_the_name_of_a_subcommand_and_loads_none() -> None:
+    typed = {"_DOCWORKER_COMPLETE": "bash_complete", "COMP_WORDS": "docworker se", "COMP_CWORD": "1"}
+    assert started(environment=typed) == ("plain,search\n", set())
+    typed["COMP_WORDS"] = "docworker --ver"
+    assert started(environment=typed)[0] == "plain,--version\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (("search",), {"celery", "redis", "fsspec"}),
+        (("jobs", "list", "--limit", "0"), {"celery", "redis", "fsspec"}),
+        (("organizations", "add"), {"celery", "redis", "fsspec"}),
+        (("health", "nobody"), {"celery", "redis", "fsspec", "sqlalchemy", "prometheus_client"}),
+    ],
+)
+def test_a_command_loads_no_library_that_it_has_no_use_for(arguments: tuple[str, ...], spared: set[str]) -> None:
+    _, libraries = started(*arguments)
+    assert "pydantic" in libraries
+    assert not libraries & spared
 
 
 @pytest.mark.parametrize("name", sorted(LazyGroup.subcommands))

@@ -11,7 +11,7 @@ import pytest
 
 from docworker.worker.local.home import Lock
 from docworker.worker.local.launching import is_alive
-from docworker.worker.local.up import PROCESSES, process_environment, process_table, temporary_stack
+from docworker.worker.local.up import COMMANDS, process_environment, process_table, temporary_stack
 from tests.support.processes import Process, Processes
 from tests.support.project import PROJECT
 from tests.support.stack import temporary_directory
@@ -96,11 +96,11 @@ def test_temporary_stack_removes_those_whose_owner_was_killed_long_ago(
 
 
 def test_our_procfile_is_the_table_in_the_code() -> None:
-    assert process_table(PROJECT) == dict(PROCESSES)
+    assert process_table(PROJECT) == dict(COMMANDS)
 
 
 def test_without_a_procfile_the_table_in_the_code_counts(tmp_path: Path) -> None:
-    assert process_table(tmp_path) == dict(PROCESSES)
+    assert process_table(tmp_path) == dict(COMMANDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,19 +1,17 @@
 """`docworker documents`: the tree of an organization's documents with their state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from docworker.db.documents.reading import DocumentEntry, list_documents
+from docworker.db.models import DocumentStatus
+from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json, print_table, size_text
 
-if TYPE_CHECKING:
-    from docworker.db.documents.reading import DocumentEntry
-
-STATES = ("pending", "processed", "failed", "unsupported")
+FORMATS = {PDF: "PDF", DOCX: "DOCX", HTML: "HTML", MARKDOWN: "Markdown", TEXT: "text"}
 
 
 @click.command(
@@ -25,14 +23,11 @@ Examples:
 """
 )
 @click.argument("folder", default="/")
-@click.option("--state", type=click.Choice(STATES), help="Only documents in this state.")
+@click.option("--state", type=click.Choice([*map(str, DocumentStatus)]), help="Only documents in this state.")
 @organization_option
 @json_option
 def documents(folder: str, state: str | None, slug: str, as_json: bool) -> None:
     """Show the tree of documents with their state and latest version, below FOLDER or from the root."""
-    from docworker.db.documents.reading import list_documents
-    from docworker.db.models import DocumentStatus
-
     with organization_open("documents", slug) as organization_id:
         status = DocumentStatus(state) if state else None
         entries = list_documents(organization_id, under=folder, status=status)
@@ -63,10 +58,7 @@ def _tree(entries: Sequence[DocumentEntry]) -> Iterator[Sequence[Any]]:
 
 
 def _format(media_type: str | None) -> str | None:
-    from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT
-
-    names = {PDF: "PDF", DOCX: "DOCX", HTML: "HTML", MARKDOWN: "Markdown", TEXT: "text"}
-    return names.get(media_type, media_type) if media_type else None
+    return FORMATS.get(media_type, media_type) if media_type else None
 
 
 def _files_before_folders(path: str) -> list[tuple[bool, str]]:

@@ -1,25 +1,22 @@
 """`docworker import`: mirror a folder of files, follow their jobs, and say what became of each file."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from docworker.db.documents.reading import load_statuses, parse_path
+from docworker.jobs.imports.importing import FileResult, import_tree
+from docworker.jobs.imports.walking import FoundFolder, walk
+from docworker.jobs.progress import JobWatch, failures
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from docworker.jobs.imports.importing import FileResult
 
 HINT_SECONDS = 3.0
 POLL_SECONDS = 0.25
@@ -75,8 +72,6 @@ def import_(path: Path, slug: str, into: str, wait: bool, timeout: float, as_jso
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     console = error_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -84,10 +79,6 @@ def _progress() -> Iterator[Progress]:
 
 
 def _import(organization_id: UUID, path: Path, into: str, progress: Progress) -> list[FileResult]:
-    from docworker.db.documents.reading import parse_path
-    from docworker.jobs.imports.importing import import_tree
-    from docworker.jobs.imports.walking import FoundFolder, walk
-
     total = None if progress.disable else sum(not isinstance(found, FoundFolder) for found in walk(path))
     bar = progress.add_task("importing", total=total)
     results = []
@@ -99,8 +90,6 @@ def _import(organization_id: UUID, path: Path, into: str, progress: Progress) ->
 
 def _follow(organization_id: UUID, results: Sequence[FileResult], timeout: float, progress: Progress) -> None:
     """Wait until the jobs have ended, or the time is over; say so when nobody works on them."""
-    from docworker.jobs.progress import JobWatch
-
     job_ids = {result.job_id for result in results if result.job_id is not None}
     if not job_ids:
         return
@@ -124,9 +113,6 @@ def _follow(organization_id: UUID, results: Sequence[FileResult], timeout: float
 
 
 def _outcomes(organization_id: UUID, results: Sequence[FileResult]) -> list[Outcome]:
-    from docworker.db.documents.reading import load_statuses
-    from docworker.jobs.progress import failures
-
     with_job = {result.document_id: result.job_id for result in results if result.document_id and result.job_id}
     statuses = load_statuses(organization_id, with_job)
     failed_jobs = failures(organization_id, with_job.values())

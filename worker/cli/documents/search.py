@@ -1,17 +1,14 @@
 """`docworker search`: documents that contain words, best first."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
 
 import click
+from rich.text import Text
 
+from docworker.db.documents.search import SearchHit, search_documents
 from docworker.worker.cli.options import organization_open, organization_option
-from docworker.worker.cli.output import console, json_option, print_json, printable
-
-if TYPE_CHECKING:
-    from docworker.db.documents.search import SearchHit
+from docworker.worker.cli.output import console, json_option, print_json
+from docworker.worker.cli.printable import printable
 
 MARK = "**"
 _SPACE = re.compile(r"\s+")
@@ -35,8 +32,6 @@ texts written a moment ago may still be missing. Nothing found is no error. In J
 @json_option
 def search(words: str, limit: int, slug: str, as_json: bool) -> None:
     """Find documents by WORDS, ranked, with the places where they occur."""
-    from docworker.db.documents.search import search_documents
-
     with organization_open("search", slug) as organization_id:
         hits = search_documents(organization_id, words, limit=limit)
     if as_json:
@@ -49,8 +44,6 @@ def search(words: str, limit: int, slug: str, as_json: bool) -> None:
 
 
 def _show(hit: SearchHit) -> None:
-    from rich.text import Text
-
     heading = Text(printable(hit.path), style="bold")
     if hit.title:
         heading.append(f"  {printable(hit.title)}", style="not bold")

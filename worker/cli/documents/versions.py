@@ -1,20 +1,18 @@
-"""`docworker history`, `show`, `diff` and `restore`: the versions of one document."""
-
-from __future__ import annotations
+"""`docworker history`, `show` and `diff`: the versions of one document."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from difflib import unified_diff
+from typing import Any
 from uuid import UUID
 
 import click
 
+from docworker.db.documents.reading import DocumentEntry, find_document, list_versions, load_version
 from docworker.db.errors import NotFoundError
+from docworker.db.models import DocumentVersion
 from docworker.worker.cli.options import DOCUMENT_HELP, VERSION_NUMBER, organization_open, organization_option
-from docworker.worker.cli.output import console, json_option, print_json, print_table, printable, printable_lines
-
-if TYPE_CHECKING:
-    from docworker.db.documents.reading import DocumentEntry
-    from docworker.db.models import DocumentVersion
+from docworker.worker.cli.output import console, json_option, print_json, print_table
+from docworker.worker.cli.printable import printable, printable_lines
 
 FACTS = ("language", "words", "pages")
 
@@ -25,8 +23,6 @@ FACTS = ("language", "words", "pages")
 @json_option
 def history(doc: str, slug: str, as_json: bool) -> None:
     """List the versions of a document, newest first."""
-    from docworker.db.documents.reading import find_document, list_versions
-
     with organization_open("history", slug) as organization_id:
         entry = find_document(organization_id, doc)
         versions = list_versions(organization_id, entry.id)
@@ -97,50 +93,7 @@ def diff(doc: str, a: int, b: int | None, slug: str, as_json: bool) -> None:
         _print_diff_line(line)
 
 
-@click.command(
-    epilog=f"""{DOCUMENT_HELP}
-
-\b
-Examples:
-  docworker history /reports/q3.pdf -o acme          which versions there are
-  docworker restore /reports/q3.pdf 2 -o acme        the text of version 2 becomes the newest
-
-\b
-Nothing is lost: the versions in between stay. The file that was imported stays as well, so the document's next
-processing makes a version of it again.
-"""
-)
-@click.argument("doc")
-@click.argument("number", metavar="VERSION", type=VERSION_NUMBER)
-@organization_option
-@json_option
-def restore(doc: str, number: int, slug: str, as_json: bool) -> None:
-    """Make an old version the newest again, as a new version with its text."""
-    from docworker.db.documents.reading import find_document
-    from docworker.jobs.kinds import restoring
-
-    with organization_open("restore", slug) as organization_id:
-        entry = find_document(organization_id, doc)
-        outcome = restoring.restore(organization_id, entry.id, number)
-    if as_json:
-        print_json(
-            {
-                "document_id": entry.id,
-                "path": entry.path,
-                "restored": number,
-                "written": outcome.written,
-                "version_number": outcome.version_number,
-            }
-        )
-    elif outcome.written == "version":
-        click.echo(f"{printable(entry.path)}: the text of version {number} is version {outcome.version_number} now")
-    else:
-        click.echo(f"{printable(entry.path)}: nothing to do, version {outcome.version_number} has that text already")
-
-
 def _load(organization_id: UUID, doc: str, number: int | None) -> tuple[DocumentEntry, DocumentVersion]:
-    from docworker.db.documents.reading import find_document, load_version
-
     entry = find_document(organization_id, doc)
     if not entry.latest_version:
         raise NotFoundError(_why_no_text(entry))
@@ -177,8 +130,6 @@ def _print_text(content: str) -> None:
 
 
 def _unified(path: str, old: DocumentVersion, new: DocumentVersion) -> list[str]:
-    from difflib import unified_diff
-
     names = (f"{path} v{old.version_number}", f"{path} v{new.version_number}")
     return list(unified_diff(old.content.split("\n"), new.content.split("\n"), *names, lineterm=""))
 

@@ -1,31 +1,27 @@
-"""Changing many jobs from the command line: in chunks, each a transaction of its own, with progress on stderr.
+"""`change_all`: many jobs changed from the command line, in chunks, each a transaction of its own, with progress on
+stderr.
 
 Whoever interrupts it leaves whole chunks, and may run it again for the rest. Jobs that somebody holds just now are
 passed over at first and waited for at the end.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import OperationalError
 
 from docworker.db import ledger
 from docworker.db.errors import DocworkerError
 from docworker.db.faults import Fault, classify
+from docworker.db.ledger import Change, Filter
+from docworker.db.ledger.control import Key
 from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.errors import INTERRUPTED
 from docworker.worker.cli.output import error_console
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from docworker.db.ledger import Change, Filter
-    from docworker.db.ledger.control import Key
 
 CHUNK = 1000
 CHUNKS_OF_A_LOOK = 100
@@ -93,8 +89,6 @@ def _chunks(keys: list[Key]) -> Iterator[list[Key]]:
 @contextmanager
 def _progress(change: Change, wanted: Filter, doing: str, *, hidden: bool) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; nothing elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     console = error_console()
     if hidden or not console.is_terminal:
         yield lambda _: None

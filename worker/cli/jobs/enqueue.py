@@ -1,22 +1,21 @@
 """`docworker enqueue`: put one job of any kind into the ledger."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import click
+from sqlalchemy import func, select
 
 from docworker.db.errors import InvalidArgumentError
-from docworker.worker.cli.jobs.choosing import duration, known_kind, organization_id
+from docworker.db.sessions import TenantSession, writing
+from docworker.jobs.enqueue import enqueue_many
+from docworker.worker.app import celery_app
+from docworker.worker.cli.jobs.kinds import known_kind
+from docworker.worker.cli.jobs.selection import duration, organization_id
 from docworker.worker.cli.options import database_open, organization_option
 from docworker.worker.cli.output import json_option, print_json
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from docworker.db.sessions import TenantSession
 
 
 @click.command(
@@ -50,12 +49,8 @@ def enqueue(
     as_json: bool,
 ) -> None:
     """Enqueue one job of KIND for an organization. A running dispatcher and worker carry it out."""
-    from docworker.db.sessions import writing
-    from docworker.jobs.enqueue import enqueue_many
-    from docworker.worker.app import app
-
     given = _keys_and_values(arguments)
-    task = app.tasks[known_kind(kind).name]
+    task = celery_app().tasks[known_kind(kind).name]
     wait = None if delay is None else duration(delay)
     with database_open("enqueue"), writing(organization_id(slug)) as session:
         (entered,) = enqueue_many(
@@ -97,7 +92,5 @@ def _value(text: str) -> Any:
 
 
 def _master_time(session: TenantSession) -> datetime:
-    from sqlalchemy import func, select
-
     now: datetime = session.scalars(select(func.clock_timestamp())).one()
     return now

@@ -1,25 +1,26 @@
 """`docworker jobs`: look at jobs, and take part in their fate. Following a fan-out is in `worker.cli.jobs.watch`."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
 
+from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
-from docworker.worker.cli.jobs.choosing import SYSTEM, chosen_jobs, filters, known_kind, organization_id
+from docworker.db.ledger import Listed
+from docworker.db.models import Job
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import all_jobs_session
+from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
+from docworker.worker.cli.jobs.bulk import change_all
+from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.options import database_open
-from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table, printable_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-
-    from docworker.db.ledger import Listed
-    from docworker.db.models import Job
+from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
+from docworker.worker.cli.printable import printable_lines
 
 _WIDEST_KIND = 60
 _PAGE = 1000
@@ -44,11 +45,8 @@ jobs.add_command(watch)
 @json_option
 def list_(limit: int, as_json: bool, **chosen: Any) -> None:
     """List jobs, the latest first. The organization `system` owns the scheduled ones."""
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-
     listed = 0
-    with chosen_jobs(**chosen) as wanted, all_jobs_session() as session:
+    with selected_jobs(**chosen) as wanted, all_jobs_session() as session:
         found = ledger.find(session, wanted, limit=limit)
 
         def pages() -> Iterator[list[Listed]]:
@@ -84,10 +82,7 @@ def _rows(page: list[Listed]) -> Iterator[tuple[Any, ...]]:
 
 
 def _slugs(ids: Collection[UUID]) -> dict[UUID, str]:
-    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-    from docworker.db.tenants.organizations import slugs_of
-
-    return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM}
+    return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}
 
 
 def _error(job: Listed) -> str | None:
@@ -102,9 +97,6 @@ def _error(job: Listed) -> str | None:
 @json_option
 def show(job_id: UUID, as_json: bool) -> None:
     """Show everything the ledger knows of one job."""
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-
     with database_open("jobs"):
         with all_jobs_session() as session:
             job = ledger.get(session, job_id)
@@ -145,12 +137,8 @@ def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: 
 
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-    from docworker.worker.cli.jobs.bulk import change_all
-
     _demand_a_choice(job_ids, chosen, everything=everything, verb="retry")
-    with chosen_jobs(**chosen) as wanted:
+    with selected_jobs(**chosen) as wanted:
         if job_ids:
             with all_jobs_session() as session:
                 changed = ledger.retry_failed(session, wanted, job_ids)
@@ -170,12 +158,8 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
     A cancelled fan-out makes no more children; those it has made go on, unless `--parent JOB` cancels them too.
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-    from docworker.worker.cli.jobs.bulk import change_all
-
     _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
-    with chosen_jobs(**chosen) as wanted:
+    with selected_jobs(**chosen) as wanted:
         if job_ids:
             with all_jobs_session() as session:
                 changed = ledger.cancel(session, wanted, job_ids)
@@ -215,9 +199,6 @@ def places(function: Callable[..., Any]) -> Callable[..., Any]:
 @places
 def pause(kind: str | None, slug: str | None) -> None:
     """Dispatch no more jobs of a kind, of an organization, or of one kind of one organization. What runs goes on."""
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-
     _demand_a_place(kind, slug, "pause")
     with database_open("jobs"), all_jobs_session() as session:
         ledger.pause(session, kind=kind, organization_id=organization_id(slug))
@@ -228,9 +209,6 @@ def pause(kind: str | None, slug: str | None) -> None:
 @places
 def resume(kind: str | None, slug: str | None) -> None:
     """Take a pause back; name the same kind and organization."""
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-
     _demand_a_place(kind, slug, "resume")
     with database_open("jobs"), all_jobs_session() as session:
         was_paused = ledger.resume(session, kind=kind, organization_id=organization_id(slug))
@@ -243,6 +221,9 @@ def _demand_a_place(kind: str | None, slug: str | None, verb: str) -> None:
     if kind is None and slug is None:
         raise click.UsageError(f"say what to {verb}: --kind, --organization, or both")
     if kind is not None:
+        # Here, because the other commands need neither Celery nor the pipeline and start in two thirds of the time.
+        from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415
+
         known_kind(kind)
 
 
@@ -254,10 +235,6 @@ def _place(kind: str | None, slug: str | None) -> str:
 @json_option
 def paused(as_json: bool) -> None:
     """List what is paused."""
-    from docworker.db import ledger
-    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-    from docworker.db.sessions import all_jobs_session
-
     with database_open("jobs"):
         with all_jobs_session() as session:
             found = ledger.pauses(session)

@@ -1,16 +1,13 @@
 """`docworker schedule`: what is done regularly, when it was last due and when it is due next."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import click
 
+from docworker.db.sessions import all_jobs_session
+from docworker.jobs.task import known_kinds
+from docworker.worker.app import celery_app
+from docworker.worker.beat.loop import ScheduleState, states
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
-
-if TYPE_CHECKING:
-    from docworker.worker.beat.loop import ScheduleState
 
 
 @click.command()
@@ -25,13 +22,8 @@ def schedule(as_json: bool) -> None:
     Example:
       docworker schedule --json
     """
-    from docworker.db.sessions import all_jobs_session
-    from docworker.jobs.task import known_kinds
-    from docworker.worker.app import app
-    from docworker.worker.beat.loop import states
-
     with database_open("schedule"), all_jobs_session() as session:
-        found = states(session, known_kinds(app))
+        found = states(session, known_kinds(celery_app()))
     if as_json:
         print_json(
             [

@@ -1,24 +1,21 @@
 """`docworker jobs watch`: follow a fan-out from the ledger until its last child has ended."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from docworker.db import ledger
 from docworker.db.errors import DocworkerError
-from docworker.worker.cli.jobs.choosing import ENDED
+from docworker.db.models import Job
+from docworker.db.models.job import LIVE_STATES
+from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from docworker.db.models import Job
 
 INTERVAL_SECONDS = 0.5
 
@@ -48,9 +45,6 @@ def watch(job_id: UUID, timeout: float | None, as_json: bool) -> None:
 
 
 def _follow(job_id: UUID, timeout: float | None, *, hidden: bool) -> dict[str, Any]:
-    from docworker.db import ledger
-    from docworker.db.sessions import all_jobs_session
-
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     with all_jobs_session() as session:
         job = ledger.get(session, job_id)
@@ -67,10 +61,6 @@ def _follow(job_id: UUID, timeout: float | None, *, hidden: bool) -> dict[str, A
 
 def _progress(job: Job) -> dict[str, Any]:
     """By key: an id alone would be looked for in every organization."""
-    from docworker.db import ledger
-    from docworker.db.models import Job
-    from docworker.db.sessions import all_jobs_session
-
     with all_jobs_session() as session:
         now = session.get(Job, (job.organization_id, job.id))
         rows = ledger.count_by_state(session, ledger.Filter(organization_id=job.organization_id, parent_id=job.id))
@@ -79,7 +69,7 @@ def _progress(job: Job) -> dict[str, Any]:
     states: dict[str, int] = {}
     for row in rows:
         states[row.state] = states.get(row.state, 0) + row.jobs
-    total, ended = sum(states.values()), sum(states.get(state, 0) for state in ENDED)
+    total, ended = sum(states.values()), sum(jobs for state, jobs in states.items() if state not in LIVE_STATES)
     return {
         "id": now.id,
         "kind": now.kind,
@@ -88,7 +78,7 @@ def _progress(job: Job) -> dict[str, Any]:
         "children": total,
         "states": states,
         "done": ended,
-        "ended": now.state in ENDED and ended == total,
+        "ended": now.state not in LIVE_STATES and ended == total,
     }
 
 
@@ -102,8 +92,6 @@ def _in_words(progress: dict[str, Any]) -> str:
 
 @contextmanager
 def _progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = error_console()
     with Progress(*columns, console=console, disable=hidden or not console.is_terminal) as bar:

@@ -14,25 +14,29 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from urllib.request import urlopen
 from uuid import UUID
 
 import click
 
 import docworker
+from docworker.db.documents.reading import load_statuses
+from docworker.db.documents.search import search_documents
 from docworker.db.errors import DocworkerError, InvalidArgumentError
+from docworker.db.ledger.progress import has_live_jobs
+from docworker.db.sessions import reading
+from docworker.jobs.imports.importing import FileResult, import_tree
+from docworker.jobs.progress import JobWatch, failures
 from docworker.worker.cli.documents.search import search
 from docworker.worker.cli.documents.versions import history
-from docworker.worker.cli.local_settings import put_in_force
-from docworker.worker.cli.options import organization_open, quiet_logs
-from docworker.worker.cli.output import console, print_table
-from docworker.worker.cli.run.stack import local_processes
+from docworker.worker.cli.local_settings import apply_settings
+from docworker.worker.cli.options import organization_open
+from docworker.worker.cli.output import console, print_table, quiet_logs
 from docworker.worker.cli.tenants.organizations import add
-
-if TYPE_CHECKING:
-    from docworker.jobs.imports.importing import FileResult
-    from docworker.worker.local.stack import LocalStack
-    from docworker.worker.local.supervisor import BackgroundProcess
+from docworker.worker.local.home import PROCESSES, metrics_port_setting
+from docworker.worker.local.stack import LocalStack
+from docworker.worker.local.supervisor import BackgroundProcess, Interrupted, StopSignals, background, dead
+from docworker.worker.local.up import COMMANDS, migrate, process_environment, temporary_stack
 
 SAMPLES = Path(docworker.__file__).parents[1] / "samples"
 ORGANIZATION = "northlight"
@@ -41,7 +45,7 @@ EDITED = "handbook/onboarding.md"
 ADDITION = "\n## News\n\nThe lamp has a new lens.\n"
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.05
-METRICS: Mapping[str, tuple[str, ...]] = {
+SHOWN_METRICS: Mapping[str, tuple[str, ...]] = {
     "worker": (
         'docworker_jobs_total{kind="process_document"',
         'docworker_jobs_total{kind="index_documents"',
@@ -99,7 +103,6 @@ def demo(ctx: click.Context, samples: Path) -> None:
     for name in [name for name in os.environ if name.startswith("DOCWORKER_")]:
         del os.environ[name]
     quiet_logs()
-    local_processes()
     try:
         exit_code = _run(ctx, samples / "documents", expected)
     finally:
@@ -118,10 +121,7 @@ def _load_expected(samples: Path) -> dict[str, Expected]:
 
 
 def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) -> int:
-    from docworker.worker.local.supervisor import Interrupted, StopSignals, background
-    from docworker.worker.local.up import PROCESSES, RELEASE, migrate, process_environment, temporary_stack
-
-    commands = {name: command for name, command in PROCESSES.items() if name != RELEASE}
+    commands = {name: COMMANDS[name] for name in PROCESSES}
     with StopSignals() as signals:
         try:
             with temporary_stack() as stack:
@@ -132,7 +132,7 @@ def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) 
                     environment = process_environment(stack.environment())
                     migrate(environment)
                 with background(commands, environment=environment, directory=directory) as processes:
-                    put_in_force(stack.environment())
+                    apply_settings(stack.environment())
                     with signals.interrupting():
                         shutil.copytree(documents, directory / "documents")
                         exit_code = _show(ctx, _Demo(stack, processes), directory / "documents", expected)
@@ -186,9 +186,6 @@ class _Demo:
 
     def process(self, documents: Path) -> list[FileResult]:
         """Import the documents and wait until their jobs have ended."""
-        from docworker.jobs.imports.importing import import_tree
-        from docworker.jobs.progress import JobWatch
-
         with organization_open("demo", ORGANIZATION) as organization_id:
             results = list(import_tree(organization_id, documents))
             watch = JobWatch(organization_id, [result.job_id for result in results if result.job_id])
@@ -197,9 +194,6 @@ class _Demo:
 
     def judge(self, results: Sequence[FileResult], expected: Mapping[str, Expected]) -> list[Ended]:
         """What became of each file, and of those that should be there and are not."""
-        from docworker.db.documents.reading import load_statuses
-        from docworker.jobs.progress import failures
-
         with organization_open("demo", ORGANIZATION) as organization_id:
             statuses = load_statuses(organization_id, [one.document_id for one in results if one.document_id])
             failed_jobs = failures(organization_id, [one.job_id for one in results if one.job_id])
@@ -217,8 +211,6 @@ class _Demo:
 
     def find(self, words: str) -> bool:
         """Whether any document has the words, once all are indexed."""
-        from docworker.db.documents.search import search_documents
-
         with organization_open("demo", ORGANIZATION) as organization_id:
             self._wait_until(lambda: not _live_jobs(organization_id), what="the documents are indexed")
             self.catch_up()
@@ -230,25 +222,19 @@ class _Demo:
 
     def show_metrics(self) -> None:
         """Where the metrics of each process are, and some of them."""
-        from docworker.worker.local.stack import METRICS as PROCESSES
-
         for process in PROCESSES:
-            port = self._stack.environment()[f"DOCWORKER_{process.upper()}_METRICS_PORT"]
+            port = self._stack.environment()[metrics_port_setting(process)]
             url = f"http://127.0.0.1:{port}/metrics"
             _say(f"$ curl {url}    # {process}")
             for line in self._metrics(url):
-                if line.startswith(METRICS[process]) and not line.endswith(" 0.0"):
+                if line.startswith(SHOWN_METRICS[process]) and not line.endswith(" 0.0"):
                     click.echo(line)
 
     def _metrics(self, url: str) -> list[str]:
-        from urllib.request import urlopen
-
         with urlopen(url, timeout=10) as response:  # noqa: S310 - an address of our own process
             return list(response.read().decode().splitlines())
 
     def _wait_until(self, condition: Callable[[], bool], *, what: str) -> None:
-        from docworker.worker.local.supervisor import dead
-
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             gone = dead(self._processes)
@@ -266,9 +252,6 @@ def _code(status: str, reason: str | None) -> str | None:
 
 
 def _live_jobs(organization_id: UUID) -> bool:
-    from docworker.db.ledger.progress import has_live_jobs
-    from docworker.db.sessions import reading
-
     with reading(organization_id, source="master") as session:
         return has_live_jobs(session)
 

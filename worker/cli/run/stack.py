@@ -1,22 +1,21 @@
 """`docworker up` and `docworker stack`: PostgreSQL, its replicas and a broker on this machine, for development."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
+import psycopg
+import redis
 
-from docworker.db.errors import DocworkerError
-from docworker.worker.cli.local_settings import put_in_force
-from docworker.worker.cli.options import quiet_logs
-from docworker.worker.cli.output import json_option, print_json, print_table
-from docworker.worker.local.home import DEFAULT_DIRECTORY
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from docworker.worker import process_directory
+from docworker.worker.cli.local_settings import apply_settings
+from docworker.worker.cli.output import json_option, print_json, print_table, quiet_logs
+from docworker.worker.http.health import ask
+from docworker.worker.local.home import DEFAULT_DIRECTORY, PROCESSES, environment_of
+from docworker.worker.local.up import run_up, run_with_stack
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,18 +33,6 @@ def directory_option(help: str) -> Callable[[F], F]:
         show_default=True,
         help=help,
     )
-
-
-def local_processes() -> ModuleType:
-    """`worker.local.up`; raises DocworkerError when the optional packages it needs are not installed."""
-    try:
-        from docworker.worker.local import up as running
-    except ModuleNotFoundError as error:
-        raise DocworkerError(
-            f"the local stack needs the package {error.name!r}: install it with `pip install 'docworker[local]'`, "
-            "or point the DOCWORKER_* settings at servers of your own"
-        ) from error
-    return running
 
 
 @click.command(
@@ -68,9 +55,8 @@ Exit codes: 0 ended by a signal; 1 a server or process ended by itself, which is
 @replicas_option
 def up(directory: Path, replicas: int) -> None:
     """Start PostgreSQL, a replica and a broker, migrate, and run every process in the foreground, until Ctrl-C."""
-    running = local_processes()
     quiet_logs()
-    sys.exit(running.run_up(directory, replicas=replicas))
+    sys.exit(run_up(directory, replicas=replicas))
 
 
 @click.group()
@@ -99,9 +85,8 @@ The exit code is the command's.
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
 def exec_(directory: Path | None, replicas: int, command: tuple[str, ...]) -> None:
     """Run COMMAND with the DOCWORKER_* settings of a local stack whose schema is up to date."""
-    running = local_processes()
     quiet_logs()
-    sys.exit(running.run_with_stack(directory, command, replicas=replicas))
+    sys.exit(run_with_stack(directory, command, replicas=replicas))
 
 
 @stack.command()
@@ -112,10 +97,8 @@ def status(directory: Path, as_json: bool) -> None:
 
     Processes started beside it, in other shells, are shown as well.
     """
-    from docworker.worker.local.home import environment_of
-
     environment = environment_of(directory)
-    put_in_force(environment)
+    apply_settings(environment)
     rows = [*_servers(environment), *_processes(environment)]
     if as_json:
         print_json([dict(zip(("name", "port", "state"), row, strict=True)) for row in rows])
@@ -126,8 +109,6 @@ def status(directory: Path, as_json: bool) -> None:
 
 
 def _servers(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, str]]:
-    from urllib.parse import urlsplit
-
     masters: Sequence[str] = [environment["DOCWORKER_MASTER_URL"]]
     for name, urls in (("master", masters), ("replica", environment["DOCWORKER_REPLICA_URLS"].split())):
         for url in urls:
@@ -137,8 +118,6 @@ def _servers(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, 
 
 
 def _postgres_state(url: str) -> str:
-    import psycopg
-
     try:
         psycopg.connect(url, connect_timeout=5).close()
     except psycopg.OperationalError as error:
@@ -147,8 +126,6 @@ def _postgres_state(url: str) -> str:
 
 
 def _broker_state(url: str) -> str:
-    import redis
-
     try:
         redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5).ping()
     except redis.RedisError as error:
@@ -157,11 +134,7 @@ def _broker_state(url: str) -> str:
 
 
 def _processes(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, str]]:
-    from docworker.worker import process_directory
-    from docworker.worker.http.health import ask
-    from docworker.worker.local.stack import METRICS
-
-    for name in METRICS:
+    for name in PROCESSES:
         ports = process_directory.ports(Path(environment["DOCWORKER_STATE_DIRECTORY"]), name)
         if not ports:
             yield name, None, "does not run"

@@ -2,6 +2,7 @@
 
 import click
 
+from docworker.db.tenants.organizations import create_organization, list_organizations
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
@@ -22,8 +23,6 @@ Example:
 @json_option
 def add(slug: str, name: str | None, as_json: bool) -> None:
     """Make an organization. SLUG is its name in commands: a-z, 0-9 and '-'."""
-    from docworker.db.tenants.organizations import create_organization
-
     with database_open("organizations"):
         organization_id = create_organization(slug, name)
     if as_json:
@@ -36,8 +35,6 @@ def add(slug: str, name: str | None, as_json: bool) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List all organizations, from the catalog."""
-    from docworker.db.tenants.organizations import list_organizations
-
     with database_open("organizations"):
         placements = list_organizations()
     if as_json:

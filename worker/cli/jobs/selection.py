@@ -1,30 +1,20 @@
-"""How commands choose jobs: ages, kinds and the filters of `docworker jobs`."""
-
-from __future__ import annotations
+"""`filters` and `selected_jobs`: which jobs a command of `docworker jobs` is about."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import click
 
 from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger import Filter
+from docworker.db.models import JobState
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of
 from docworker.worker.cli.options import database_open
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from docworker.db.ledger import Filter
-    from docworker.jobs.kind import Kind
-
-STATES = ("queued", "dispatched", "running", "succeeded", "failed", "cancelled")
-ENDED = STATES[3:]
-SYSTEM = "system"
-"""The word for the organization of the schedule's own jobs."""
 
 _LONGEST = timedelta(days=36_500)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -38,7 +28,11 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("-o", "--organization", "slug", metavar="SLUG", help="Only of this organization."),
         click.option("--kind", help="Only of this kind."),
         click.option(
-            "--state", "states", multiple=True, type=click.Choice(STATES), help="Only in this state; may be repeated."
+            "--state",
+            "states",
+            multiple=True,
+            type=click.Choice([*map(str, JobState)]),
+            help="Only in this state; may be repeated.",
         ),
     ):
         function = option(function)
@@ -46,37 +40,19 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def chosen_jobs(
+def selected_jobs(
     states: tuple[str, ...], kind: str | None, slug: str | None, parent_id: UUID | None, older_than: str | None
 ) -> Iterator[Filter]:
     """The database open, and the filter that the options describe."""
-    from docworker.db.ledger import Filter
-
     age = None if older_than is None else duration(older_than)
     with database_open("jobs"):
         yield Filter(states, kind, organization_id(slug), age, parent_id)
 
 
 def organization_id(slug: str | None) -> UUID | None:
-    from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-    from docworker.db.tenants.organizations import organization_id_of
-
     if slug is None:
         return None
-    return SYSTEM_ORGANIZATION_ID if slug == SYSTEM else organization_id_of(slug)
-
-
-def known_kind(name: str) -> Kind:
-    """The kind of this name; raises InvalidArgumentError with those that there are."""
-    from docworker.jobs.task import known_kinds
-    from docworker.worker.app import app
-
-    kinds = known_kinds(app)
-    if name not in kinds:
-        near = get_close_matches(name, kinds, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(kinds))}"
-        raise InvalidArgumentError(f"no kind is called {name!r}; {hint}")
-    return kinds[name]
+    return SYSTEM_ORGANIZATION_ID if slug == SYSTEM_SLUG else organization_id_of(slug)
 
 
 def duration(text: str) -> timedelta:

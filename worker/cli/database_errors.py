@@ -1,0 +1,42 @@
+"""`reason_of`: why the database did not do what a command asked, and what to do about it."""
+
+import re
+
+import psycopg
+import psycopg.errors
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.exc import DBAPIError
+
+from docworker.db.settings import settings
+
+_LIBPQ_QUESTION = re.compile(r"\n\s*Is the server running .*\?")
+
+
+def reason_of(error: Exception) -> str | None:
+    """Why the database could not be reached, or None when it was reached and the fault lies elsewhere."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return "the database lacks tables of this version: run `docworker migrate`"
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return f"{cause.diag.message_primary}: does each DOCWORKER_…_URL name the role that is meant for it?"
+    if not isinstance(cause, psycopg.OperationalError):
+        return None
+    message = " ".join(_LIBPQ_QUESTION.sub("", str(cause)).removeprefix("connection failed: ").split())
+    if cause.sqlstate is None:
+        return f"no connection to the database: {message}; check {_setting_of(cause)}, or start one with `docworker up`"
+    return f"the database refused ({cause.sqlstate}): {message}"
+
+
+def _setting_of(error: psycopg.OperationalError) -> str:
+    """The setting whose address was tried, by the role it logs in as."""
+    configured = settings()
+    urls = {
+        "DOCWORKER_MASTER_URL": configured.master_url,
+        "DOCWORKER_DISPATCHER_URL": configured.dispatcher_url,
+        "DOCWORKER_OWNER_URL": configured.owner_url,
+    }
+    tried = error.pgconn.user.decode() if error.pgconn is not None else None
+    for name, url in urls.items():
+        if url is not None and conninfo_to_dict(url).get("user") == tried:
+            return name
+    return "DOCWORKER_MASTER_URL"
