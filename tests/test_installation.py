@@ -152,7 +152,9 @@ def test_a_package_that_uses_the_public_names_passes_strict_type_checks(installe
     assert 'expected "str"' in wrong.stdout, "it must be our types that are checked"
 
 
-@pytest.mark.parametrize("module", ["docworker", "docworker.db", "docworker.jobs", "docworker.aio"])
+@pytest.mark.parametrize(
+    "module", ["docworker", "docworker.db", "docworker.jobs", "docworker.jobs.pipeline", "docworker.aio"]
+)
 def test_each_public_name_is_there_and_documented(module: str) -> None:
     program = (
         f"import {module} as it\n"

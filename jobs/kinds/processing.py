@@ -11,7 +11,7 @@ from docworker.db.documents.store import source_store
 from docworker.db.documents.unprocessed import Unprocessed
 from docworker.db.documents.versions import NewText, Rejected
 from docworker.db.settings import settings
-from docworker.jobs.pipeline.document import PipelineError, Source
+from docworker.jobs.pipeline.draft import Original, PipelineError
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.registry import Pipeline
 
@@ -69,9 +69,9 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
     )
 
 
-def _source_of(document: Unprocessed) -> Source:
+def _source_of(document: Unprocessed) -> Original:
     if document.source_key is None:
-        return Source(media_type=document.media_type, filename=document.filename, text=document.text or "")
-    return Source(
+        return Original(media_type=document.media_type, filename=document.filename, text=document.text or "")
+    return Original(
         media_type=document.media_type, filename=document.filename, data=source_store().get(document.source_key)
     )

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.formats import Reading, reader_of
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
 from docworker.jobs.pipeline.limits import MIB, Limits

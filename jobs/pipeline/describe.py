@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.draft import Draft
 from docworker.jobs.pipeline.languages import language_of
 from docworker.jobs.pipeline.media_types import MARKDOWN
 from docworker.jobs.pipeline.normalize import normalized
@@ -23,7 +23,7 @@ class Describe(Processor):
     version = 1
     order = 300
 
-    def process(self, document: Document) -> Document:
+    def process(self, document: Draft) -> Draft:
         text = document.text
         described = document.with_facts(
             language=language_of(text),
@@ -44,7 +44,7 @@ def _words_in(text: str) -> int:
     return words
 
 
-def _title_of(document: Document) -> str | None:
+def _title_of(document: Draft) -> str | None:
     head = document.text[:_HEAD_CHARACTERS]
     if document.facts.get("media_type") == MARKDOWN and (heading := _HEADING.search(head)):
         hashes = heading["hashes"]

@@ -6,7 +6,7 @@ import codecs
 
 from charset_normalizer import from_bytes
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.languages import language_of
 from docworker.jobs.pipeline.media_types import utf16_without_bom
 

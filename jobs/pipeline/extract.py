@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from docworker.jobs.pipeline.document import JSON, Document, PipelineError, Reason, Source
+from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason
 from docworker.jobs.pipeline.encodings import decode
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
@@ -34,7 +34,7 @@ class Extract(Processor):
     def build(cls, options: Options) -> Self:
         return cls(options.limits, options.documents_per_child)
 
-    def process(self, document: Document) -> Document:
+    def process(self, document: Draft) -> Draft:
         source = document.source
         if document.content is not None:
             return document
@@ -46,7 +46,7 @@ class Extract(Processor):
             return self._given(document, text, media_type=media_type, encoding=encoding)
         return self._parsed(document, media_type, data)
 
-    def _given(self, document: Document, text: str, **facts: JSON) -> Document:
+    def _given(self, document: Draft, text: str, **facts: JSON) -> Draft:
         if len(text) > self.limits.output_bytes:
             raise PipelineError(
                 Reason.OUTPUT_LIMIT,
@@ -54,7 +54,7 @@ class Extract(Processor):
             )
         return document.with_content(text).with_facts(**facts)
 
-    def _parsed(self, document: Document, media_type: str, data: bytes) -> Document:
+    def _parsed(self, document: Draft, media_type: str, data: bytes) -> Draft:
         reading = self.sandbox.read(media_type, data)
         document = document.with_content(reading.text).with_title(reading.title or document.title)
         facts: dict[str, JSON] = {"media_type": media_type}
@@ -66,7 +66,7 @@ class Extract(Processor):
         self.sandbox.close()
 
 
-def _bytes_of(source: Source) -> tuple[str, bytes]:
+def _bytes_of(source: Original) -> tuple[str, bytes]:
     if source.text is not None:  # the mark keeps a parser from believing a charset that the text declares
         data = _UTF8_MARK + source.text.encode("utf-8", "replace")
     else:

@@ -6,7 +6,7 @@ import json
 import struct
 from typing import BinaryIO
 
-from docworker.jobs.pipeline.document import JSON
+from docworker.jobs.pipeline.draft import JSON
 
 LENGTHS = struct.Struct("!II")
 MOST_HEADER_BYTES = 64 * 1024

@@ -10,7 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
-from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.draft import Draft
 from docworker.jobs.pipeline.processor import Processor
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
@@ -34,7 +34,7 @@ class Normalize(Processor):
     version = 1
     order = 200
 
-    def process(self, document: Document) -> Document:
+    def process(self, document: Draft) -> Draft:
         return document.with_content(normalized(document.text))
 
 

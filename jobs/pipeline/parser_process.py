@@ -21,7 +21,7 @@ from typing import IO
 
 import docworker
 from docworker.db.errors import DocworkerError
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
 from docworker.jobs.pipeline.limits import Limits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from docworker.jobs.pipeline.document import Document, ProcessorError
+from docworker.jobs.pipeline.draft import Draft, ProcessorError
 from docworker.jobs.pipeline.limits import Limits
 
 
@@ -37,7 +37,7 @@ class Processor(ABC):
         return cls()
 
     @abstractmethod
-    def process(self, document: Document) -> Document:
+    def process(self, document: Draft) -> Draft:
         """The document after this step. Called from several threads at once in a threaded worker."""
 
     def close(self) -> None:  # noqa: B027 -- most processors hold nothing
@@ -48,16 +48,14 @@ declared: list[type[Processor]] = []
 """Processors declared with `@processor`, in the order of their declaration."""
 
 
-def processor(
-    *, name: str, version: int, order: int
-) -> Callable[[Callable[[Document], Document]], Callable[[Document], Document]]:
+def processor(*, name: str, version: int, order: int) -> Callable[[Callable[[Draft], Draft]], Callable[[Draft], Draft]]:
     """Declare a function as a processor; its module must be imported before the pipeline is loaded.
 
     Raises ProcessorError when another one has its name.
     A package that others install uses the entry point group `docworker.processors` instead.
     """
 
-    def declare(function: Callable[[Document], Document]) -> Callable[[Document], Document]:
+    def declare(function: Callable[[Draft], Draft]) -> Callable[[Draft], Draft]:
         members = {
             "name": name,
             "version": version,

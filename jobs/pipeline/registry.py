@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Self
 
-from docworker.jobs.pipeline.document import Document, PipelineError, Processed, ProcessorError, Reason, Source
+from docworker.jobs.pipeline.draft import Draft, Original, PipelineError, Processed, ProcessorError, Reason
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.processor import Options, Processor, declared, path_of
 
@@ -65,9 +65,9 @@ class Pipeline:
         options = Options(limits or Limits(), documents_per_child)
         return cls(kind.build(options) for kind in installed_processors())
 
-    def run(self, source: Source) -> Processed:
+    def run(self, source: Original) -> Processed:
         """Process one document. Raises PipelineError when the document is at fault."""
-        document = Document(source)
+        document = Draft(source)
         for step in self._steps:
             document = step(document)
         content = document.text

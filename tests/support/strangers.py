@@ -11,7 +11,7 @@ from docworker.db.documents.search import _fragments
 from docworker.jobs.imports.walking import printable_path
 from docworker.jobs.pipeline import media_types
 from docworker.jobs.pipeline.describe import Describe
-from docworker.jobs.pipeline.document import Document, Source
+from docworker.jobs.pipeline.draft import Draft, Original
 from docworker.jobs.pipeline.encodings import decode
 from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.frames import packed_header, write_frame
@@ -31,8 +31,8 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def document(data: bytes, media_type: str = MARKDOWN) -> Document:
-    return Document(Source(text=text(data)), text(data), facts={"media_type": media_type})
+def document(data: bytes, media_type: str = MARKDOWN) -> Draft:
+    return Draft(Original(text=text(data)), text(data), facts={"media_type": media_type})
 
 
 def _silently(show: Callable[[str], None], shown: str) -> None:
@@ -57,22 +57,20 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.jobs.pipeline.describe.Describe.process": {
         "Markdown": lambda data: Describe().process(document(data)),
         "text": lambda data: Describe().process(document(data, TEXT)),
-        "title": lambda data: Describe().process(Document(Source(text=""), "", text(data))),
+        "title": lambda data: Describe().process(Draft(Original(text=""), "", text(data))),
     },
-    "docworker.jobs.pipeline.document.Document.text": {"": lambda data: document(data).text},
-    "docworker.jobs.pipeline.document.Document.with_content": {"": lambda data: document(b"").with_content(text(data))},
-    "docworker.jobs.pipeline.document.Document.with_title": {"": lambda data: document(b"").with_title(text(data))},
-    "docworker.jobs.pipeline.document.Document.with_facts": {
-        "": lambda data: document(b"").with_facts(encoding=text(data))
-    },
+    "docworker.jobs.pipeline.draft.Draft.text": {"": lambda data: document(data).text},
+    "docworker.jobs.pipeline.draft.Draft.with_content": {"": lambda data: document(b"").with_content(text(data))},
+    "docworker.jobs.pipeline.draft.Draft.with_title": {"": lambda data: document(b"").with_title(text(data))},
+    "docworker.jobs.pipeline.draft.Draft.with_facts": {"": lambda data: document(b"").with_facts(encoding=text(data))},
     "docworker.jobs.pipeline.encodings.decode": {
         "": decode,
         "declared": lambda data: decode(data, "gb18030"),
         "declared name": lambda data: decode(b"\xff", text(data[:1000])),
     },
     "docworker.jobs.pipeline.extract.Extract.process": {
-        "file": lambda data: _EXTRACT.process(Document(Source(data=data, filename="a.txt"))),
-        "text": lambda data: _EXTRACT.process(Document(Source(text=text(data)))),
+        "file": lambda data: _EXTRACT.process(Draft(Original(data=data, filename="a.txt"))),
+        "text": lambda data: _EXTRACT.process(Draft(Original(text=text(data)))),
     },
     "docworker.jobs.pipeline.frames.packed_header": {"": lambda data: packed_header({"title": text(data)}, 0)},
     "docworker.jobs.pipeline.frames.write_frame": {"": lambda data: write_frame(BytesIO(), {}, data)},
@@ -87,7 +85,7 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.jobs.pipeline.media_types.utf16_without_bom": {"": utf16_without_bom},
     "docworker.jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},
     "docworker.jobs.pipeline.registry.Pipeline.run": {
-        "": lambda data: _PIPELINE.run(Source(data=data, filename="a.md", media_type=MARKDOWN)),
+        "": lambda data: _PIPELINE.run(Original(data=data, filename="a.md", media_type=MARKDOWN)),
     },
 }
 

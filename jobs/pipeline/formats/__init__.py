@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 

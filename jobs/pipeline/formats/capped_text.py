@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 
 
 class CappedText:

@@ -16,7 +16,7 @@ from docx.opc.exceptions import PackageNotFoundError
 from docx.oxml.parser import parse_xml
 from lxml import etree  # type: ignore[import-untyped]  # python-docx stands on it
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.formats.capped_text import CappedText
 from docworker.jobs.pipeline.limits import Limits

@@ -6,7 +6,7 @@ import re
 
 import pypdfium2
 
-from docworker.jobs.pipeline.document import PipelineError, Reason
+from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.formats.capped_text import CappedText
 from docworker.jobs.pipeline.limits import Limits

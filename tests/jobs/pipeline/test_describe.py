@@ -6,14 +6,14 @@ import pytest
 
 from docworker.jobs.pipeline import describe
 from docworker.jobs.pipeline.describe import TITLE_CHARACTERS, Describe
-from docworker.jobs.pipeline.document import Document, Source
+from docworker.jobs.pipeline.draft import Draft, Original
 from docworker.jobs.pipeline.languages import language_of
 from docworker.jobs.pipeline.media_types import MARKDOWN
 
 
-def described(text: str, *, title: str | None = None, media_type: str = "text/plain") -> Document:
-    source = Source(media_type=media_type, text=text)
-    return Describe().process(Document(source, text, title, {"media_type": media_type}))
+def described(text: str, *, title: str | None = None, media_type: str = "text/plain") -> Draft:
+    source = Original(media_type=media_type, text=text)
+    return Describe().process(Draft(source, text, title, {"media_type": media_type}))
 
 
 @pytest.mark.parametrize(

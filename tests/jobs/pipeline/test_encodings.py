@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.encodings import decode
 
 GERMAN = "Über die Gebühren wird am Dienstag entschieden, und die Öffnungszeiten werden größer geschrieben: „ab März“."

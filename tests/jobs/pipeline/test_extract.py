@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from docworker.jobs.pipeline.document import Document, PipelineError, Source
+from docworker.jobs.pipeline.draft import Draft, Original, PipelineError
 from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.limits import Limits
 from tests.support.papers import sample
@@ -20,29 +20,29 @@ def extract() -> Iterator[Extract]:
 @pytest.mark.parametrize(
     ("source", "text", "facts"),
     [
-        (Source(text="given"), "given", {"media_type": "text/plain"}),
-        (Source("text/markdown", text="# given"), "# given", {"media_type": "text/markdown"}),
+        (Original(text="given"), "given", {"media_type": "text/plain"}),
+        (Original("text/markdown", text="# given"), "# given", {"media_type": "text/markdown"}),
         (
-            Source(filename="a.txt", data="größer".encode("cp1252")),
+            Original(filename="a.txt", data="größer".encode("cp1252")),
             "größer",
             {"media_type": "text/plain", "encoding": "cp1252"},
         ),
         (
-            Source(filename="a.md", data="# größer".encode()),
+            Original(filename="a.md", data="# größer".encode()),
             "# größer",
             {"media_type": "text/markdown", "encoding": "utf-8"},
         ),
     ],
 )
-def test_texts_are_read_without_a_child(extract: Extract, source: Source, text: str, facts: dict[str, str]) -> None:
-    document = extract.process(Document(source))
+def test_texts_are_read_without_a_child(extract: Extract, source: Original, text: str, facts: dict[str, str]) -> None:
+    document = extract.process(Draft(source))
     assert (document.content, document.facts) == (text, facts)
     assert extract.sandbox.children == []
 
 
 def test_web_page_under_the_name_of_a_pdf_is_read_as_a_web_page(extract: Extract) -> None:
-    source = Source("application/pdf", filename="invoice.pdf", data=sample("notes/web-page-called.pdf"))
-    document = extract.process(Document(source))
+    source = Original("application/pdf", filename="invoice.pdf", data=sample("notes/web-page-called.pdf"))
+    document = extract.process(Draft(source))
     assert document.facts["media_type"] == "text/html"
     assert document.title == "Session expired"
     assert len(extract.sandbox.children) == 1
@@ -50,20 +50,20 @@ def test_web_page_under_the_name_of_a_pdf_is_read_as_a_web_page(extract: Extract
 
 def test_web_page_given_as_text_is_parsed_whatever_charset_it_declares(extract: Extract) -> None:
     page = '<meta charset="iso-8859-1"><p>größer &amp; älter'
-    assert extract.process(Document(Source("text/html", text=page))).content == "größer & älter"
+    assert extract.process(Draft(Original("text/html", text=page))).content == "größer & älter"
 
 
 def test_pages_of_a_pdf_are_a_fact(extract: Extract) -> None:
-    document = extract.process(Document(Source(filename="a.pdf", data=sample("handbook/annual-report.pdf"))))
+    document = extract.process(Draft(Original(filename="a.pdf", data=sample("handbook/annual-report.pdf"))))
     assert document.facts == {"media_type": "application/pdf", "pages": 3}
 
 
 def test_what_cannot_be_read_is_unsupported_by_its_name(extract: Extract) -> None:
     with pytest.raises(PipelineError, match=r"'sea\.png'") as caught:
-        extract.process(Document(Source(filename="sea.png", data=sample("broken/picture.png"))))
+        extract.process(Draft(Original(filename="sea.png", data=sample("broken/picture.png"))))
     assert caught.value.reason == "unsupported"
 
 
 def test_document_that_has_its_text_is_left_alone(extract: Extract) -> None:
-    document = Document(Source(filename="a.xyz", data=b"\x89PNG"), content="from elsewhere")
+    document = Draft(Original(filename="a.xyz", data=b"\x89PNG"), content="from elsewhere")
     assert extract.process(document) is document

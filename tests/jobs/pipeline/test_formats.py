@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.formats import Reading, reader_of
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF

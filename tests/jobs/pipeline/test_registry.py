@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from docworker.db.errors import ConfigurationError
-from docworker.jobs.pipeline import processor as processors
-from docworker.jobs.pipeline.document import Document, PipelineError, ProcessorError, Source
+from docworker.jobs.pipeline.draft import Draft, Original, PipelineError, ProcessorError
 from docworker.jobs.pipeline.limits import Limits
-from docworker.jobs.pipeline.processor import Options, Processor, processor
+from docworker.jobs.pipeline.processor import Options, Processor, declared, processor
 from docworker.jobs.pipeline.registry import Pipeline, in_order, installed_processors
 
 
 @pytest.fixture(autouse=True)
 def _no_declarations_left() -> Iterator[None]:
-    before = list(processors.declared)
+    before = list(declared)
     yield
-    processors.declared[:] = before
+    declared[:] = before
 
 
 Install = Callable[..., None]
@@ -45,7 +44,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 REDACT = """
-from docworker.jobs.pipeline.document import Document
+from docworker.jobs.pipeline.draft import Draft
 from docworker.jobs.pipeline.processor import Processor
 
 class Redact(Processor):
@@ -53,7 +52,7 @@ class Redact(Processor):
     version = 3
     order = 250
 
-    def process(self, document: Document) -> Document:
+    def process(self, document: Draft) -> Draft:
         return document.with_content(document.text.replace("secret", "█" * 6)).with_facts(redacted=True)
 """
 
@@ -71,7 +70,7 @@ def test_own_processors_are_installed_in_their_order() -> None:
 def test_processor_of_another_package_takes_its_place(install: Install) -> None:
     install("redact_plugin", REDACT, redact="redact_plugin:Redact")
     with Pipeline.load() as pipeline:
-        processed = pipeline.run(Source(text="a secret place"))
+        processed = pipeline.run(Original(text="a secret place"))
     assert processed.pipeline == "extract/1 normalize/1 redact/3 describe/1"
     assert processed.content == "a ██████ place"
     assert processed.facts["redacted"] is True
@@ -79,24 +78,24 @@ def test_processor_of_another_package_takes_its_place(install: Install) -> None:
 
 def test_decorated_function_is_a_processor() -> None:
     @processor(name="shout", version=2, order=210)
-    def shout(document: Document) -> Document:
+    def shout(document: Draft) -> Draft:
         return document.with_content(document.text.upper())
 
     with Pipeline.load() as pipeline:
-        processed = pipeline.run(Source(text="quiet"))
+        processed = pipeline.run(Original(text="quiet"))
     assert processed.pipeline == "extract/1 normalize/1 shout/2 describe/1"
     assert processed.content == "QUIET"
 
 
 def test_early_processor_can_add_a_format() -> None:
     @processor(name="rot13", version=1, order=50)
-    def rot13(document: Document) -> Document:
+    def rot13(document: Draft) -> Draft:
         if not document.source.filename.endswith(".rot13"):
             return document
         return document.with_content(codecs.decode((document.source.data or b"").decode(), "rot13"))
 
     with Pipeline.load() as pipeline:
-        assert pipeline.run(Source(filename="a.rot13", data=b"yvtugubhfr")).content == "lighthouse"
+        assert pipeline.run(Original(filename="a.rot13", data=b"yvtugubhfr")).content == "lighthouse"
 
 
 def test_processor_of_another_package_whose_name_is_taken_is_refused(install: Install) -> None:
@@ -107,11 +106,11 @@ def test_processor_of_another_package_whose_name_is_taken_is_refused(install: In
     assert "docworker.jobs.pipeline.normalize.Normalize" in str(caught.value)
 
 
-def rot13(document: Document) -> Document:
+def rot13(document: Draft) -> Draft:
     return document
 
 
-def another(document: Document) -> Document:
+def another(document: Draft) -> Draft:
     return document
 
 
@@ -183,27 +182,27 @@ def test_options_reach_the_processors_and_close_lets_them_go() -> None:
             each.options = options
             return each
 
-        def process(self, document: Document) -> Document:
+        def process(self, document: Draft) -> Draft:
             return document.with_facts(limit=self.options.limits.output_bytes)
 
         def close(self) -> None:
             closed.append(self.name)
 
-    processors.declared.append(Careful)
+    declared.append(Careful)
     with Pipeline.load(Limits(output_bytes=1234)) as pipeline:
-        assert pipeline.run(Source(text="words")).facts["limit"] == 1234
+        assert pipeline.run(Original(text="words")).facts["limit"] == 1234
     assert closed == ["careful"]
 
 
 def test_result_carries_the_digest_of_what_is_stored() -> None:
     with Pipeline.load() as pipeline:
-        processed = pipeline.run(Source(text="e\u0301te\u0301 \r\n"))
+        processed = pipeline.run(Original(text="e\u0301te\u0301 \r\n"))
     assert processed.content == "été"
     assert processed.content_sha256 == hashlib.sha256("été".encode()).hexdigest()
 
 
-@pytest.mark.parametrize("source", [Source(text=" \x00\n"), Source(filename="a.txt", data=b""), Source(text="")])
-def test_document_without_text_is_refused(source: Source) -> None:
+@pytest.mark.parametrize("source", [Original(text=" \x00\n"), Original(filename="a.txt", data=b""), Original(text="")])
+def test_document_without_text_is_refused(source: Original) -> None:
     with Pipeline.load() as pipeline, pytest.raises(PipelineError) as caught:
         pipeline.run(source)
     assert caught.value.reason == "empty"
@@ -211,15 +210,15 @@ def test_document_without_text_is_refused(source: Source) -> None:
 
 def test_text_past_the_output_limit_is_refused() -> None:
     with Pipeline.load(Limits(output_bytes=10)) as pipeline, pytest.raises(PipelineError) as caught:
-        pipeline.run(Source(text="eleven char"))
+        pipeline.run(Original(text="eleven char"))
     assert caught.value.reason == "output_limit"
 
 
 def test_source_is_either_bytes_or_text() -> None:
     with pytest.raises(ValueError, match="got neither"):
-        Source()
+        Original()
     with pytest.raises(ValueError, match="got both"):
-        Source(data=b"", text="")
+        Original(data=b"", text="")
 
 
 def test_limits_are_checked() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from docworker.jobs.pipeline.document import PipelineError, Reason, Source
+from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
 from docworker.jobs.pipeline.limits import MIB, Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, media_type_of
 from docworker.jobs.pipeline.registry import Pipeline
@@ -26,7 +26,7 @@ def outcome(pipeline: Pipeline, name: str) -> tuple[str, str | None]:
     if media_type_of(name, data[:HEAD_BYTES]) is None:
         return "unsupported", "unsupported"
     try:
-        pipeline.run(Source(filename=name, data=data))
+        pipeline.run(Original(filename=name, data=data))
     except PipelineError as error:
         return "failed", error.reason
     return "processed", None
@@ -50,7 +50,7 @@ def test_sample_ends_as_expected(pipeline: Pipeline, name: str) -> None:
     ],
 )
 def test_good_sample_is_described(pipeline: Pipeline, name: str, language: str, title: str) -> None:
-    processed = pipeline.run(Source(filename=name, data=sample(name)))
+    processed = pipeline.run(Original(filename=name, data=sample(name)))
     assert (processed.facts["language"], processed.title) == (language, title)
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.limits import MIB, Limits
 from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 from docworker.jobs.pipeline.parser_process import SandboxError

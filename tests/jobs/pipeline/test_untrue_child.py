@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docworker.jobs.pipeline import parser_process
-from docworker.jobs.pipeline.document import PipelineError
+from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.limits import MIB, Limits
 from docworker.jobs.pipeline.media_types import HTML
 from docworker.jobs.pipeline.parser_process import SandboxError

@@ -46,7 +46,7 @@ class ProcessorError(ConfigurationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Original:
     """A document as it came in: either the bytes of a file or a text, never both.
 
     `media_type` is what the sender said; the bytes have the last word (see `media_types`). A text is
@@ -60,14 +60,14 @@ class Source:
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.text is None):
-            raise ValueError("a Source has either data or text, got " + ("neither" if self.data is None else "both"))
+            raise ValueError("an Original has either data or text, got " + ("neither" if self.data is None else "both"))
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class Draft:
     """A document between two processors. `content` is None until a processor has extracted the text."""
 
-    source: Source
+    source: Original
     content: str | None = None
     title: str | None = None
     facts: Mapping[str, JSON] = field(default_factory=dict)
@@ -79,17 +79,17 @@ class Document:
             raise PipelineError(Reason.UNSUPPORTED, "no processor extracted a text from this document")
         return self.content
 
-    def with_content(self, content: str) -> Document:
+    def with_content(self, content: str) -> Draft:
         """The same document with another text."""
-        return Document(self.source, content, self.title, self.facts)
+        return Draft(self.source, content, self.title, self.facts)
 
-    def with_title(self, title: str | None) -> Document:
+    def with_title(self, title: str | None) -> Draft:
         """The same document with another title."""
-        return Document(self.source, self.content, title, self.facts)
+        return Draft(self.source, self.content, title, self.facts)
 
-    def with_facts(self, **facts: JSON) -> Document:
+    def with_facts(self, **facts: JSON) -> Draft:
         """The same document with these facts added to, or put in place of, those it has."""
-        return Document(self.source, self.content, self.title, {**self.facts, **facts})
+        return Draft(self.source, self.content, self.title, {**self.facts, **facts})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,10 @@
+from .draft import Draft as Draft
+from .draft import Original as Original
+from .draft import PipelineError as PipelineError
+from .draft import Processed as Processed
+from .draft import Reason as Reason
+from .limits import Limits as Limits
+from .media_types import media_type_of as media_type_of
+from .processor import Processor as Processor
+from .processor import processor as processor
+from .registry import Pipeline as Pipeline
