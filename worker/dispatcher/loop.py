@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.cluster import close_database, database, open_database
-from docworker.db.cluster.snapshots import HOLDERS, SnapshotHolder, SnapshotWatch
 from docworker.db.faults import Fault, classify
 from docworker.db.ledger import LaneKey, Message, Walk
 from docworker.db.sessions import all_jobs_session
@@ -26,6 +25,7 @@ from docworker.db.settings import HOME, Settings
 from docworker.jobs.dispatch_limits import limits_of
 from docworker.jobs.kind import Kind
 from docworker.worker.brokers.channel import Broker
+from docworker.worker.dispatcher.gauges import LedgerGauges
 from docworker.worker.dispatcher.judge import Judge
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.dispatcher.pace import Pace
@@ -43,11 +43,6 @@ _HELD_UP_SECONDS = 5.0
 _SET_ASIDE_SECONDS = 60.0
 _UNKNOWN_SECONDS = 60.0
 _SHOWN = 100
-_COUNT_SECONDS = 15
-_SHARE_OF_TIME_FOR_COUNTING = 0.02
-_OLD_SNAPSHOT_SECONDS = 300.0
-_OLD_SNAPSHOT_AGAIN_SECONDS = 900.0
-"""Between two lines of the log about one holder."""
 _STUCK_AFTER_SECONDS = 120.0
 _UNKNOWN_FAILURES = 10
 """Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
@@ -59,13 +54,6 @@ LANES_SET_ASIDE = Gauge(
     "docworker_lanes_set_aside", "Queues whose jobs the server refuses to dispatch; the log says why. Tried again."
 )
 PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
-BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
-OLDEST_SNAPSHOT = Gauge(
-    "docworker_oldest_snapshot_seconds",
-    "For how long the oldest snapshot has kept dead rows from being removed, by what holds it.",
-    ("holder",),
-)
-OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
 
 
 @dataclass
@@ -114,11 +102,9 @@ class Dispatcher:
         self._unknown: dict[LaneKey, float] = {}
         self._set_aside: dict[LaneKey, float] = {}
         self._refused: dict[UUID, float] = {}
-        self._snapshots = SnapshotWatch()
-        self._old_snapshots: dict[str, float] = {}
-        self._hides_snapshots = False
+        self._gauges = LedgerGauges()
         self._stopping = False
-        self._brought_at = self._swept_at = self._count_at = float("-inf")
+        self._brought_at = self._swept_at = float("-inf")
         self._broker_takes = True
         self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
@@ -198,9 +184,9 @@ class Dispatcher:
         brought = False
         if look.planner:
             brought = depth is not None and self._bring(depth + len(messages), asked_at)
-            self._count()
+            self._gauges.update()
         else:
-            OLDEST_SNAPSHOT.clear()  # who plans tells it
+            self._gauges.leave_to_planner()
         broker_is_well = depth is not None and len(messages) == len(look.messages)
         failure = None if broker_is_well else "the broker does not answer"
         return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look), brought=brought)
@@ -380,55 +366,6 @@ class Dispatcher:
         UNKNOWN.set(len(self._unknown))
         if new := {lane.kind for lane in lanes} - before:
             log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(new)[:_SHOWN]])
-
-    def _count(self) -> None:
-        """With a large backlog counting takes long: it then happens less often, never while we plan, and what has been
-        sent counts for more than a count that takes longer than a statement may."""
-        started = time.monotonic()
-        if started < self._count_at:
-            return
-        try:
-            with all_jobs_session() as session:
-                self._tell_snapshots(self._snapshots.look(session))
-            with all_jobs_session() as session:
-                counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
-        except Exception as error:
-            if not classify(error).retryable:
-                raise
-            log.warning("ledger.not_counted", error=first_line(error))
-        else:
-            BACKLOG.clear()
-            for kind, state, jobs in counts:
-                BACKLOG.labels(kind, state).set(jobs)
-            OLDEST.set(oldest)
-        now = time.monotonic()
-        self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
-
-    def _tell_snapshots(self, holders: Sequence[SnapshotHolder]) -> None:
-        """Of each kind of holder the oldest, in the metrics; each that has become old, in the log, now and then."""
-        for kind in HOLDERS:
-            ages = (one.seconds for one in holders if one.holder == kind)
-            OLDEST_SNAPSHOT.labels(kind).set(max(ages, default=0.0))
-        now = time.monotonic()
-        self._old_snapshots = {who: again_at for who, again_at in self._old_snapshots.items() if again_at > now}
-        for one in holders:
-            if one.seconds >= _OLD_SNAPSHOT_SECONDS and one.who not in self._old_snapshots:
-                self._old_snapshots[one.who] = now + _OLD_SNAPSHOT_AGAIN_SECONDS
-                log.warning(
-                    "snapshot.old",
-                    holder=one.holder,
-                    who=one.who,
-                    state=one.state,
-                    seconds=round(one.seconds),
-                    remedy=one.remedy,
-                )
-        if not self._snapshots.sees_all and not self._hides_snapshots:
-            log.warning(
-                "snapshots.hidden",
-                shown="replication slots and prepared transactions",
-                remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",
-            )
-        self._hides_snapshots = not self._snapshots.sees_all
 
 
 def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:

@@ -31,7 +31,7 @@ from docworker.jobs.kind import Arguments, Kind
 from docworker.jobs.testing import advance_clock
 from docworker.worker.app import build_app
 from docworker.worker.brokers import channel
-from docworker.worker.dispatcher import loop
+from docworker.worker.dispatcher import gauges, loop
 from docworker.worker.dispatcher.loop import Dispatcher, Tick
 from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
@@ -846,9 +846,9 @@ def held_seconds(holder: str) -> float | None:
 
 
 def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_OLD_SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_COUNT_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "_SHARE_OF_TIME_FOR_COUNTING", 1e9)
+    monkeypatch.setattr(gauges, "_OLD_SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(gauges, "_COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(gauges, "_SHARE_OF_TIME_FOR_COUNTING", 1e9)
     dispatcher = desk.dispatcher()
     with psycopg.connect(str(settings().owner_url), application_name="forgotten") as foreign, capture_logs() as logs:
         foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
