@@ -1,6 +1,6 @@
 """`choose`: the replica to read from, one that has what the reader must see, else, after a bounded wait, the master.
 
-The sampler's knowledge picks whom to try; what counts is the replica's own word at the beginning of the transaction,
+The monitor's knowledge picks whom to try; what counts is the replica's own word at the beginning of the transaction,
 which costs nothing extra. The same code serves threads and asyncio: they differ in how they pause.
 """
 

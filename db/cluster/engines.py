@@ -15,7 +15,7 @@ from docworker.db.cluster.long_sessions import LongSessionWatch
 from docworker.db.cluster.monitor import ReplicaMonitor
 from docworker.db.cluster.pool import MeasuredPool, OpenSessions
 from docworker.db.cluster.roundtrip import SERVER
-from docworker.db.cluster.servers import Server, Timelines
+from docworker.db.cluster.servers import Server, Timelines, replica_role
 from docworker.db.errors import ConfigurationError, ForkedEngineError
 from docworker.db.settings import HOME, Settings
 from docworker.db.settings import settings as settings_of_environment
@@ -131,10 +131,10 @@ def build_cluster(name: str, settings: Settings, application_name: str, *, build
     return Cluster(
         name=name,
         master=engine(addresses.master_url, "master"),
-        replicas=tuple(engine(url, f"replica{number}") for number, url in enumerate(addresses.replica_urls, 1)),
+        replicas=tuple(engine(url, replica_role(number)) for number, url in enumerate(addresses.replica_urls)),
         lease=engine(addresses.master_url, "lease", pool_size=1, max_overflow=0),
         dispatcher=(None if addresses.dispatcher_url is None else engine(addresses.dispatcher_url, "dispatcher")),
-        monitor=ReplicaMonitor(name, settings, timelines, application_name=f"{application_name} sampler"),
+        monitor=ReplicaMonitor(name, settings, timelines, application_name=f"{application_name} monitor"),
     )
 
 

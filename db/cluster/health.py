@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from docworker.db.cluster.engines import Cluster
 from docworker.db.cluster.replica_status import obstacle_to_reading
+from docworker.db.cluster.servers import replica_role
 from docworker.db.cluster.transactions import ask_position
 from docworker.db.errors import DocworkerError
 
@@ -34,7 +35,7 @@ def health(cluster: Cluster, pause: Callable[[float], None] = time.sleep) -> lis
     else:
         found = [ServerHealth("master", healthy=True)]
     for number in range(len(cluster.replicas)):
-        role = f"replica{number + 1}"
+        role = replica_role(number)
         sample = monitor.sample(number)
         if sample is None:
             found.append(ServerHealth(role, healthy=False, reason="does not answer"))

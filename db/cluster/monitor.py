@@ -21,7 +21,7 @@ from docworker.db.cluster.connections import connect_arguments, discovery_of
 from docworker.db.cluster.positions import parse_lsn, timeline_of
 from docworker.db.cluster.replica_status import LagHistory, ReplicaSample, ReplicaStatus
 from docworker.db.cluster.roundtrip import Row, ask_async
-from docworker.db.cluster.servers import Server, Timelines
+from docworker.db.cluster.servers import Server, Timelines, replica_role
 from docworker.db.cluster.transactions import IDENTIFY
 from docworker.db.settings import Settings
 
@@ -77,7 +77,7 @@ class ReplicaMonitor:
         if self._thread is None and self._replicas:
             with self._guard:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name=f"{self._cluster} sampler", daemon=True)
+                    self._thread = threading.Thread(target=self._run, name=f"{self._cluster} monitor", daemon=True)
                     self._thread.start()
 
     def await_first_samples(self, pause: Callable[[float], None]) -> None:
@@ -235,7 +235,7 @@ class ReplicaMonitor:
 
     def _publish(self, number: int, sample: ReplicaSample | None) -> None:
         self._samples[number] = sample
-        labels = (self._cluster, f"replica{number + 1}")
+        labels = (self._cluster, replica_role(number))
         metrics.REPLICA_HEALTHY.labels(*labels).set(0 if sample is None else sample.healthy)
         if sample is not None:
             metrics.REPLICA_LAG_SECONDS.labels(*labels).set(sample.lag_seconds)

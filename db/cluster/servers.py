@@ -97,6 +97,11 @@ class Server:
         return self.role.startswith("replica")
 
 
+def replica_role(number: int) -> str:
+    """What replica `number`, counted from 0, is called in metrics, logs and messages, which count from 1."""
+    return f"replica{number + 1}"
+
+
 def demoted(server: Server) -> DemotedMasterError:
     return DemotedMasterError(
         f"the server given as {server.cluster} {server.role} is a replica: name every server that may become the "
