@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from benchmarks.kinds import normalize
-from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.documents.reading import Unprocessed
 from docworker.db.models import Document, DocumentStatus, DocumentVersion
 from docworker.db.settings import settings
 

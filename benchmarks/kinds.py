@@ -7,7 +7,7 @@ import hashlib
 from uuid import UUID
 
 from docworker.db import ledger
-from docworker.db.documents.unprocessed import Unprocessed, load_unprocessed
+from docworker.db.documents.reading import Unprocessed, load_unprocessed
 from docworker.db.documents.versions import NewText, write_versions
 from docworker.db.sessions import writing
 from docworker.jobs.execution.attempts import Attempt, settle

@@ -23,7 +23,7 @@ from docworker.db.settings import HOME
 from docworker.jobs.execution.attempts import A
 from docworker.jobs.execution.attempts import Attempt as Attempt
 from docworker.jobs.execution.attempts import Batch as Batch
-from docworker.jobs.execution.forks import no_way_out_of_a_fork
+from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.kind import TURN_SECONDS, Kind, arguments_of, check_function
 

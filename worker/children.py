@@ -15,7 +15,7 @@ from docworker.db.settings import settings
 from docworker.jobs import metrics
 from docworker.jobs.execution.leases import leases
 from docworker.jobs.kinds.processing import close_pipeline
-from docworker.worker import forks, logs
+from docworker.worker import child_signals, logs
 from docworker.worker.http import child_metrics
 
 log = structlog.get_logger(__name__)
@@ -34,9 +34,9 @@ def connect_signals() -> None:
 def open_process(**_: Any) -> None:
     """Nothing here connects or waits: Celery gives a child 4 seconds to be up."""
     if in_child():
-        forks.become_child()
+        child_signals.become_child()
         child_metrics.start_child()
-    forks.prepare_forks()
+    child_signals.prepare_forks()
     leases().take_place(getattr(current_process(), "index", None) or 0)
     open_database(settings(), application_name=APPLICATION_NAME)
     log.debug("process.opened", place=child_metrics.place())

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Uuid, cast, func, select
+from sqlalchemy import ARRAY, Select, Uuid, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from docworker.db.documents.folders import FolderPath, find_folder, paths_of, subtree
@@ -180,3 +180,34 @@ def _entries(session: Session, statement: Select[Any]) -> list[DocumentEntry]:
         folder = folders.get(row.pop("folder_id"), ())
         entries.append(DocumentEntry(path=path_text((*folder, row.pop("filename"))), **row))
     return entries
+
+
+@dataclass(frozen=True)
+class Unprocessed:
+    """A document as it was read: its source in the store, or else its text."""
+
+    id: UUID
+    version: int
+    filename: str
+    media_type: str | None
+    source_key: str | None
+    text: str | None
+
+
+_LOAD = select(
+    Document.id,
+    Document.version,
+    Document.filename,
+    Document.media_type,
+    Document.source_key,
+    case((Document.source_key.is_(None), Document.content)).label("text"),
+    Document.deleted_at,
+).where(
+    Document.organization_id == bindparam("organization"), Document.id == func.any(cast(bindparam("ids"), ARRAY(Uuid)))
+)
+
+
+def load_unprocessed(session: Session, ids: Iterable[UUID]) -> dict[UUID, Unprocessed]:
+    """Live documents by id, with their text only where there is no source to process."""
+    rows = session.execute(_LOAD, {"organization": organization_of(session), "ids": list(ids)})
+    return {row.id: Unprocessed(*row[:-1]) for row in rows if row.deleted_at is None}

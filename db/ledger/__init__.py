@@ -5,14 +5,6 @@
 Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
 """
 
-from docworker.db.ledger.changes import (
-    find_refused,
-    is_refused,
-    promote,
-    requeue_held_up,
-    requeue_overdue,
-    undispatch,
-)
 from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
 from docworker.db.ledger.control import (
     CANCEL,
@@ -50,6 +42,14 @@ from docworker.db.ledger.finish import (
 from docworker.db.ledger.lanes import arrivals
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.requeue import (
+    find_refused,
+    is_refused,
+    promote,
+    requeue_held_up,
+    requeue_overdue,
+    undispatch,
+)
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from docworker.db.ledger.shortcuts import Floor, Shortcuts
 from docworker.db.ledger.single import (

@@ -16,7 +16,6 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.changes import is_refused
 from docworker.db.ledger.lanes import (
     Due,
     LaneSearch,
@@ -24,6 +23,7 @@ from docworker.db.ledger.lanes import (
 )
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
+from docworker.db.ledger.requeue import is_refused
 from docworker.db.ledger.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.models.job import JOBS, READY
 

@@ -25,7 +25,7 @@ from docworker.db.sessions import reading, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch
-from docworker.jobs.execution.forks import no_way_out_of_a_fork
+from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.leases import leases, stopping
 from docworker.jobs.execution.outcomes import end, settle_error
 from docworker.jobs.kind import TURN_SECONDS, Kind

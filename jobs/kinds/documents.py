@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying
 
 from docworker.db import ledger
-from docworker.db.documents.unprocessed import Unprocessed, load_unprocessed
+from docworker.db.documents.reading import Unprocessed, load_unprocessed
 from docworker.db.documents.versions import (
     NewText,
     Outcome,

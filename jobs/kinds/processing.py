@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from uuid import UUID
 
+from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.store import source_store
-from docworker.db.documents.unprocessed import Unprocessed
 from docworker.db.documents.versions import NewText, Rejected
 from docworker.db.settings import settings
 from docworker.jobs.pipeline.draft import Original, PipelineError

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
 from docworker.db import ledger
-from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.documents.reading import Unprocessed
 from docworker.db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue, enqueue_many

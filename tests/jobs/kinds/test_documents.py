@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type
 
 from docworker.db import ledger
 from docworker.db.cluster import database
-from docworker.db.documents.unprocessed import Unprocessed
+from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.versions import NewText, Rejected, write_version
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Document, DocumentSearch, DocumentStatus, Job

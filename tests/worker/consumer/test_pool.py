@@ -30,7 +30,7 @@ def test_a_job_may_use_processes_of_its_own(trial: Trial, pool: str) -> None:
 
 ENDED_AT_ONCE = """
 import os, signal, time
-from docworker.worker.forks import prepare_forks
+from docworker.worker.child_signals import prepare_forks
 
 signal.signal(signal.SIGTERM, lambda *_: None)  # as in a worker
 prepare_forks()
