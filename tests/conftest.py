@@ -4,8 +4,6 @@
 `fresh_environment` for one test. Tests that kill, promote, pause or reconfigure a server take `own_stack`.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +17,7 @@ from docworker.jobs.kinds.processing import close_pipeline
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
 from tests.support.processes import Processes
+from tests.support.signals import let_programs_hear_signals
 from tests.support.stack import applied, fresh_database, isolated_settings, make_template, temporary_stack, unique_name
 from tests.support.tenants import Tenant
 
@@ -45,18 +44,18 @@ LONGEST = (
 """Files of few tests that take long. They begin first: at the end the others would wait for them."""
 
 
-def pytest_configure() -> None:
-    """Who starts us in the background may have Ctrl-C ignored; the processes of the tests are to hear it."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 class OwnStack(Protocol):
     def __call__(self, *, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_hear_signals() -> None:
+    """In each process that runs tests, and not in the one that starts those: under `nohup` they are to live on."""
+    let_programs_hear_signals()
 
 
 @pytest.fixture(scope="session")
