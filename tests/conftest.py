@@ -4,21 +4,30 @@
 `fresh_environment` for one test. Tests that kill, promote, pause or reconfigure a server take `own_stack`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from docworker.db.cluster import Database, close_database, open_database
+from docworker.db.cluster import Database
 from docworker.db.settings import settings
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
+from tests.support.database import opened_database
 from tests.support.processes import Processes
 from tests.support.signals import let_programs_hear_signals
-from tests.support.stack import applied, fresh_database, isolated_settings, make_template, temporary_stack, unique_name
+from tests.support.stack import (
+    InForce,
+    OwnStack,
+    applied,
+    fresh_database,
+    isolated_settings,
+    make_template,
+    temporary_stack,
+    unique_name,
+)
 from tests.support.tenants import Tenant
 
 LONGEST = (
@@ -46,10 +55,6 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-
-
-class OwnStack(Protocol):
-    def __call__(self, *, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -119,7 +124,7 @@ def own_stack() -> Iterator[OwnStack]:
 
 
 @pytest.fixture
-def in_force(tmp_path: Path) -> Iterator[Callable[[LocalStack], dict[str, str]]]:
+def in_force(tmp_path: Path) -> Iterator[InForce]:
     """Puts the settings of an `own_stack` in force for this test, and returns them; its master may change."""
     with ExitStack() as contexts:
 
@@ -147,9 +152,9 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 @pytest.fixture
 def opened(environment: dict[str, str]) -> Iterator[Database]:
     """The module's database, open in this process."""
-    yield open_database(settings(), application_name="tests")
-    close_pipeline()
-    close_database()
+    with opened_database() as database:
+        yield database
+        close_pipeline()
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import writing
-from docworker.db.settings import Settings, settings
+from docworker.db.settings import Settings
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.testing import assert_enqueued, drain
 from docworker.worker.cli import LazyGroup
@@ -52,19 +51,16 @@ def test_each_dependency_is_explained() -> None:
     assert explained == names
 
 
-def test_example_of_a_kind_runs(environment: dict[str, str]) -> None:
+def test_example_of_a_kind_runs(tenant: Tenant) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
     (example,) = (block for block in blocks if "@job" in block)
     defined: dict[str, Any] = {}
     exec(example, defined)
     count_words = defined["count_words"]
 
-    open_database(settings(), application_name="tests")
-    tenant = Tenant()
     (document_id,) = tenant.add("three short words")
     with writing(tenant.id) as session:
         enqueue(session, count_words, document_id=document_id)
         assert_enqueued(session, count_words, document_id=document_id)
     assert drain(kinds={count_words.kind.name: count_words.kind}) == 1
     assert tenant.get(document_id).title == "3 words"
-    close_database()

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from docworker.db.cluster import close_database, open_database
 from docworker.db.documents.search import search_documents
-from docworker.db.settings import settings
 from docworker.db.tenants.organizations import organization_id_of
+from tests.support.database import opened_database
 from tests.support.processes import Processes
 from tests.support.project import PROJECT
 from tests.support.waiting import eventually
@@ -63,9 +62,10 @@ def test_shell_example_runs(running: None) -> None:
     printed = run("sh", "-euc", block("sh"))
     assert "onboarding.md" in printed
 
-    open_database(settings(), application_name="tests")
-    organization_id = organization_id_of("globex")
-    eventually(
-        lambda: search_documents(organization_id, "travel"), within_seconds=20, what="the imported files to be found"
-    )
-    close_database()
+    with opened_database():
+        organization_id = organization_id_of("globex")
+        eventually(
+            lambda: search_documents(organization_id, "travel"),
+            within_seconds=20,
+            what="the imported files to be found",
+        )

@@ -1,12 +1,13 @@
 """Each process runs with the addresses that docs/operations.md names for it, and no others."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import writing
-from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
+from tests.support.database import opened_database
 from tests.support.processes import Process, Processes
 from tests.support.stack import applied
 from tests.support.tenants import Tenant
@@ -28,9 +29,9 @@ OF_EVERY_TEST = {
 
 
 @pytest.fixture
-def tenant(fresh_environment: dict[str, str]) -> Tenant:
-    open_database(settings(), application_name="tests")
-    return Tenant()
+def tenant(fresh_environment: dict[str, str]) -> Iterator[Tenant]:
+    with opened_database():
+        yield Tenant()
 
 
 def start(name: str, environment: dict[str, str], processes: Processes) -> Process:
@@ -52,4 +53,3 @@ def test_processes_share_the_work_with_the_addresses_each_needs(
         lambda: tenant.get(document_id).status == "processed", within_seconds=30, what="the document to be processed"
     )
     assert all(process.running for process in started)
-    close_database()

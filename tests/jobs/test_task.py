@@ -12,7 +12,6 @@ from uuid import UUID
 import psycopg
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
@@ -20,7 +19,7 @@ from structlog.testing import capture_logs
 from docworker.db import ledger
 from docworker.db.documents.reading import Unprocessed
 from docworker.db.errors import BadInputError, ConfigurationError, ConflictError, NotFoundError, StoreError
-from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.execution.leases import clear_stop, leases, request_stop
 from docworker.jobs.execution.outcomes import backoff_seconds, settle_error
@@ -28,6 +27,7 @@ from docworker.jobs.kinds.documents import ProcessDocument, process_documents
 from docworker.jobs.kinds.processing import process
 from docworker.jobs.task import Attempt, Batch, batch_job, job
 from docworker.jobs.testing import advance_clock
+from tests.support.database import reopened_database, somebody_waits
 from tests.support.job_trials import (
     batched,
     deliver,
@@ -36,7 +36,6 @@ from tests.support.job_trials import (
     enter_batch,
     finish,
     numbers,
-    opened_with,
     raising,
     single,
     state,
@@ -252,7 +251,7 @@ def test_an_attempt_that_stops_at_a_safe_point_is_given_back(tenant: Tenant) -> 
 
 
 def test_the_end_of_an_attempt_is_written_when_somebody_held_its_job_locked_for_too_long(tenant: Tenant) -> None:
-    with opened_with(lock_timeout=0.5), ThreadPoolExecutor(1) as pool:
+    with reopened_database(lock_timeout=0.5), ThreadPoolExecutor(1) as pool:
         locked = Event()
 
         def fail(attempt: Attempt) -> None:
@@ -270,14 +269,8 @@ def hold_until_somebody_gave_up(attempt: Attempt, locked: Event) -> None:
     with writing(attempt.organization_id) as session:
         ledger.lock_owned(session, [attempt.claimed])
         locked.set()
-        eventually(waiting_for_rows, what="the end to be written")
-        eventually(lambda: not waiting_for_rows(), what="the lock timeout")
-
-
-def waiting_for_rows() -> bool:
-    with all_jobs_session() as session:
-        waiting = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        return session.scalars(text(waiting)).first() is not None
+        eventually(somebody_waits, what="the end to be written")
+        eventually(lambda: not somebody_waits(), what="the lock timeout")
 
 
 def test_no_lease_is_kept_after_a_message(tenant: Tenant) -> None:

@@ -19,8 +19,7 @@ from docworker.migrations.contract import contract, keeps_copies
 from docworker.migrations.runner import downgrade, upgrade
 from docworker.worker.cli.run.migrate import migrate
 from docworker.worker.local.stack import LocalStack
-from tests.db.ledger.conftest import somebody_waits
-from tests.support.libraries import opened_database
+from tests.support.database import opened_database, somebody_waits
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually

@@ -1,16 +1,13 @@
 """Kinds of job made for one test each, and short words for entering, running and looking at their jobs."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from docworker.db import ledger
-from docworker.db.cluster import close_database, open_database
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
-from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.kind import Arguments
 from docworker.jobs.task import Attempt, Batch, batch_job, job
@@ -75,14 +72,3 @@ def finish(task: Any) -> int:
 def state(job_id: UUID) -> Job:
     with all_jobs_session() as session:
         return ledger.get(session, job_id)
-
-
-@contextmanager
-def opened_with(**changed: Any) -> Iterator[None]:
-    close_database()
-    open_database(settings().model_copy(update=changed), application_name="tests")
-    try:
-        yield
-    finally:
-        close_database()
-        open_database(settings(), application_name="tests")

@@ -9,9 +9,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -28,6 +29,16 @@ NEEDED_BYTES = 4 * 1024**3
 ABANDONED_SECONDS = 3600
 
 _numbers = itertools.count(1)
+
+
+class OwnStack(Protocol):
+    """What the fixture `own_stack` gives."""
+
+    def __call__(self, *, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack: ...
+
+
+InForce = Callable[[LocalStack], dict[str, str]]
+"""What the fixture `in_force` gives."""
 
 
 @contextmanager

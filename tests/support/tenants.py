@@ -1,15 +1,19 @@
 """An organization with documents, for tests that need a tenant or two."""
 
+import hashlib
 from uuid import UUID
 
-from docworker.db.models import Document, DocumentVersion
+from docworker.db.documents.folders import ensure_folders
+from docworker.db.documents.reading import parse_path
+from docworker.db.documents.search import index_documents
+from docworker.db.models import Document, DocumentStatus, DocumentVersion
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.tenants.organizations import create_organization
 
 
 class Tenant:
-    """An organization and short words for what is in it."""
+    """A new organization in the open database, and short words for what is in it."""
 
     def __init__(self) -> None:
         self.slug = f"tenant-{new_id().hex}"
@@ -24,6 +28,39 @@ class Tenant:
         with writing(self.id) as session:
             session.add_all(documents)
         return [document.id for document in documents]
+
+    def write(self, path: str, *texts: str, title: str | None = None, index: bool = True) -> UUID:
+        """A document at `path` with a version for each text; pending when there is none."""
+        *folders, filename = parse_path(path)
+        with writing(self.id) as session:
+            folder_id = ensure_folders(session, [tuple(folders)])[tuple(folders)]
+            document = Document(
+                organization_id=self.id,
+                folder_id=folder_id,
+                filename=filename,
+                title=title,
+                status=DocumentStatus.PROCESSED if texts else DocumentStatus.PENDING,
+                latest_version=len(texts),
+            )
+            session.add(document)
+            session.flush()
+            for number, text in enumerate(texts, 1):
+                session.add(
+                    DocumentVersion(
+                        organization_id=self.id,
+                        document_id=document.id,
+                        version_number=number,
+                        title=title,
+                        content=text,
+                        content_sha256=hashlib.sha256(text.encode()).hexdigest(),
+                        facts={"words": len(text.split())},
+                        pipeline="tests/1",
+                    )
+                )
+            session.flush()
+            if index:
+                index_documents(session, [document.id])
+        return document.id
 
     def get(self, document_id: UUID) -> Document:
         with reading(self.id, source="master") as session:

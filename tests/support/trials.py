@@ -1,6 +1,5 @@
 """A worker under trial: started with the tasks of `trial_tasks`, sent messages, asked for metrics and health."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -13,13 +12,9 @@ from docworker.db.settings import settings
 from docworker.worker import process_directory
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import BrokerProbe
-from docworker.worker.local.stack import LocalStack
 from tests.support.processes import Process, Processes
 
 EXTENSION = "docworker_trial-1.0.dist-info"
-
-InForce = Callable[[LocalStack], dict[str, str]]
-"""What the fixture `in_force` gives."""
 
 
 def install_trial_tasks(directory: Path) -> None:

@@ -29,12 +29,12 @@ from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.fanout import process_folder
 from docworker.worker.app import build_app
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
 from tests.support.network import Proxy, proxy_to, stopped, through
 from tests.support.processes import Process, Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.trial_jobs import ODD_ENDS, odd, record
-from tests.support.trials import InForce, install_trial_tasks
+from tests.support.trials import install_trial_tasks
 from tests.support.waiting import eventually
 
 SEEDS = (4, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2, 3)))

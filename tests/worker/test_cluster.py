@@ -18,9 +18,9 @@ from pytest_celery.vendors.redis.broker.api import RedisTestBroker
 from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.local.servers.valkey import ValkeyServer
-from tests.conftest import OwnStack
 from tests.support.processes import Process, Processes
-from tests.support.trials import InForce, install_trial_tasks
+from tests.support.stack import InForce, OwnStack
+from tests.support.trials import install_trial_tasks
 from tests.support.waiting import eventually
 
 

@@ -26,10 +26,9 @@ from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.kinds.documents import process_document
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
 from tests.support.processes import Process, Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trials import InForce
 from tests.support.waiting import eventually
 from tests.worker.test_chaos import versions_of
 

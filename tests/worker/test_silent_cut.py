@@ -7,16 +7,14 @@ from contextlib import ExitStack
 import pytest
 
 from docworker.db import ledger
-from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import all_jobs_session, writing
-from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
-from tests.conftest import OwnStack
+from tests.support.database import opened_database
 from tests.support.network import Namespace, namespace, proxy_to, through
 from tests.support.processes import Process, Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trials import InForce
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
@@ -41,9 +39,8 @@ def dispatcher(network: Namespace, own_stack: OwnStack, in_force: InForce, proce
             environment=through(values, *proxies),
         )
         process.wait_for_log("dispatcher.started", within_seconds=30)
-        open_database(settings(), application_name="tests")
-        yield process
-        close_database()
+        with opened_database():
+            yield process
 
 
 def is_dispatched(tenant: Tenant) -> bool:

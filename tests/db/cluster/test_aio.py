@@ -17,7 +17,7 @@ from docworker.db.sessions import aio, organization_of
 from docworker.db.sessions.aio import AsyncTenantSession
 from docworker.db.settings import settings
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase
+from tests.support.replicas import OpenDatabase
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -22,8 +22,7 @@ from docworker.db.settings import HOME, settings
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
-from tests.support.stack import applied, temporary_stack
+from tests.support.stack import OwnStack, applied, temporary_stack
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)

@@ -18,9 +18,8 @@ from docworker.db.sessions.exchanges import transact
 from docworker.db.sessions.statements import Call, Statement
 from docworker.db.settings import HOME, settings
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
-from tests.db.cluster.conftest import OpenDatabase, sees, write_row
-from tests.support.stack import applied
+from tests.support.replicas import OpenDatabase, sees, write_row
+from tests.support.stack import OwnStack, applied
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)

@@ -16,7 +16,7 @@ from docworker.db.sessions import TenantSession, read, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, sees, write_row
+from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)

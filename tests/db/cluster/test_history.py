@@ -23,8 +23,7 @@ from docworker.db.models import Document
 from docworker.db.sessions import position_after, read, writing
 from docworker.db.settings import HOME, settings
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
-from tests.support.stack import applied
+from tests.support.stack import OwnStack, applied
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from docworker.worker.local.users import server_user
 from sqlalchemy import select, text
 
 from docworker.db.cluster import open_database
@@ -21,8 +22,8 @@ from docworker.db.settings import settings
 from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.server import free_port
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, sees, write_row
-from tests.db.ledger.conftest import Steps
+from tests.support.ledger import Steps
+from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, temporary_directory
 from tests.support.waiting import eventually
 

@@ -11,7 +11,7 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.settings import Settings
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase
+from tests.support.replicas import OpenDatabase
 
 HERE = Path(__file__).name
 

@@ -14,7 +14,7 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import position_after, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, sees, statements_on, write_row
+from tests.support.replicas import OpenDatabase, sees, statements_on, write_row
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)

@@ -23,7 +23,7 @@ from docworker.db.sessions import position_after
 from docworker.db.sessions.routing import RoutingSession, is_surely_a_read
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, write_row
+from tests.support.replicas import OpenDatabase, write_row
 
 
 def inserted() -> CTE:

@@ -21,8 +21,8 @@ from docworker.migrations.runner import downgrade, upgrade
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.servers.roles import OWNER, ROLES, drop_database
 from docworker.worker.local.stack import LocalStack
-from tests.db.cluster.conftest import OpenDatabase, sees, write_row
-from tests.db.ledger.conftest import Steps
+from tests.support.ledger import Steps
+from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, unique_name
 from tests.support.waiting import eventually
 

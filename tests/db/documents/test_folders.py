@@ -12,43 +12,32 @@ from docworker.db.documents.folders import FolderPath, ensure_folders, find_fold
 from docworker.db.models import Folder
 from docworker.db.sessions import writing
 from docworker.db.settings import settings
-from tests.support.libraries import Library, opened_database
+from tests.support.tenants import Tenant
 
 
-@pytest.fixture(autouse=True)
-def database(environment: dict[str, str]) -> Iterator[None]:
-    with opened_database():
-        yield
-
-
-@pytest.fixture
-def tenant() -> Library:
-    return Library()
-
-
-def ensure(tenant: Library, *paths: FolderPath) -> dict[FolderPath, UUID | None]:
+def ensure(tenant: Tenant, *paths: FolderPath) -> dict[FolderPath, UUID | None]:
     with writing(tenant.id) as session:
         return dict(ensure_folders(session, paths))
 
 
-def count(tenant: Library) -> int:
+def count(tenant: Tenant) -> int:
     with writing(tenant.id) as session:
         return session.scalar(select(func.count()).select_from(Folder)) or 0
 
 
-def test_folders_above_are_made_as_well(tenant: Library) -> None:
+def test_folders_above_are_made_as_well(tenant: Tenant) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("a", "d"))
     assert set(ids) == {(), ("a",), ("a", "b"), ("a", "b", "c"), ("a", "d")}
     assert ids[()] is None
     assert count(tenant) == 4
 
 
-def test_folders_are_made_once(tenant: Library) -> None:
+def test_folders_are_made_once(tenant: Tenant) -> None:
     assert ensure(tenant, ("a", "b")) == ensure(tenant, ("a", "b"))
     assert count(tenant) == 2
 
 
-def test_equal_names_in_different_folders_are_different_folders(tenant: Library) -> None:
+def test_equal_names_in_different_folders_are_different_folders(tenant: Tenant) -> None:
     ids = ensure(tenant, ("x", "x"), ("y", "x"))
     assert len(set(ids.values())) == 5
 
@@ -72,7 +61,7 @@ def slow_inserts() -> Iterator[None]:
         connection.execute(text("DROP FUNCTION app.dawdle() CASCADE"))
 
 
-def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Library, slow_inserts: None) -> None:
+def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Tenant, slow_inserts: None) -> None:
     paths = [(f"f{number}", "g") for number in range(20)]
 
     def attempt(turn: int) -> dict[FolderPath, UUID | None]:
@@ -84,7 +73,7 @@ def test_many_who_make_the_same_folders_agree_and_do_not_deadlock(tenant: Librar
     assert count(tenant) == 40
 
 
-def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Library) -> None:
+def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Tenant) -> None:
     former = ensure(tenant, ("a",))[("a",)]
     with writing(tenant.id) as session:
         session.execute(update(Folder).values(deleted_at=func.clock_timestamp()))
@@ -92,7 +81,7 @@ def test_deleted_folder_is_not_found_and_is_made_anew(tenant: Library) -> None:
     assert ensure(tenant, ("a",))[("a",)] != former
 
 
-def test_paths_lead_back_from_folders(tenant: Library) -> None:
+def test_paths_lead_back_from_folders(tenant: Tenant) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("d",))
     with writing(tenant.id) as session:
         assert paths_of(session, ids.values()) == {id_: path for path, id_ in ids.items()}
@@ -100,7 +89,7 @@ def test_paths_lead_back_from_folders(tenant: Library) -> None:
         assert find_folder(session, ("b",)) is None
 
 
-def test_subtree_holds_a_folder_and_all_below(tenant: Library) -> None:
+def test_subtree_holds_a_folder_and_all_below(tenant: Tenant) -> None:
     ids = ensure(tenant, ("a", "b", "c"), ("a", "d"), ("e",))
     top = ids["a",]
     assert top is not None
@@ -109,7 +98,7 @@ def test_subtree_holds_a_folder_and_all_below(tenant: Library) -> None:
     assert found == {ids[path] for path in (("a",), ("a", "b"), ("a", "b", "c"), ("a", "d"))}
 
 
-def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Library) -> None:
+def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Tenant) -> None:
     ids = ensure(tenant, ("a", "b"))
     top = ids["a",]
     assert top is not None
@@ -118,9 +107,9 @@ def test_folders_moved_into_a_circle_do_not_hang_a_subtree(tenant: Library) -> N
         assert len(session.scalars(select(subtree(tenant.id, top).c.id)).all()) == 2
 
 
-def test_folders_of_another_organization_are_not_seen(tenant: Library) -> None:
+def test_folders_of_another_organization_are_not_seen(tenant: Tenant) -> None:
     ids = ensure(tenant, ("secret",))
-    other = Library()
+    other = Tenant()
     with writing(other.id) as session:
         assert find_folder(session, ("secret",)) is None
         assert paths_of(session, ids.values()) == {None: ()}

@@ -1,33 +1,20 @@
 """Files become documents: one a place, and new bytes only onto what is still as it was read."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
 from sqlalchemy import select, text
 
 from docworker.db.documents.intake import Incoming, find_present, insert_documents, update_documents
 from docworker.db.documents.store import Source
 from docworker.db.models import Document
 from docworker.db.sessions import writing
-from tests.support.libraries import Library, opened_database
+from tests.support.tenants import Tenant
 
 FILE = Incoming(None, "a.txt", Source("key one", 3), "text/plain")
 CHANGED = replace(FILE, source=Source("key two", 4))
 
 
-@pytest.fixture(autouse=True)
-def database(environment: dict[str, str]) -> Iterator[None]:
-    with opened_database():
-        yield
-
-
-@pytest.fixture
-def tenant() -> Library:
-    return Library()
-
-
-def test_one_document_is_made_at_a_place(tenant: Library) -> None:
+def test_one_document_is_made_at_a_place(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         assert set(insert_documents(session, [FILE])) == {FILE}
     with writing(tenant.id) as session:
@@ -38,7 +25,7 @@ def test_one_document_is_made_at_a_place(tenant: Library) -> None:
     assert keys == ["key one", "key one"]
 
 
-def test_new_bytes_go_onto_the_document_that_was_read(tenant: Library) -> None:
+def test_new_bytes_go_onto_the_document_that_was_read(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
     with writing(tenant.id) as session:
@@ -47,7 +34,7 @@ def test_new_bytes_go_onto_the_document_that_was_read(tenant: Library) -> None:
         assert find_present(session, [FILE])[FILE.place] == replace(present, version=2, source_key="key two")
 
 
-def test_document_changed_since_it_was_read_is_left_alone(tenant: Library) -> None:
+def test_document_changed_since_it_was_read_is_left_alone(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
@@ -58,7 +45,7 @@ def test_document_changed_since_it_was_read_is_left_alone(tenant: Library) -> No
         assert session.scalar(select(Document.source_key)) == "key one"
 
 
-def test_document_deleted_since_it_was_read_is_left_out(tenant: Library) -> None:
+def test_document_deleted_since_it_was_read_is_left_out(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
@@ -69,11 +56,11 @@ def test_document_deleted_since_it_was_read_is_left_out(tenant: Library) -> None
         assert set(insert_documents(session, [CHANGED])) == {CHANGED}
 
 
-def test_documents_of_another_organization_are_neither_seen_nor_changed(tenant: Library) -> None:
+def test_documents_of_another_organization_are_neither_seen_nor_changed(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         insert_documents(session, [FILE])
         present = find_present(session, [FILE])[FILE.place]
-    with writing(Library().id) as session:
+    with writing(Tenant().id) as session:
         assert find_present(session, [FILE]) == {}
         assert update_documents(session, {CHANGED: present}) == {}
         assert set(insert_documents(session, [FILE])) == {FILE}

@@ -1,7 +1,5 @@
 """Looking at documents: by id, by path, as a tree; never another organization's."""
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import func, update
 
@@ -10,34 +8,23 @@ from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.models import Document, DocumentStatus
 from docworker.db.sessions import writing
 from docworker.worker.local.stack import LocalStack
-from tests.support.libraries import Library, opened_database
+from tests.support.tenants import Tenant
 
 
-@pytest.fixture(autouse=True)
-def database(environment: dict[str, str]) -> Iterator[None]:
-    with opened_database():
-        yield
-
-
-@pytest.fixture
-def tenant() -> Library:
-    return Library()
-
-
-def test_document_is_found_by_id_and_by_path(tenant: Library) -> None:
+def test_document_is_found_by_id_and_by_path(tenant: Tenant) -> None:
     document_id = tenant.write("/reports/2026/q3.pdf", "text")
     for reference in (str(document_id), document_id.hex, "/reports/2026/q3.pdf", "reports/2026/q3.pdf"):
         entry = find_document(tenant.id, reference)
         assert (entry.id, entry.path) == (document_id, "/reports/2026/q3.pdf")
 
 
-def test_document_in_the_root_is_found(tenant: Library) -> None:
+def test_document_in_the_root_is_found(tenant: Tenant) -> None:
     document_id = tenant.write("/note.txt")
     assert find_document(tenant.id, "/note.txt").id == document_id
     assert find_document(tenant.id, "note.txt").path == "/note.txt"
 
 
-def test_file_called_like_an_id_is_found_with_a_slash(tenant: Library) -> None:
+def test_file_called_like_an_id_is_found_with_a_slash(tenant: Tenant) -> None:
     name = "0123456789abcdef0123456789abcdef"
     document_id = tenant.write(f"/{name}")
     assert find_document(tenant.id, f"/{name}").id == document_id
@@ -46,18 +33,18 @@ def test_file_called_like_an_id_is_found_with_a_slash(tenant: Library) -> None:
 
 
 @pytest.mark.parametrize("reference", ["/nothing", "/nowhere/q3.pdf", "01890000-0000-7000-8000-000000000000"])
-def test_missing_document_is_named(tenant: Library, reference: str) -> None:
+def test_missing_document_is_named(tenant: Tenant, reference: str) -> None:
     with pytest.raises(NotFoundError, match=f"no document '{reference}'"):
         find_document(tenant.id, reference)
 
 
 @pytest.mark.parametrize("reference", ["", "/", "//"])
-def test_reference_that_names_nothing_is_refused(tenant: Library, reference: str) -> None:
+def test_reference_that_names_nothing_is_refused(tenant: Tenant, reference: str) -> None:
     with pytest.raises(InvalidArgumentError, match="names no document"):
         find_document(tenant.id, reference)
 
 
-def test_deleted_document_is_not_found(tenant: Library) -> None:
+def test_deleted_document_is_not_found(tenant: Tenant) -> None:
     document_id = tenant.write("/gone.txt", "text")
     with writing(tenant.id) as session:
         session.execute(update(Document).values(deleted_at=func.clock_timestamp()))
@@ -67,9 +54,9 @@ def test_deleted_document_is_not_found(tenant: Library) -> None:
     assert load_statuses(tenant.id, [document_id]) == {}
 
 
-def test_documents_of_another_organization_are_not_there(tenant: Library) -> None:
+def test_documents_of_another_organization_are_not_there(tenant: Tenant) -> None:
     document_id = tenant.write("/secret/plan.txt", "text")
-    other = Library()
+    other = Tenant()
     for reference in (str(document_id), "/secret/plan.txt"):
         with pytest.raises(NotFoundError):
             find_document(other.id, reference)
@@ -80,7 +67,7 @@ def test_documents_of_another_organization_are_not_there(tenant: Library) -> Non
         load_version(other.id, document_id, 1)
 
 
-def test_tree_is_listed_by_path_below_a_folder_and_by_state(tenant: Library, stack: LocalStack) -> None:
+def test_tree_is_listed_by_path_below_a_folder_and_by_state(tenant: Tenant, stack: LocalStack) -> None:
     for path in ("/b.txt", "/a/deep/er/x.txt", "/a/y.txt"):
         tenant.write(path, "text")
     tenant.write("/a/pending.txt")
@@ -98,7 +85,7 @@ def test_tree_is_listed_by_path_below_a_folder_and_by_state(tenant: Library, sta
         list_documents(tenant.id, under="nowhere")
 
 
-def test_versions_are_listed_newest_first_and_loaded_with_their_text(tenant: Library, stack: LocalStack) -> None:
+def test_versions_are_listed_newest_first_and_loaded_with_their_text(tenant: Tenant, stack: LocalStack) -> None:
     document_id = tenant.write("/a.txt", "one", "two words", title="Title")
     stack.wait_for_replicas()
     versions = list_versions(tenant.id, document_id)

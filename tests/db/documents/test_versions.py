@@ -27,7 +27,7 @@ from docworker.db.errors import ConflictError, InvalidArgumentError, NotFoundErr
 from docworker.db.models import Document, DocumentStatus, DocumentVersion
 from docworker.db.models.base import new_id
 from docworker.db.sessions import writing
-from tests.db.ledger.conftest import held_back, somebody_waits
+from tests.support.database import held_back, somebody_waits
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from docworker.db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
 from docworker.db.ledger.dispatch import admit
 from docworker.db.ledger.planning import Planner
-from tests.db.ledger.conftest import Steps
+from tests.support.ledger import Steps
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = Size(100, 100)

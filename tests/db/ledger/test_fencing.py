@@ -9,7 +9,8 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.ledger import Claimed
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
-from tests.db.ledger.conftest import Steps, held_back
+from tests.support.database import held_back
+from tests.support.ledger import Steps
 
 Step = Callable[[TenantSession, Claimed], object]
 FAILURE = ledger.Failure("E", "m")

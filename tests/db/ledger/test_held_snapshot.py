@@ -21,7 +21,7 @@ from docworker.db.ledger.shortcuts import DEAR, Floor, KnownLanes, entries_of
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
-from tests.db.ledger.conftest import Steps
+from tests.support.ledger import Steps
 from tests.support.waiting import eventually
 
 MANY = 50_000

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
-from tests.db.ledger.conftest import Steps
+from tests.support.ledger import Steps
 
 _REMAINING = text("SELECT redispatch_at - clock_timestamp() AS remaining FROM ledger.jobs WHERE id = :id")
 _OVERDUE = text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp() WHERE id = :id")

@@ -16,7 +16,8 @@ from docworker.db import ledger
 from docworker.db.ledger import Claimed
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
-from tests.db.ledger.conftest import Steps, dispatched, held_back
+from tests.support.database import held_back
+from tests.support.ledger import Steps, dispatched
 from tests.support.waiting import eventually
 
 _LOCK = text("SELECT id FROM ledger.jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")

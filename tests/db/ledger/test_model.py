@@ -38,8 +38,8 @@ from docworker.jobs.execution.continuity import Continuity
 from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.testing import advance_clock
-from tests.db.ledger.conftest import Steps
-from tests.support.job_trials import opened_with
+from tests.support.database import reopened_database
+from tests.support.ledger import Steps
 
 MAX_ATTEMPTS = 3
 MAX_FAULTS = 2
@@ -554,7 +554,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("runs", [12, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_the_ledger_behaves_as_its_model(opened: Database, runs: int) -> None:
-    with opened_with(max_given_back=MAX_GIVEN_BACK, backoff_base=0.001, backoff_max=0.001):
+    with reopened_database(max_given_back=MAX_GIVEN_BACK, backoff_base=0.001, backoff_max=0.001):
         run_state_machine_as_test(
             LedgerMachine,
             settings=settings(

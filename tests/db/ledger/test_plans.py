@@ -27,7 +27,7 @@ from docworker.db.settings import HOME, settings
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.servers.roles import DATABASE
 from docworker.worker.local.stack import LocalStack
-from tests.db.ledger.conftest import Steps, dispatched
+from tests.support.ledger import Steps, dispatched
 from tests.support.stack import applied, isolated_settings, temporary_stack
 
 MANY = 200_000

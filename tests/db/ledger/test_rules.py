@@ -20,7 +20,8 @@ from docworker.db.ledger.values import EARLIEST
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, position_after, writing
 from docworker.db.settings import HOME, settings
-from tests.db.ledger.conftest import Steps, held_back, somebody_waits
+from tests.support.database import held_back, somebody_waits
+from tests.support.ledger import Steps
 from tests.support.waiting import eventually
 
 

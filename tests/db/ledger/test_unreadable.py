@@ -21,7 +21,7 @@ from docworker.db.models.job import ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.migrations.runner import downgrade, upgrade
-from tests.db.ledger.conftest import Steps, without_constraints
+from tests.support.ledger import Steps, without_constraints
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Organizations are made once, found by slug, and found also when the replica does not know them yet."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,17 +10,13 @@ from docworker.db.models import Organization
 from docworker.db.sessions import reading
 from docworker.db.tenants.organizations import create_organization, list_organizations, organization_id_of
 from docworker.worker.local.stack import LocalStack
-from tests.support.libraries import Library, opened_database
+from tests.support.tenants import Tenant
 
-
-@pytest.fixture(autouse=True)
-def database(environment: dict[str, str]) -> Iterator[None]:
-    with opened_database():
-        yield
+pytestmark = pytest.mark.usefixtures("opened")
 
 
 def test_organization_is_found_by_its_slug() -> None:
-    tenant = Library()
+    tenant = Tenant()
     assert organization_id_of(tenant.slug) == tenant.id
 
 
@@ -40,7 +35,7 @@ def test_unknown_slug_says_how_to_make_it() -> None:
 
 
 def test_taken_slug_is_refused() -> None:
-    tenant = Library()
+    tenant = Tenant()
     with pytest.raises(InvalidArgumentError, match=f"'{tenant.slug}' exists already"):
         create_organization(tenant.slug)
 
@@ -64,7 +59,7 @@ def test_malformed_slug_is_refused(slug: str) -> None:
 
 
 def test_all_organizations_are_listed_by_slug(stack: LocalStack) -> None:
-    mine = {Library().slug, Library().slug}
+    mine = {Tenant().slug, Tenant().slug}
     stack.wait_for_replicas()
     listed = [placement.slug for placement in list_organizations()]
     assert mine <= set(listed)

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTerminate
-from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from docworker.db import ledger
 from docworker.db.errors import BadInputError
-from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions import writing
 from docworker.jobs.execution.leases import clear_stop, leases, request_stop
 from docworker.jobs.task import Attempt, Batch
 from docworker.jobs.testing import advance_clock
-from tests.support.job_trials import batched, deliver, enter, enter_batch, opened_with, raising, single, state
+from tests.support.database import reopened_database, somebody_waits
+from tests.support.job_trials import batched, deliver, enter, enter_batch, raising, single, state
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 
@@ -311,7 +311,7 @@ def test_the_reason_is_kept_although_the_soft_limit_strikes_while_it_is_written(
         with writing(attempt.organization_id) as session:
             ledger.lock_owned(session, [attempt.claimed])
             locked.set()
-            eventually(somebody_waits_for_a_row, what="the end to be written")
+            eventually(somebody_waits, what="the end to be written")
             os.kill(os.getpid(), signal.SIGUSR1)
             eventually(struck.is_set, what="the soft limit")
 
@@ -337,12 +337,6 @@ def soft_limit_at(number: signal.Signals) -> Iterator[Event]:
         yield struck
     finally:
         signal.signal(number, before)
-
-
-def somebody_waits_for_a_row() -> bool:
-    with all_jobs_session() as session:
-        waiting = "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        return session.scalars(text(waiting)).first() is not None
 
 
 def test_a_function_that_returned_has_succeeded_also_during_a_stop(tenant: Tenant) -> None:
@@ -427,7 +421,7 @@ def test_a_job_is_given_back_a_bounded_number_of_times(tenant: Tenant) -> None:
     task = single(do, max_attempts=2)
     job_id = enter(tenant, task)
     seen = []
-    with opened_with(max_given_back=2):
+    with reopened_database(max_given_back=2):
         for _ in range(6):
             deliver(task)
             now = state(job_id)

@@ -23,7 +23,8 @@ from docworker.db.sessions import reading, writing
 from docworker.db.settings import settings
 from docworker.jobs.imports.importing import FileResult, Imported, import_tree
 from docworker.jobs.testing import drain
-from tests.support.libraries import Library, opened_database
+from tests.support.database import opened_database, somebody_waits
+from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 
 
@@ -36,8 +37,8 @@ def database(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture
-def tenant() -> Library:
-    return Library()
+def tenant() -> Tenant:
+    return Tenant()
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def fill(root: Path, count: int) -> None:
         path.write_text(f"text number {number}")
 
 
-def run(tenant: Library, root: Path, **options: Any) -> list[FileResult]:
+def run(tenant: Tenant, root: Path, **options: Any) -> list[FileResult]:
     return list(import_tree(tenant.id, root, **options))
 
 
@@ -66,7 +67,7 @@ def reasons(results: Sequence[FileResult]) -> dict[str, str | None]:
     return {result.path: result.reason for result in results if result.imported is Imported.FAILED}
 
 
-def everything(tenant: Library) -> list[Any]:
+def everything(tenant: Tenant) -> list[Any]:
     """All rows of the organization, as the master has them."""
     with reading(tenant.id, source="master") as session:
         return [
@@ -75,7 +76,7 @@ def everything(tenant: Library) -> list[Any]:
         ]
 
 
-def test_tree_is_mirrored_and_each_file_has_a_job(tenant: Library, tree: Path) -> None:
+def test_tree_is_mirrored_and_each_file_has_a_job(tenant: Tenant, tree: Path) -> None:
     fill(tree, 30)
     (tree / "empty" / "inside").mkdir(parents=True)
     results = run(tenant, tree)
@@ -94,7 +95,7 @@ def test_tree_is_mirrored_and_each_file_has_a_job(tenant: Library, tree: Path) -
     assert {"empty", "inside"} <= set(folders)
 
 
-def test_importing_the_same_tree_again_changes_nothing(tenant: Library, tree: Path) -> None:
+def test_importing_the_same_tree_again_changes_nothing(tenant: Tenant, tree: Path) -> None:
     fill(tree, 500)
     (tree / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert counts(run(tenant, tree)) == {"new": 500, "unsupported": 1}
@@ -105,7 +106,7 @@ def test_importing_the_same_tree_again_changes_nothing(tenant: Library, tree: Pa
     assert everything(tenant) == before
 
 
-def test_only_the_changed_file_is_processed_again(tenant: Library, tree: Path) -> None:
+def test_only_the_changed_file_is_processed_again(tenant: Tenant, tree: Path) -> None:
     fill(tree, 5)
     run(tenant, tree)
     with writing(tenant.id) as session:
@@ -123,7 +124,7 @@ def test_only_the_changed_file_is_processed_again(tenant: Library, tree: Path) -
         assert session.scalars(select(Job.id)).all() == [changed.job_id]
 
 
-def test_files_land_in_the_folder_asked_for(tenant: Library, tree: Path) -> None:
+def test_files_land_in_the_folder_asked_for(tenant: Tenant, tree: Path) -> None:
     fill(tree, 2)
     run(tenant, tree, into=("2026", "q3"))
     run(tenant, tree / "folder1/sub1/1.txt", into=("single",))
@@ -131,7 +132,7 @@ def test_files_land_in_the_folder_asked_for(tenant: Library, tree: Path) -> None
     assert find_document(tenant.id, "/single/1.txt")
 
 
-def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Library, tree: Path) -> None:
+def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Tenant, tree: Path) -> None:
     (tree / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (result,) = run(tenant, tree)
     assert (result.imported, result.job_id) == (Imported.UNSUPPORTED, None)
@@ -142,7 +143,7 @@ def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Library, tre
         assert session.scalar(select(func.count()).select_from(Job)) == 0
 
 
-def test_unsupported_file_that_becomes_readable_is_processed(tenant: Library, tree: Path) -> None:
+def test_unsupported_file_that_becomes_readable_is_processed(tenant: Tenant, tree: Path) -> None:
     (tree / "notes.bin").write_bytes(b"\x00\x01\x02")
     assert counts(run(tenant, tree)) == {"unsupported": 1}
     (tree / "notes.bin").write_bytes(b"<!doctype html><p>text")
@@ -171,7 +172,7 @@ def spoil(path: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["broken link", "pipe", "too large", "unreadable", "bad name"])
-def test_bad_file_among_twenty_costs_one(tenant: Library, tree: Path, how: str) -> None:
+def test_bad_file_among_twenty_costs_one(tenant: Tenant, tree: Path, how: str) -> None:
     fill(tree, 20)
     reason = spoil(tree / "folder7/sub3/7.txt", how)
     results = run(tenant, tree)
@@ -195,7 +196,7 @@ def names_refused(name: str) -> Iterator[None]:
             connection.execute(text("ALTER TABLE app.documents DROP CONSTRAINT poison"))
 
 
-def test_file_that_the_database_refuses_costs_one(tenant: Library, tree: Path) -> None:
+def test_file_that_the_database_refuses_costs_one(tenant: Tenant, tree: Path) -> None:
     fill(tree, 20)
     with names_refused("7.txt"):
         results = run(tenant, tree)
@@ -205,7 +206,7 @@ def test_file_that_the_database_refuses_costs_one(tenant: Library, tree: Path) -
     assert counts(run(tenant, tree)) == {"unchanged": 19, "new": 1}
 
 
-def test_concurrent_imports_of_one_tree_make_each_document_once(tenant: Library, tree: Path) -> None:
+def test_concurrent_imports_of_one_tree_make_each_document_once(tenant: Tenant, tree: Path) -> None:
     fill(tree, 150)
     with ThreadPoolExecutor(4) as pool:
         results = [one for part in pool.map(lambda _: run(tenant, tree), range(4)) for one in part]
@@ -214,7 +215,7 @@ def test_concurrent_imports_of_one_tree_make_each_document_once(tenant: Library,
     assert (len(documents), len(folders), len(jobs)) == (150, 9 + 36, 150)
 
 
-def test_concurrent_imports_of_changed_files_lose_no_change(tenant: Library, tmp_path: Path) -> None:
+def test_concurrent_imports_of_changed_files_lose_no_change(tenant: Tenant, tmp_path: Path) -> None:
     trees = []
     for name in ("a", "b", "c"):
         fill(tmp_path / name, 40)
@@ -234,7 +235,7 @@ def test_concurrent_imports_of_changed_files_lose_no_change(tenant: Library, tmp
     assert {str(document_id) for document_id in pending} <= set(jobs)
 
 
-def test_deleted_document_does_not_stand_in_the_way(tenant: Library, tree: Path) -> None:
+def test_deleted_document_does_not_stand_in_the_way(tenant: Tenant, tree: Path) -> None:
     fill(tree, 1)
     run(tenant, tree)
     with writing(tenant.id) as session:
@@ -243,7 +244,7 @@ def test_deleted_document_does_not_stand_in_the_way(tenant: Library, tree: Path)
 
 
 @pytest.mark.parametrize("damage", ["lost", "other bytes"])
-def test_source_damaged_in_the_store_is_mended_by_importing_again(tenant: Library, tree: Path, damage: str) -> None:
+def test_source_damaged_in_the_store_is_mended_by_importing_again(tenant: Tenant, tree: Path, damage: str) -> None:
     fill(tree, 1)
     run(tenant, tree)
     with reading(tenant.id, source="master") as session:
@@ -258,7 +259,7 @@ def test_source_damaged_in_the_store_is_mended_by_importing_again(tenant: Librar
 
 
 def test_store_that_fails_ends_the_import_with_its_reason(
-    tenant: Library, tree: Path, monkeypatch: pytest.MonkeyPatch
+    tenant: Tenant, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tree, 3)
     monkeypatch.setenv("DOCWORKER_STORE", "/proc/no/store")
@@ -267,14 +268,12 @@ def test_store_that_fails_ends_the_import_with_its_reason(
         run(tenant, tree)
 
 
-def test_ctrl_c_while_writing_ends_the_import(tenant: Library, tree: Path) -> None:
+def test_ctrl_c_while_writing_ends_the_import(tenant: Tenant, tree: Path) -> None:
     fill(tree, 3)
     owner = owner_engine(settings())
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'app.documents'::regclass")
 
     def interrupt() -> None:
-        with owner.connect() as connection:
-            eventually(lambda: connection.scalar(waiting), what="the import waits for the table")
+        eventually(lambda: somebody_waits("app.documents"), what="the import waits for the table")
         os.kill(os.getpid(), signal.SIGINT)
 
     with owner.begin() as connection:
@@ -285,10 +284,10 @@ def test_ctrl_c_while_writing_ends_the_import(tenant: Library, tree: Path) -> No
     assert everything(tenant)[0] == []
 
 
-def test_documents_of_another_organization_are_invisible(tenant: Library, tree: Path) -> None:
+def test_documents_of_another_organization_are_invisible(tenant: Tenant, tree: Path) -> None:
     fill(tree, 3)
     run(tenant, tree)
-    other = Library()
+    other = Tenant()
     assert list_documents(other.id) == []
     with pytest.raises(NotFoundError):
         find_document(other.id, "/folder1/sub1/1.txt")
@@ -296,14 +295,14 @@ def test_documents_of_another_organization_are_invisible(tenant: Library, tree: 
     assert everything(tenant) != everything(other)
 
 
-def test_thousand_files_are_imported_in_seconds(tenant: Library, tree: Path) -> None:
+def test_thousand_files_are_imported_in_seconds(tenant: Tenant, tree: Path) -> None:
     fill(tree, 1000)
     started = time.monotonic()
     assert counts(run(tenant, tree)) == {"new": 1000}
     assert time.monotonic() - started < 10
 
 
-def test_hostile_file_costs_itself_and_nobody_else(tenant: Library, tree: Path) -> None:
+def test_hostile_file_costs_itself_and_nobody_else(tenant: Tenant, tree: Path) -> None:
     hostile = {
         "comments.svg.txt": b"<!-- a -->\n" * 5000 + b"<svg>",
         "headings.md": b"# " * 30_000 + b"x",
@@ -315,7 +314,7 @@ def test_hostile_file_costs_itself_and_nobody_else(tenant: Library, tree: Path) 
     for name, content in hostile.items():
         (tree / name).write_bytes(content)
     (tree / "good.txt").write_text("good")
-    other = Library()
+    other = Tenant()
     assert counts(run(tenant, tree)) == {"new": 7}
     assert counts(run(other, tree / "good.txt")) == {"new": 1}
     drain()

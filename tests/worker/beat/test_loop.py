@@ -23,10 +23,11 @@ from docworker.jobs.task import known_kinds
 from docworker.worker.app import celery_app
 from docworker.worker.beat.loop import LONGEST_WAIT_SECONDS, Beat, states
 from docworker.worker.beat.schedule import Cron, Every, Schedule
-from tests.conftest import OwnStack
 from tests.support.commands import docworker
+from tests.support.database import opened_database
 from tests.support.processes import Processes
-from tests.support.trials import InForce, get, metric
+from tests.support.stack import InForce, OwnStack
+from tests.support.trials import get, metric
 from tests.support.waiting import eventually
 
 KINDS: dict[str, Kind] = known_kinds(celery_app())
@@ -37,9 +38,8 @@ HOURLY = Schedule("hourly", Every(3600), KIND)
 
 @pytest.fixture
 def database(fresh_environment: dict[str, str]) -> Iterator[None]:
-    open_database(settings())
-    yield
-    close_database()
+    with opened_database():
+        yield
 
 
 def fires() -> list[ScheduleFire]:
@@ -336,10 +336,8 @@ def test_beat_outlives_the_master(own_stack: OwnStack, in_force: InForce, proces
     stack.master.start()
 
     beat.wait_for_log("schedule.fired", times=4, within_seconds=30)
-    open_database(settings())
-    with all_jobs_session() as session:
+    with opened_database(), all_jobs_session() as session:
         assert all(one.last_due_at for one in states(session, KINDS))
-    close_database()
 
 
 def test_beat_needs_no_broker(fresh_environment: dict[str, str], processes: Processes) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import writing
 from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.servers.valkey import ValkeyServer
 from docworker.worker.local.stack import LocalStack
+from tests.support.database import opened_database
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
 from tests.support.stack import applied, isolated_settings, temporary_stack
@@ -78,16 +78,12 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
         with applied(values):
             upgrade()
             install_trial_tasks(directory / "processes")
-            with closing(Processes({}, directory / "processes")) as processes:
-                open_database(settings(), application_name="tests")
-                try:
-                    tenant = Tenant()
-                    worker, dispatcher = (processes.start(name) for name in NAMES)
-                    worker.wait_for_log("worker.ready", within_seconds=30)
-                    dispatcher.wait_for_log("dispatcher.started", within_seconds=30)
-                    yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
-                finally:
-                    close_database()
+            with closing(Processes({}, directory / "processes")) as processes, opened_database():
+                tenant = Tenant()
+                worker, dispatcher = (processes.start(name) for name in NAMES)
+                worker.wait_for_log("worker.ready", within_seconds=30)
+                dispatcher.wait_for_log("dispatcher.started", within_seconds=30)
+                yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import redis
 
-from docworker.db.cluster import close_database, open_database
 from docworker.db.sessions import writing
 from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue
 from docworker.worker.local.home import write_private
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.servers.valkey import ValkeyServer
-from tests.conftest import OwnStack
+from tests.support.database import opened_database
 from tests.support.processes import Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.trial_jobs import hold_job
-from tests.support.trials import InForce, Trial, get, install_trial_tasks
+from tests.support.trials import Trial, get, install_trial_tasks
 from tests.support.waiting import eventually
 from tests.worker.brokers.test_broker_link import hold_all
 
@@ -151,11 +151,8 @@ def test_when_the_primary_is_killed_all_go_on_at_the_replica(
 
 def enqueue_held(trial: Trial, number: int, name: str) -> None:
     """Jobs that wait for `release-NAME`."""
-    open_database(settings(), application_name="tests")
-    try:
+    with opened_database():
         tenant = Tenant()
         with writing(tenant.id) as session:
             for _ in range(number):
                 enqueue(session, hold_job, path=trial.path(name), release=trial.path(f"release-{name}"))
-    finally:
-        close_database()

@@ -13,11 +13,11 @@ from docworker.db import ledger
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
-from tests.conftest import OwnStack
 from tests.support.processes import Process, Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.trial_jobs import hold_job, obey_job, occupy
-from tests.support.trials import InForce, get, install_trial_tasks
+from tests.support.trials import get, install_trial_tasks
 from tests.support.waiting import eventually
 
 POOLS = ["prefork", "threads", "solo"]

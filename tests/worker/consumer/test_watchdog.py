@@ -6,9 +6,9 @@ from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import Activity, BrokerProbe, Watchdog
 from docworker.worker.consumer.worker import DEAF_EXIT_CODE
-from tests.conftest import OwnStack
 from tests.support.processes import Processes
-from tests.support.trials import InForce, Trial, get
+from tests.support.stack import InForce, OwnStack
+from tests.support.trials import Trial, get
 from tests.support.waiting import eventually
 
 

@@ -11,7 +11,6 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from docworker.db import ledger
-from docworker.db.cluster import close_database, open_database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import DocworkerError
 from docworker.db.ledger import Claimed
@@ -20,9 +19,9 @@ from docworker.db.settings import settings
 from docworker.jobs.execution.leases import leases
 from docworker.worker.dispatcher.judge import Judge
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
-from tests.db.ledger.conftest import Steps
-from tests.support.trials import InForce
+from tests.support.database import opened_database
+from tests.support.ledger import Steps
+from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
 
 LEASE = 3.0
@@ -34,9 +33,8 @@ def steps(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, Local
     """A ledger on a server of its own, to be stalled."""
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
-    open_database(settings(), application_name="tests")
-    yield Steps(), stack
-    close_database()
+    with opened_database():
+        yield Steps(), stack
 
 
 @contextmanager
@@ -201,9 +199,8 @@ def settable(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, Lo
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
     stack.master.execute(_SETTABLE_CLOCK, database="docworker")
-    open_database(settings(), application_name="tests")
-    yield Steps(), stack
-    close_database()
+    with opened_database():
+        yield Steps(), stack
 
 
 @pytest.mark.parametrize("ahead", [30, -3600])

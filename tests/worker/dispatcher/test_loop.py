@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,6 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from docworker.db import ledger
-from docworker.db.cluster import close_database, open_database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed, dispatch, planning
 from docworker.db.sessions import all_jobs_session, writing
@@ -35,10 +34,11 @@ from docworker.worker.dispatcher import gauges, loop
 from docworker.worker.dispatcher.loop import Dispatcher, Tick
 from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
-from tests.db.ledger.conftest import Steps, dispatched
+from tests.support.database import opened_database, reopened_database, somebody_waits
+from tests.support.ledger import Steps, dispatched
 from tests.support.processes import Process, Processes
-from tests.support.trials import InForce, get, metric
+from tests.support.stack import InForce, OwnStack
+from tests.support.trials import get, metric
 from tests.support.waiting import eventually
 
 LONG_WAIT = 30.0
@@ -105,13 +105,8 @@ class Desk:
 
 @contextmanager
 def open_desk() -> Iterator[Desk]:
-    open_database(settings(), application_name="tests")
-    desk = Desk()
-    try:
+    with opened_database(), closing(Desk()) as desk:
         yield desk
-    finally:
-        desk.close()
-        close_database()
 
 
 @pytest.fixture
@@ -162,7 +157,7 @@ def held_in_planning(plan: Callable[[], Any]) -> Iterator[Future[Any]]:
     """Within the block, `plan` runs in a thread and stands still between its look at the broker and its commit."""
     with ThreadPoolExecutor(1) as pool, held_planning():
         future = pool.submit(plan)
-        eventually(somebody_waits, what="the planner to stand still")
+        eventually(planner_waits, what="the planner to stand still")
         yield future
 
 
@@ -174,10 +169,8 @@ def held_planning() -> Iterator[None]:
         yield
 
 
-def somebody_waits(table: str = "pauses") -> bool:
-    with writing(Steps().organization_id) as session:
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = CAST(:table AS regclass)")
-        return bool(session.scalar(waiting, {"table": f"ledger.{table}"}))
+def planner_waits() -> bool:
+    return somebody_waits("ledger.pauses")
 
 
 # What the broker holds
@@ -571,7 +564,7 @@ def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: De
     with held_planning():
         Steps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
-        eventually(somebody_waits, within_seconds=20, what="the planner to stand still")
+        eventually(planner_waits, within_seconds=20, what="the planner to stand still")
         assert not standby.tick().planned
         planner.kill9()
     eventually(lambda: standby.tick().messages, within_seconds=10, what="the standby to plan")
@@ -583,7 +576,7 @@ def test_a_planner_that_is_stopped_while_it_plans_is_replaced_within_seconds(des
     with held_planning():
         Steps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
-        eventually(somebody_waits, within_seconds=20, what="the planner to stand still")
+        eventually(planner_waits, within_seconds=20, what="the planner to stand still")
         planner.send(signal.SIGSTOP)
         assert not standby.tick().planned
     stopped_at = time.monotonic()
@@ -680,7 +673,7 @@ def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatche
     (job_id,) = Steps().enqueue(kind="process_document")
     with held_planning():
         dispatcher = processes.start("dispatcher", environment={"DOCWORKER_REDISPATCH_AFTER": "1"})
-        eventually(somebody_waits, within_seconds=20, what="the dispatcher to plan")
+        eventually(planner_waits, within_seconds=20, what="the dispatcher to plan")
         stack.broker.freeze()
     eventually(lambda: states() == {"dispatched": 1}, what="the commit")
     dispatcher.kill9()
@@ -731,16 +724,14 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
 
 def test_a_count_that_fails_costs_no_tick(desk: Desk) -> None:
     """With a backlog so large that counting it takes longer than a statement may."""
-    close_database()
-    open_database(settings().model_copy(update={"lock_timeout": 2}), application_name="tests")
     dispatcher = desk.dispatcher()
     Steps().enqueue()
-    with ThreadPoolExecutor(2) as pool:
+    with reopened_database(lock_timeout=2), ThreadPoolExecutor(2) as pool:
         with held_planning():
             turn = pool.submit(dispatcher._turn)
-            eventually(somebody_waits, what="the dispatcher to stand still")
+            eventually(planner_waits, what="the dispatcher to stand still")
             locking = pool.submit(lock_jobs_until, turn)
-            eventually(lambda: somebody_waits("jobs"), what="the lock to be next")
+            eventually(lambda: somebody_waits("ledger.jobs"), what="the lock to be next")
         turn.result(timeout=10)
         locking.result(timeout=10)
     assert desk.depth() == 1

@@ -7,11 +7,11 @@ import pytest
 
 from docworker.db.settings import settings
 from docworker.worker.http.health import LoopHealth, ask
-from tests.conftest import OwnStack
 from tests.support.commands import docworker
 from tests.support.network import stopped
 from tests.support.processes import Processes
-from tests.support.trials import InForce, Trial, get, metric, port
+from tests.support.stack import InForce, OwnStack
+from tests.support.trials import Trial, get, metric, port
 from tests.support.waiting import eventually
 
 

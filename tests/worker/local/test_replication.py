@@ -5,7 +5,7 @@ import pytest
 
 from docworker.worker.local.launching import NotInTimeError
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
+from tests.support.stack import OwnStack
 from tests.support.waiting import eventually
 
 

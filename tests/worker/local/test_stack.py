@@ -17,9 +17,8 @@ from docworker.db.errors import DocworkerError
 from docworker.worker.local.home import StackInUseError, environment_of
 from docworker.worker.local.launching import is_alive, server_user
 from docworker.worker.local.stack import LocalStack
-from tests.conftest import OwnStack
 from tests.support.project import PROJECT
-from tests.support.stack import temporary_directory
+from tests.support.stack import OwnStack, temporary_directory
 from tests.support.waiting import eventually
 
 OWNER_PROGRAM = """

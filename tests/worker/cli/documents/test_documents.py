@@ -6,25 +6,26 @@ import pytest
 
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import Answer, docworker
-from tests.support.libraries import Library, opened_database
+from tests.support.database import opened_database
+from tests.support.tenants import Tenant
 
 
 @pytest.fixture(scope="module")
-def library(environment: dict[str, str], stack: LocalStack) -> Iterator[Library]:
+def tenant(environment: dict[str, str], stack: LocalStack) -> Iterator[Tenant]:
     """Read only: one document with two versions, one pending, one with a hostile name."""
     with opened_database():
-        library = Library()
-        library.write(
+        tenant = Tenant()
+        tenant.write(
             "/reports/2026/q3.txt", "Net revenue grew.\nStaff too.", "Net revenue fell.\nStaff too.", title="Q3"
         )
-        library.write("/reports/draft.md")
-        library.write("/\x1b[31mred\n\x9b1m\u202e.txt", "harm \x1b]0;title\x07 less")
+        tenant.write("/reports/draft.md")
+        tenant.write("/\x1b[31mred\n\x9b1m\u202e.txt", "harm \x1b]0;title\x07 less")
         stack.wait_for_replicas()
-        yield library
+        yield tenant
 
 
-def ask(library: Library, *arguments: object) -> Answer:
-    return docworker(*arguments, "--organization", library.slug)
+def ask(tenant: Tenant, *arguments: object) -> Answer:
+    return docworker(*arguments, "--organization", tenant.slug)
 
 
 def test_organizations_are_added_and_listed(environment: dict[str, str], stack: LocalStack) -> None:
@@ -39,8 +40,8 @@ def test_organizations_are_added_and_listed(environment: dict[str, str], stack: 
     assert again.err.startswith("docworker: an organization with the slug 'acme-ltd' exists already")
 
 
-def test_documents_are_a_tree_with_their_state(library: Library) -> None:
-    answer = ask(library, "documents")
+def test_documents_are_a_tree_with_their_state(tenant: Tenant) -> None:
+    answer = ask(tenant, "documents")
     assert answer.exit_code == 0
     assert answer.lines[2:] == [
         ["reports/"],
@@ -50,66 +51,66 @@ def test_documents_are_a_tree_with_their_state(library: Library) -> None:
     ]
 
 
-def test_documents_are_chosen_by_folder_and_state(library: Library) -> None:
-    pending = ask(library, "documents", "reports", "--state", "pending", "--json").json
+def test_documents_are_chosen_by_folder_and_state(tenant: Tenant) -> None:
+    pending = ask(tenant, "documents", "reports", "--state", "pending", "--json").json
     assert [one["path"] for one in pending] == ["/reports/draft.md"]
-    assert ask(library, "documents", "/nowhere").err == (
+    assert ask(tenant, "documents", "/nowhere").err == (
         "docworker: this organization has no folder '/nowhere': see `docworker documents`\n"
     )
 
 
-def test_names_from_outside_cannot_drive_a_terminal(library: Library) -> None:
-    for answer in (ask(library, "documents"), ask(library, "search", "harm")):
+def test_names_from_outside_cannot_drive_a_terminal(tenant: Tenant) -> None:
+    for answer in (ask(tenant, "documents"), ask(tenant, "search", "harm")):
         assert "\x1b" not in answer.out
         assert "\x07" not in answer.out
         assert "\N{REPLACEMENT CHARACTER}[31mred" in answer.out
 
 
-def test_json_gives_names_as_they_are_and_drives_no_terminal_either(library: Library) -> None:
+def test_json_gives_names_as_they_are_and_drives_no_terminal_either(tenant: Tenant) -> None:
     hostile = "/\x1b[31mred\n\x9b1m\u202e.txt"
-    for answer in (ask(library, "documents", "--json"), ask(library, "search", "harm", "--json")):
+    for answer in (ask(tenant, "documents", "--json"), ask(tenant, "search", "harm", "--json")):
         assert hostile in [one["path"] for one in answer.json]
         assert not {"\x1b", "\x9b", "\u202e"} & set(answer.out)
-    missing = ask(library, "show", "/\x9b1mnowhere\u202e")
+    missing = ask(tenant, "show", "/\x9b1mnowhere\u202e")
     assert missing.exit_code == 1
     assert not {"\x9b", "\u202e"} & set(missing.err)
 
 
-def test_search_shows_hits_and_marks_them_in_json(library: Library) -> None:
-    assert "/reports/2026/q3.txt  Q3  v2" in ask(library, "search", "revenue").out
-    (hit,) = ask(library, "search", "net revenue", "--json").json
+def test_search_shows_hits_and_marks_them_in_json(tenant: Tenant) -> None:
+    assert "/reports/2026/q3.txt  Q3  v2" in ask(tenant, "search", "revenue").out
+    (hit,) = ask(tenant, "search", "net revenue", "--json").json
     assert hit["path"] == "/reports/2026/q3.txt"
     assert "**Net** **revenue** fell." in hit["snippet"]
 
 
-def test_nothing_found_is_no_error(library: Library) -> None:
-    answer = ask(library, "search", "unheard-of")
+def test_nothing_found_is_no_error(tenant: Tenant) -> None:
+    answer = ask(tenant, "search", "unheard-of")
     assert (answer.exit_code, answer.out, answer.err) == (0, "", "nothing found\n")
-    assert ask(library, "search", "unheard-of", "--json").json == []
+    assert ask(tenant, "search", "unheard-of", "--json").json == []
 
 
-def test_search_without_a_word_is_an_error(library: Library) -> None:
-    answer = ask(library, "search", "...")
+def test_search_without_a_word_is_an_error(tenant: Tenant) -> None:
+    answer = ask(tenant, "search", "...")
     assert (answer.exit_code, answer.err) == (1, "docworker: there is no word to look for in '...'\n")
 
 
-def test_history_lists_versions_newest_first(library: Library) -> None:
-    lines = ask(library, "history", "/reports/2026/q3.txt").lines
+def test_history_lists_versions_newest_first(tenant: Tenant) -> None:
+    lines = ask(tenant, "history", "/reports/2026/q3.txt").lines
     assert [line[0] for line in lines] == ["version", "2", "1"]
-    versions = ask(library, "history", "/reports/2026/q3.txt", "--json").json
+    versions = ask(tenant, "history", "/reports/2026/q3.txt", "--json").json
     assert [one["version_number"] for one in versions] == [2, 1]
     assert versions[0]["facts"] == {"words": 5}
 
 
-def test_show_prints_the_text_and_nothing_else(library: Library) -> None:
-    assert ask(library, "show", "/reports/2026/q3.txt").out == "Net revenue fell.\nStaff too.\n"
-    assert ask(library, "show", "/reports/2026/q3.txt", "--version", 1).out == "Net revenue grew.\nStaff too.\n"
-    shown = ask(library, "show", "/reports/2026/q3.txt", "--json").json
+def test_show_prints_the_text_and_nothing_else(tenant: Tenant) -> None:
+    assert ask(tenant, "show", "/reports/2026/q3.txt").out == "Net revenue fell.\nStaff too.\n"
+    assert ask(tenant, "show", "/reports/2026/q3.txt", "--version", 1).out == "Net revenue grew.\nStaff too.\n"
+    shown = ask(tenant, "show", "/reports/2026/q3.txt", "--json").json
     assert (shown["version_number"], shown["title"]) == (2, "Q3")
-    assert ask(library, "show", shown["document_id"]).out.startswith("Net revenue fell.")
+    assert ask(tenant, "show", shown["document_id"]).out.startswith("Net revenue fell.")
 
 
-def test_diff_compares_two_versions(library: Library) -> None:
+def test_diff_compares_two_versions(tenant: Tenant) -> None:
     expected = [
         "--- /reports/2026/q3.txt v1",
         "+++ /reports/2026/q3.txt v2",
@@ -118,10 +119,10 @@ def test_diff_compares_two_versions(library: Library) -> None:
         "+Net revenue fell.",
         " Staff too.",
     ]
-    assert ask(library, "diff", "/reports/2026/q3.txt", 1, 2).out.splitlines() == expected
-    assert ask(library, "diff", "/reports/2026/q3.txt", 1).out.splitlines() == expected
-    assert ask(library, "diff", "/reports/2026/q3.txt", 1, "--json").json["diff"] == expected
-    assert ask(library, "diff", "/reports/2026/q3.txt", 2, 2).out == ""
+    assert ask(tenant, "diff", "/reports/2026/q3.txt", 1, 2).out.splitlines() == expected
+    assert ask(tenant, "diff", "/reports/2026/q3.txt", 1).out.splitlines() == expected
+    assert ask(tenant, "diff", "/reports/2026/q3.txt", 1, "--json").json["diff"] == expected
+    assert ask(tenant, "diff", "/reports/2026/q3.txt", 2, 2).out == ""
 
 
 @pytest.mark.parametrize(
@@ -133,16 +134,16 @@ def test_diff_compares_two_versions(library: Library) -> None:
         (("history", "/"), "'/' names no document: give its id or its path"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(library: Library, arguments: tuple[str, ...], message: str) -> None:
-    answer = ask(library, *arguments)
+def test_what_is_missing_is_told_in_one_line(tenant: Tenant, arguments: tuple[str, ...], message: str) -> None:
+    answer = ask(tenant, *arguments)
     assert (answer.exit_code, answer.out) == (1, "")
     assert message in answer.err
     assert answer.err.count("\n") == 1
 
 
-def test_another_organization_sees_nothing_of_it(library: Library) -> None:
-    other = Library()
-    document_id = ask(library, "show", "/reports/2026/q3.txt", "--json").json["document_id"]
+def test_another_organization_sees_nothing_of_it(tenant: Tenant) -> None:
+    other = Tenant()
+    document_id = ask(tenant, "show", "/reports/2026/q3.txt", "--json").json["document_id"]
     assert ask(other, "documents", "--json").json == []
     assert ask(other, "search", "revenue", "--json").json == []
     assert "has no document" in ask(other, "show", document_id).err

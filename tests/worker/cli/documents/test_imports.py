@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import docworker
-from tests.support.libraries import Library
 from tests.support.processes import Processes
+from tests.support.tenants import Tenant
 
 
 @pytest.fixture
-def tenant(opened: object) -> Library:
-    return Library()
+def tenant(opened: object) -> Tenant:
+    return Tenant()
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_files_are_imported_and_processed_by_running_processes(
-    tenant: Library, files: Path, processes: Processes
+    tenant: Tenant, files: Path, processes: Processes
 ) -> None:
     (files / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing more")
     (files / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -48,24 +48,22 @@ def test_files_are_imported_and_processed_by_running_processes(
     assert "/dangling.txt" in again.out
 
 
-def test_import_without_waiting_ends_at_once(tenant: Library, files: Path) -> None:
+def test_import_without_waiting_ends_at_once(tenant: Tenant, files: Path) -> None:
     answer = docworker("import", files, "-o", tenant.slug, "--no-wait")
     assert answer.exit_code == 0
     assert answer.out == "0 processed, 2 pending, 0 failed\n"
 
 
-def test_folder_with_nothing_to_wait_for_is_done(tenant: Library, tmp_path: Path) -> None:
+def test_folder_with_nothing_to_wait_for_is_done(tenant: Tenant, tmp_path: Path) -> None:
     assert docworker("import", tmp_path, "-o", tenant.slug).out == "0 processed, 0 failed\n"
 
 
-def test_wait_that_takes_too_long_ends_with_an_error(tenant: Library, files: Path) -> None:
+def test_wait_that_takes_too_long_ends_with_an_error(tenant: Tenant, files: Path) -> None:
     answer = docworker("import", files, "-o", tenant.slug, "--timeout", 0.5)
     assert (answer.exit_code, answer.out) == (1, "0 processed, 2 pending, 0 failed\n")
 
 
-def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(
-    tenant: Library, files: Path, processes: Processes
-) -> None:
+def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(tenant: Tenant, files: Path, processes: Processes) -> None:
     process = processes.start("import", str(files), "-o", tenant.slug)
     process.wait_for_log("2 jobs wait: no dispatcher moves jobs to the broker")
     process.send(signal.SIGINT)
@@ -73,19 +71,19 @@ def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(
     assert "Traceback" not in process.log
 
 
-def test_missing_worker_is_told(tenant: Library, files: Path, processes: Processes) -> None:
+def test_missing_worker_is_told(tenant: Tenant, files: Path, processes: Processes) -> None:
     processes.start("dispatcher")
     process = processes.start("import", str(files), "-o", tenant.slug)
     process.wait_for_log("2 jobs wait: no worker takes jobs from the broker")
 
 
-def test_path_that_is_not_there_is_wrong_usage(tenant: Library, tmp_path: Path) -> None:
+def test_path_that_is_not_there_is_wrong_usage(tenant: Tenant, tmp_path: Path) -> None:
     answer = docworker("import", tmp_path / "nowhere", "-o", tenant.slug)
     assert answer.exit_code == 2
     assert "does not exist" in answer.err
 
 
-def test_names_that_are_not_text_are_shown_and_do_not_break_json(tenant: Library, files: Path) -> None:
+def test_names_that_are_not_text_are_shown_and_do_not_break_json(tenant: Tenant, files: Path) -> None:
     Path(os.fsdecode(os.fsencode(files) + b"/caf\xe9.txt")).touch()
     (files / "Ünïcödé 文.txt").write_text("text")
     answer = docworker("import", files, "-o", tenant.slug, "--no-wait", "--json")

@@ -24,22 +24,23 @@ from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.testing import dispatch_due, drain, run
 from docworker.worker.cli import main
-from tests.db.ledger.conftest import without_constraints
 from tests.support.commands import Answer, docworker
-from tests.support.libraries import Library, opened_database
+from tests.support.database import opened_database
+from tests.support.ledger import without_constraints
 from tests.support.project import PROJECT
+from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 
 NOWHERE = "01980000-0000-7000-8000-000000000001"
 
 
 @pytest.fixture
-def library(environment: dict[str, str]) -> Library:
+def tenant(environment: dict[str, str]) -> Tenant:
     """An organization in an otherwise empty ledger."""
     with opened_database():
         with all_jobs_session() as session:
             session.query(Job).delete()
-        return Library()
+        return Tenant()
 
 
 def ask(*arguments: object) -> Answer:
@@ -66,31 +67,31 @@ def work() -> int:
         return drain()
 
 
-def add_jobs(library: Library, *texts: str) -> list[UUID]:
+def add_jobs(tenant: Tenant, *texts: str) -> list[UUID]:
     """A job for each of these texts."""
     with opened_database():
-        ids = library.add(*texts)
-        with writing(library.id) as session:
+        ids = tenant.add(*texts)
+        with writing(tenant.id) as session:
             return enqueue_many(session, process_document, [{"document_id": one} for one in ids])
 
 
-def enqueue(library: Library, *arguments: object) -> Answer:
-    return ask("enqueue", *arguments, "-o", library.slug)
+def enqueue(tenant: Tenant, *arguments: object) -> Answer:
+    return ask("enqueue", *arguments, "-o", tenant.slug)
 
 
-def test_a_job_is_enqueued_and_its_id_printed(library: Library) -> None:
+def test_a_job_is_enqueued_and_its_id_printed(tenant: Tenant) -> None:
     document_id = new_id()
-    answer = enqueue(library, "process_document", f"document_id={document_id}")
+    answer = enqueue(tenant, "process_document", f"document_id={document_id}")
     made = job(answer.out.strip())
     assert (answer.exit_code, answer.err) == (0, "")
-    assert (made.organization_id, made.kind, made.state) == (library.id, "process_document", "queued")
+    assert (made.organization_id, made.kind, made.state) == (tenant.id, "process_document", "queued")
     assert made.arguments == {"document_id": str(document_id)}
 
 
-def test_every_option_reaches_the_job(library: Library) -> None:
+def test_every_option_reaches_the_job(tenant: Tenant) -> None:
     job_id = new_id()
     answer = enqueue(
-        library,
+        tenant,
         "process_organization",
         "--priority",
         8,
@@ -108,18 +109,18 @@ def test_every_option_reaches_the_job(library: Library) -> None:
     assert abs(made.run_at - datetime.now(UTC) - timedelta(minutes=90)) < timedelta(minutes=1)
 
 
-def test_values_are_json_where_they_are_json(library: Library) -> None:
+def test_values_are_json_where_they_are_json(tenant: Tenant) -> None:
     ids = [str(new_id()), str(new_id())]
-    answer = enqueue(library, "index_documents", f"document_ids={json.dumps(ids)}")
+    answer = enqueue(tenant, "index_documents", f"document_ids={json.dumps(ids)}")
     assert job(answer.out.strip()).arguments == {"document_ids": ids}
 
 
-def test_equal_keys_fold(library: Library) -> None:
-    answers = [enqueue(library, "process_organization", "--unique-key", "k") for _ in range(2)]
+def test_equal_keys_fold(tenant: Tenant) -> None:
+    answers = [enqueue(tenant, "process_organization", "--unique-key", "k") for _ in range(2)]
     assert answers[0].out == answers[1].out
 
 
-def test_the_schedules_own_organization_can_be_named(library: Library) -> None:
+def test_the_schedules_own_organization_can_be_named(tenant: Tenant) -> None:
     answer = ask("enqueue", "reconcile_documents", "-o", "system")
     assert job(answer.out.strip()).organization_id == SYSTEM_ORGANIZATION_ID
     assert [line[1] for line in ask("jobs", "list", "-o", "system").lines[1:]] == ["system"]
@@ -141,8 +142,8 @@ def test_the_schedules_own_organization_can_be_named(library: Library) -> None:
         (["process_organization", "--id", NOWHERE, "--unique-key", "k"], "give an id or a unique_key, not both"),
     ],
 )
-def test_what_cannot_be_enqueued_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
-    answer = enqueue(library, *arguments)
+def test_what_cannot_be_enqueued_is_told_in_one_line(tenant: Tenant, arguments: list[str], complaint: str) -> None:
+    answer = enqueue(tenant, *arguments)
     assert (answer.exit_code, answer.out) == (1, "")
     assert answer.err.startswith("docworker: ")
     assert answer.err.count("\n") == 1
@@ -165,7 +166,7 @@ def test_what_cannot_be_enqueued_is_told_in_one_line(library: Library, arguments
         ["jobs", "watch", NOWHERE, "--timeout", "-1"],
     ],
 )
-def test_wrong_usage_is_told_as_such(library: Library, arguments: list[str]) -> None:
+def test_wrong_usage_is_told_as_such(tenant: Tenant, arguments: list[str]) -> None:
     answer = ask(*arguments)
     assert (answer.exit_code, answer.out) == (2, "")
     assert "Usage: docworker" in answer.err
@@ -184,7 +185,7 @@ def test_wrong_usage_is_told_as_such(library: Library, arguments: list[str]) -> 
         (["resume", "--kind", "process_document"], "process_document is not paused"),
     ],
 )
-def test_what_is_not_there_is_told_in_one_line(library: Library, arguments: list[str], complaint: str) -> None:
+def test_what_is_not_there_is_told_in_one_line(tenant: Tenant, arguments: list[str], complaint: str) -> None:
     answer = ask("jobs", *arguments)
     assert answer.exit_code == 1
     assert answer.err.startswith("docworker: ")
@@ -192,21 +193,21 @@ def test_what_is_not_there_is_told_in_one_line(library: Library, arguments: list
     assert complaint in answer.err
 
 
-def test_jobs_are_listed_latest_first_with_their_organization_and_error(library: Library) -> None:
-    good, bad = add_jobs(library, "good", "  ")
+def test_jobs_are_listed_latest_first_with_their_organization_and_error(tenant: Tenant) -> None:
+    good, bad = add_jobs(tenant, "good", "  ")
     work()
     answer = ask("jobs", "list")
     assert answer.lines[0] == ["id", "organization", "kind", "state", "attempt", "enqueued", "due", "error"]
     rows = {line[0]: line[1:] for line in answer.lines[1:]}
-    assert rows[str(good)][:4] == [library.slug, "process_document", "succeeded", "1/5"]
+    assert rows[str(good)][:4] == [tenant.slug, "process_document", "succeeded", "1/5"]
     assert " ".join(rows[str(bad)]).endswith("PipelineError: empty: the document holds no text")
     assert answer.lines[1][2] == "index_documents"
 
 
-def test_filters_choose(library: Library) -> None:
-    _good, bad = add_jobs(library, "good", "  ")
+def test_filters_choose(tenant: Tenant) -> None:
+    _good, bad = add_jobs(tenant, "good", "  ")
     with opened_database():
-        other = Library()
+        other = Tenant()
     add_jobs(other, "theirs")
     work()
 
@@ -214,7 +215,7 @@ def test_filters_choose(library: Library) -> None:
         return [one["id"] for one in ask("jobs", "list", "--json", *options).json]
 
     assert ids("--state", "failed") == [str(bad)]
-    assert len(ids("--state", "failed", "--state", "succeeded", "-o", library.slug)) == 3
+    assert len(ids("--state", "failed", "--state", "succeeded", "-o", tenant.slug)) == 3
     assert len(ids("--kind", "process_document")) == 3
     assert ids("--kind", "process_document", "--older-than", "1h") == []
     assert len(ids("--limit", 2)) == 2
@@ -222,44 +223,44 @@ def test_filters_choose(library: Library) -> None:
     assert "the latest 2; there may be more" in ask("jobs", "list", "--limit", 2).err
 
 
-def test_show_tells_all_there_is_and_no_secret(library: Library) -> None:
-    (bad,) = add_jobs(library, "  ")
+def test_show_tells_all_there_is_and_no_secret(tenant: Tenant) -> None:
+    (bad,) = add_jobs(tenant, "  ")
     work()
     shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", bad).lines}
-    assert (shown["id"], shown["organization"], shown["state"]) == (str(bad), library.slug, "failed")
+    assert (shown["id"], shown["organization"], shown["state"]) == (str(bad), tenant.slug, "failed")
     assert json.loads(shown["arguments"]) == job(bad).arguments
     assert "claim_token" not in shown
     assert ask("jobs", "show", bad, "--json").json["error_message"] == "empty: the document holds no text"
 
 
-def test_a_traceback_is_shown_below(library: Library) -> None:
-    with opened_database(), writing(library.id) as session:
+def test_a_traceback_is_shown_below(tenant: Tenant) -> None:
+    with opened_database(), writing(tenant.id) as session:
         (job_id,) = enqueue_many(session, process_document, [{"document_id": new_id()}])
     work()
     answer = ask("jobs", "show", job_id)
     assert "\n\nNotFoundError: document " in answer.out or "\n\ndocworker.db.errors.NotFoundError: " in answer.out
 
 
-def test_failed_jobs_are_retried_by_id_and_by_filter(library: Library) -> None:
-    first, second, third = add_jobs(library, " ", " ", " ")
+def test_failed_jobs_are_retried_by_id_and_by_filter(tenant: Tenant) -> None:
+    first, second, third = add_jobs(tenant, " ", " ", " ")
     work()
     answer = ask("jobs", "retry", first)
     assert (answer.exit_code, answer.out) == (0, "1 job queued again\n")
     assert [job(one).state for one in (first, second)] == ["queued", "failed"]
-    assert sorted(ask("jobs", "retry", "-o", library.slug, "--json").json) == sorted(map(str, (second, third)))
+    assert sorted(ask("jobs", "retry", "-o", tenant.slug, "--json").json) == sorted(map(str, (second, third)))
     assert {(job(one).state, job(one).attempt) for one in (first, second, third)} == {("queued", 0)}
 
 
-def test_those_that_can_be_retried_are_though_others_cannot(library: Library) -> None:
-    good, bad = add_jobs(library, "good", "  ")
+def test_those_that_can_be_retried_are_though_others_cannot(tenant: Tenant) -> None:
+    good, bad = add_jobs(tenant, "good", "  ")
     work()
     answer = ask("jobs", "retry", good, bad)
     assert (answer.exit_code, answer.out) == (1, "1 job queued again\n")
     assert answer.err.endswith(f"or not there: {good}\n")
 
 
-def test_jobs_are_cancelled_by_id_filter_or_all(library: Library) -> None:
-    jobs = add_jobs(library, *"abc")
+def test_jobs_are_cancelled_by_id_filter_or_all(tenant: Tenant) -> None:
+    jobs = add_jobs(tenant, *"abc")
     assert ask("jobs", "cancel", jobs[0]).out == "1 job cancelled\n"
     assert ask("jobs", "cancel", "--older-than", "1h").out == "0 jobs cancelled\n"
     assert ask("jobs", "cancel", "--all").out == "2 jobs cancelled\n"
@@ -268,8 +269,8 @@ def test_jobs_are_cancelled_by_id_filter_or_all(library: Library) -> None:
     assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
 
 
-def many(library: Library, count: int, state: str = "queued") -> None:
-    """Jobs of several organizations, the library's among them."""
+def many(tenant: Tenant, count: int, state: str = "queued") -> None:
+    """Jobs of several organizations, the tenant's among them."""
     with the_ledger() as session:
         session.execute(
             text(
@@ -280,7 +281,7 @@ def many(library: Library, count: int, state: str = "queued") -> None:
                 " CASE WHEN :state = 'failed' THEN clock_timestamp() END, 0, 3, 0, false, 0"
                 " FROM generate_series(1, :count) AS number"
             ),
-            {"ours": library.id, "state": state, "count": count},
+            {"ours": tenant.id, "state": state, "count": count},
         )
 
 
@@ -293,11 +294,11 @@ def counted() -> dict[str, int]:
     return counts
 
 
-def test_many_are_changed_in_chunks(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_changed_in_chunks(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
     monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNKS_OF_A_LOOK", 2)
-    many(library, 950)
-    many(library, 350, "failed")
+    many(tenant, 950)
+    many(tenant, 350, "failed")
     assert ask("jobs", "cancel", "--all").out == "950 jobs cancelled\n"
     assert counted() == {"cancelled": 950, "failed": 350}
     assert len(ask("jobs", "retry", "--all", "--json").json) == 350
@@ -306,10 +307,10 @@ def test_many_are_changed_in_chunks(library: Library, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("interrupted_after", [0, 3])
 def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
-    library: Library, monkeypatch: pytest.MonkeyPatch, interrupted_after: int
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, interrupted_after: int
 ) -> None:
     monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
-    many(library, 950)
+    many(tenant, 950)
     chunks = 0
 
     def change_keys(*arguments: Any, **options: Any) -> Any:
@@ -329,8 +330,8 @@ def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
     assert ask("jobs", "cancel", "--all").out == f"{950 - 100 * interrupted_after} jobs cancelled\n"
 
 
-def test_a_job_that_a_producer_holds_is_waited_for_at_the_end(library: Library) -> None:
-    held, *_ = add_jobs(library, *"abc")
+def test_a_job_that_a_producer_holds_is_waited_for_at_the_end(tenant: Tenant) -> None:
+    held, *_ = add_jobs(tenant, *"abc")
     with opened_database(), ThreadPoolExecutor(1) as pool:
         with all_jobs_session() as holder:
             holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
@@ -345,8 +346,8 @@ def counted_in(session: TenantSession) -> dict[str, int]:
     return {row.state: row.jobs for row in ledger.count_by_state(session, ledger.Filter())}
 
 
-def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(library: Library) -> None:
-    held, *_ = add_jobs(library, *"abc")
+def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(tenant: Tenant) -> None:
+    held, *_ = add_jobs(tenant, *"abc")
     with opened_database(), all_jobs_session() as holder:
         holder.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": held})
         answer = docworker("jobs", "cancel", "--all", environment={"DOCWORKER_LOCK_TIMEOUT": "0.3"})
@@ -358,8 +359,8 @@ def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(librar
         assert counted_in(holder) == {"cancelled": 2, "queued": 1}
 
 
-def test_a_long_list_has_one_header_and_every_job(library: Library) -> None:
-    many(library, 2500)
+def test_a_long_list_has_one_header_and_every_job(tenant: Tenant) -> None:
+    many(tenant, 2500)
     with the_ledger() as session:
         session.execute(text("UPDATE ledger.jobs SET error_class = 'E', error_message = repeat('e', 100000)"))
     lines = ask("jobs", "list", "--limit", 10_000).lines
@@ -372,8 +373,8 @@ def test_a_long_list_has_one_header_and_every_job(library: Library) -> None:
     assert ask("jobs", "list", "--state", "running", "--json").json == []
 
 
-def test_a_job_that_docworker_would_not_have_written_is_shown_with_the_others(library: Library) -> None:
-    odd, good = add_jobs(library, *"ab")
+def test_a_job_that_docworker_would_not_have_written_is_shown_with_the_others(tenant: Tenant) -> None:
+    odd, good = add_jobs(tenant, *"ab")
     deep = "[" * 3000 + "]" * 3000
     with without_constraints():
         show_odd(odd, good, deep)
@@ -397,41 +398,41 @@ def show_odd(odd: UUID, good: UUID, deep: str) -> None:
     assert ask("jobs", "watch", odd, "--timeout", 0).exit_code == 1
 
 
-def test_a_pause_holds_until_it_is_taken_back(library: Library) -> None:
-    (job_id,) = add_jobs(library, "text")
-    place = ("--kind", "process_document", "-o", library.slug)
-    assert ask("jobs", "pause", *place).out == f"paused process_document of {library.slug}\n"
+def test_a_pause_holds_until_it_is_taken_back(tenant: Tenant) -> None:
+    (job_id,) = add_jobs(tenant, "text")
+    place = ("--kind", "process_document", "-o", tenant.slug)
+    assert ask("jobs", "pause", *place).out == f"paused process_document of {tenant.slug}\n"
     assert ask("jobs", "pause", *place).exit_code == 0, "twice is once"
-    assert ask("jobs", "paused").lines == [["organization", "kind"], [library.slug, "process_document"]]
+    assert ask("jobs", "paused").lines == [["organization", "kind"], [tenant.slug, "process_document"]]
     assert work() == 0
     assert ask("jobs", "resume", "--kind", "process_document").exit_code == 1, "another pause"
-    assert ask("jobs", "resume", *place).out == f"resumed process_document of {library.slug}\n"
+    assert ask("jobs", "resume", *place).out == f"resumed process_document of {tenant.slug}\n"
     assert work() == 2
     assert job(job_id).state == "succeeded"
 
 
-def test_a_kind_or_an_organization_is_paused_as_a_whole(library: Library) -> None:
-    add_jobs(library, "text")
-    assert ask("jobs", "pause", "-o", library.slug).out == f"paused all kinds of {library.slug}\n"
+def test_a_kind_or_an_organization_is_paused_as_a_whole(tenant: Tenant) -> None:
+    add_jobs(tenant, "text")
+    assert ask("jobs", "pause", "-o", tenant.slug).out == f"paused all kinds of {tenant.slug}\n"
     assert ask("jobs", "pause", "--kind", "process_document").out == "paused process_document\n"
     assert ask("jobs", "paused", "--json").json == [
         {"organization": None, "kind": "process_document"},
-        {"organization": library.slug, "kind": None},
+        {"organization": tenant.slug, "kind": None},
     ]
-    ask("jobs", "resume", "-o", library.slug)
+    ask("jobs", "resume", "-o", tenant.slug)
     assert work() == 0
     ask("jobs", "resume", "--kind", "process_document")
     assert work() == 2
 
 
-def fan_out(library: Library, *texts: str) -> str:
+def fan_out(tenant: Tenant, *texts: str) -> str:
     with opened_database():
-        library.add(*texts)
-    return enqueue(library, "process_organization").out.strip()
+        tenant.add(*texts)
+    return enqueue(tenant, "process_organization").out.strip()
 
 
-def test_watch_tells_how_a_fan_outs_children_ended(library: Library) -> None:
-    parent = fan_out(library, "a", "b")
+def test_watch_tells_how_a_fan_outs_children_ended(tenant: Tenant) -> None:
+    parent = fan_out(tenant, "a", "b")
     work()
     answer = ask("jobs", "watch", parent)
     assert (answer.exit_code, answer.out, answer.err) == (0, "2 succeeded\n", "")
@@ -439,8 +440,8 @@ def test_watch_tells_how_a_fan_outs_children_ended(library: Library) -> None:
     assert (found["children"], found["done"], found["states"], found["ended"]) == (2, 2, {"succeeded": 2}, True)
 
 
-def test_watch_fails_when_a_child_did(library: Library) -> None:
-    parent = fan_out(library, "a", "  ")
+def test_watch_fails_when_a_child_did(tenant: Tenant) -> None:
+    parent = fan_out(tenant, "a", "  ")
     work()
     assert ask("jobs", "watch", parent).out == "1 failed, 1 succeeded\n"
     assert ask("jobs", "watch", parent).exit_code == 1
@@ -448,8 +449,8 @@ def test_watch_fails_when_a_child_did(library: Library) -> None:
     assert failed["error_class"] == "PipelineError"
 
 
-def test_watch_follows_a_job_without_children_to_its_own_end(library: Library) -> None:
-    answer = enqueue(library, "process_folder", f"folder_id={NOWHERE}")
+def test_watch_follows_a_job_without_children_to_its_own_end(tenant: Tenant) -> None:
+    answer = enqueue(tenant, "process_folder", f"folder_id={NOWHERE}")
     job_id = answer.out.strip()
     work()
     watched = ask("jobs", "watch", job_id)
@@ -457,15 +458,15 @@ def test_watch_follows_a_job_without_children_to_its_own_end(library: Library) -
     assert watched.out.startswith(f"process_folder failed (no folder {NOWHERE} in this organization")
 
 
-def test_watch_gives_up_in_time(library: Library) -> None:
-    parent = fan_out(library, "a")
+def test_watch_gives_up_in_time(tenant: Tenant) -> None:
+    parent = fan_out(tenant, "a")
     answer = ask("jobs", "watch", parent, "--timeout", 0)
     assert (answer.exit_code, answer.out) == (1, "")
     assert answer.err == f"docworker: job {parent} has not ended within 0 s: process_organization queued\n"
 
 
-def test_watch_goes_on_until_the_last_child_has_ended(library: Library) -> None:
-    parent = fan_out(library, "a", "b")
+def test_watch_goes_on_until_the_last_child_has_ended(tenant: Tenant) -> None:
+    parent = fan_out(tenant, "a", "b")
     watching = subprocess.Popen(
         [sys.executable, "-m", "docworker.worker.cli", "jobs", "watch", parent],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
@@ -491,15 +492,15 @@ def _sessions(application_name: str) -> int:
         return int(session.scalar(counted, {"name": application_name}) or 0)
 
 
-def test_an_old_version_is_restored(library: Library) -> None:
+def test_an_old_version_is_restored(tenant: Tenant) -> None:
     with opened_database():
-        document_id = library.write("/a/b.txt", "first", "second")
-    answer = ask("restore", "/a/b.txt", 1, "-o", library.slug)
+        document_id = tenant.write("/a/b.txt", "first", "second")
+    answer = ask("restore", "/a/b.txt", 1, "-o", tenant.slug)
     assert (answer.exit_code, answer.err) == (0, "")
     assert answer.out == "/a/b.txt: the text of version 1 is version 3 now\n"
     with opened_database():
-        assert [one.content for one in library.versions(document_id)] == ["first", "second", "first"]
-    again = ask("restore", document_id, 1, "-o", library.slug, "--json")
+        assert [one.content for one in tenant.versions(document_id)] == ["first", "second", "first"]
+    again = ask("restore", document_id, 1, "-o", tenant.slug, "--json")
     assert again.json == {
         "document_id": str(document_id),
         "path": "/a/b.txt",
@@ -507,7 +508,7 @@ def test_an_old_version_is_restored(library: Library) -> None:
         "written": "unchanged",
         "version_number": 3,
     }
-    assert ask("restore", document_id, 1, "-o", library.slug).out == (
+    assert ask("restore", document_id, 1, "-o", tenant.slug).out == (
         "/a/b.txt: nothing to do, version 3 has that text already\n"
     )
     assert work() == 1, "it is indexed"
@@ -523,23 +524,23 @@ def test_an_old_version_is_restored(library: Library) -> None:
         (("/a.txt",), 2, "Missing argument 'VERSION'"),
     ],
 )
-def test_what_cannot_be_restored_is_told(library: Library, arguments: Any, code: int, complaint: str) -> None:
+def test_what_cannot_be_restored_is_told(tenant: Tenant, arguments: Any, code: int, complaint: str) -> None:
     with opened_database():
-        library.write("/a.txt", "first")
-        library.write("/pending.txt")
-    answer = ask("restore", *arguments, "-o", library.slug)
+        tenant.write("/a.txt", "first")
+        tenant.write("/pending.txt")
+    answer = ask("restore", *arguments, "-o", tenant.slug)
     assert (answer.exit_code, answer.out) == (code, "")
     assert complaint in answer.err
 
 
-def test_another_organizations_document_cannot_be_restored(library: Library) -> None:
+def test_another_organizations_document_cannot_be_restored(tenant: Tenant) -> None:
     with opened_database():
-        document_id = library.write("/a.txt", "first", "second")
-        other = Library()
+        document_id = tenant.write("/a.txt", "first", "second")
+        other = Tenant()
     answer = ask("restore", document_id, 1, "-o", other.slug)
     assert answer.exit_code == 1
     assert "has no document" in answer.err
 
 
-def test_no_help_line_is_cut_short(library: Library) -> None:
+def test_no_help_line_is_cut_short(tenant: Tenant) -> None:
     assert "..." not in ask("jobs", "--help").out.partition("Commands:")[2]

@@ -1,0 +1,137 @@
+"""The steps of a job's life, one by one, and a ledger that takes whatever a hand or another program writes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from docworker.db import ledger
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.ledger import Claimed
+from docworker.db.models import Job
+from docworker.db.models.base import new_id
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import settings
+
+
+def dispatched(
+    session: Session,
+    *,
+    capacity: int,
+    size: ledger.Size,
+    turns: ledger.Turns | None = None,
+    under_way: ledger.Load | None = None,
+    redispatch_after_seconds: float = 10,
+    **limits: Any,
+) -> ledger.Dispatched:
+    """One look of a dispatcher that knows every kind; a new one, unless its turns are given."""
+    while ledger.promote(session):
+        pass
+    turns = turns or ledger.Turns()
+    look = ledger.dispatch_due(
+        session,
+        turns,
+        under_way or ledger.load(session),
+        ledger.Limits(lambda _: size, largest=size.room, largest_single=size.room, **limits),
+        capacity=capacity,
+        redispatch_after_seconds=redispatch_after_seconds,
+    )
+    turns.take(look.walk)
+    return look
+
+
+class Steps:
+    """The steps of a job's life for one organization, each committed at once."""
+
+    kind = "test_kind"
+
+    def __init__(self, organization_id: UUID | None = None) -> None:
+        self.organization_id = organization_id or new_id()
+
+    def enqueue(self, count: int = 1, *, kind: str = kind, **options: Any) -> list[UUID]:
+        options.setdefault("max_attempts", 3)
+        arguments = options.pop("arguments", [{"number": number} for number in range(count)])
+        with writing(self.organization_id) as session:
+            return ledger.insert_jobs(session, self.organization_id, kind, arguments, **options)
+
+    def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
+        with all_jobs_session() as session:
+            size = ledger.Size(batch_size, batch_size)
+            return dispatched(session, capacity=capacity, size=size, **options).messages
+
+    def claim(self, ids: Sequence[UUID], *, message_id: UUID | None = None, lease: float = 10) -> list[Claimed]:
+        return self.take(ids, message_id=message_id, lease=lease).jobs
+
+    def take(self, ids: Sequence[UUID], *, message_id: UUID | None = None, lease: float = 10) -> ledger.Claim:
+        with writing(self.organization_id) as session:
+            return ledger.claim(
+                session,
+                self.kind,
+                ids,
+                message_id=message_id,
+                worker="tests",
+                lease_seconds=lease,
+                max_run_seconds=60,
+            )
+
+    def hand_back(self, ids: Sequence[UUID], *, message_id: UUID) -> None:
+        with writing(self.organization_id) as session:
+            ledger.hand_back(session, ids, message_id=message_id)
+
+    def run(self, count: int = 1, **options: Any) -> list[Claimed]:
+        """Enqueue, dispatch and claim that many jobs."""
+        ids = self.enqueue(count, **options)
+        self.dispatch()
+        return self.claim(ids)
+
+    def finish(self, claimed: Sequence[Claimed]) -> set[UUID]:
+        with writing(self.organization_id) as session:
+            owned = ledger.lock_owned(session, claimed)
+            return ledger.succeed(session, [(one, None) for one in claimed if one.id in owned])
+
+    def expire(self, ids: Sequence[UUID]) -> None:
+        """Let the leases of running jobs end now."""
+        with all_jobs_session() as session:
+            session.execute(
+                text(
+                    "UPDATE ledger.jobs SET lease_expires_at = clock_timestamp() - interval '1 second'"
+                    " WHERE id = ANY(:ids) AND state = 'running'"
+                ),
+                {"ids": list(ids)},
+            )
+
+    def rescue(self) -> Sequence[ledger.Rescued]:
+        with all_jobs_session() as session:
+            return ledger.rescue_expired(session)
+
+    def job(self, job_id: UUID) -> Job:
+        with all_jobs_session() as session:
+            return ledger.get(session, job_id)
+
+    def states(self) -> dict[str, int]:
+        with all_jobs_session() as session:
+            rows = ledger.count_by_state(session, ledger.Filter(organization_id=self.organization_id))
+        return {row.state: row.jobs for row in rows}
+
+
+_CONSTRAINTS = text("""
+SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'ledger.jobs'::regclass AND contype = 'c'
+""")
+
+
+@contextmanager
+def without_constraints() -> Iterator[None]:
+    """The table of jobs takes whatever an operator's hand or another program writes; it is empty afterwards."""
+    owner = owner_engine(settings())
+    with owner.begin() as connection:
+        constraints = connection.execute(_CONSTRAINTS).all()
+        for name, _ in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs DROP CONSTRAINT {name}"))
+    yield
+    with owner.begin() as connection:
+        connection.execute(text("TRUNCATE ledger.jobs"))
+        for name, definition in constraints:
+            connection.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT {name} {definition}"))
