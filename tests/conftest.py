@@ -16,6 +16,7 @@ from docworker.jobs.kinds.processing import close_pipeline
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database
+from tests.support.order import begin_with_the_longest
 from tests.support.processes import Processes
 from tests.support.signals import let_programs_hear_signals
 from tests.support.stack import (
@@ -29,32 +30,11 @@ from tests.support.stack import (
     unique_name,
 )
 from tests.support.tenants import Tenant
-
-LONGEST = (
-    "test_keeper.py",
-    "test_chaos.py",
-    "test_main_job.py",
-    "test_broker_trouble.py",
-    "test_growth.py",
-    "test_demo.py",
-    "test_failover.py",
-    "test_children.py",
-    "test_dispatcher.py",
-    "test_documents.py",
-    "test_health.py",
-    "test_metrics.py",
-    "test_watchdog.py",
-    "test_judge.py",
-    "test_readme.py",
-    "test_broker_link.py",
-    "test_model.py",
-    "test_plans.py",
-)
-"""Files of few tests that take long. They begin first: at the end the others would wait for them."""
+from tests.support.trials import Trial, install_trial_tasks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    begin_with_the_longest(items)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -147,6 +127,24 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     started = Processes({}, tmp_path / "processes")
     yield started
     started.close()
+
+
+@pytest.fixture
+def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Trial:
+    """Workers with the tasks of `trial_tasks`, on a fresh database and broker prefix."""
+    install_trial_tasks(tmp_path / "processes")
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    return Trial(processes, directory)
+
+
+@pytest.fixture
+def bare_trial(processes: Processes, tmp_path: Path) -> Trial:
+    """As `trial`, with the settings that are in force."""
+    install_trial_tasks(tmp_path / "processes")
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    return Trial(processes, directory)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.order import LONGEST
 from tests.support.project import PROJECT
 
 TESTS = PROJECT / "tests"
@@ -22,12 +23,18 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def test_nothing_is_imported_from_a_conftest() -> None:
-    """It is pytest's, which may load it more than once; what tests share by name is in tests/support."""
+def is_pytests(module: str) -> bool:
+    """Whether it is for pytest to load, and for nobody else."""
+    *_, name = module.split(".")
+    return name == "conftest" or (module.startswith("tests.") and name.startswith("test_"))
+
+
+def test_nothing_is_imported_from_a_conftest_or_from_tests() -> None:
+    """What tests share by name is in tests/support."""
     importing = {
         str(path.relative_to(PROJECT)): names
         for path in sorted(TESTS.rglob("*.py"))
-        if (names := [name for name in sorted(imported_modules(path)) if "conftest" in name.split(".")])
+        if (names := [name for name in sorted(imported_modules(path)) if is_pytests(name)])
     }
     assert importing == {}
 
@@ -36,3 +43,7 @@ def test_nothing_is_imported_from_a_conftest() -> None:
 def test_every_folder_of_tests_is_one_of_the_code(room: str) -> None:
     tested = {path.parent.relative_to(TESTS) for path in (TESTS / room).rglob("test_*.py")}
     assert [str(folder) for folder in sorted(tested) if not (PROJECT / folder).is_dir()] == []
+
+
+def test_files_that_begin_first_exist() -> None:
+    assert [name for name in LONGEST if not (TESTS / name).is_file()] == []

@@ -3,6 +3,8 @@
 import hashlib
 from uuid import UUID
 
+from sqlalchemy import text
+
 from docworker.db.documents.folders import ensure_folders
 from docworker.db.documents.reading import parse_path
 from docworker.db.documents.search import index_documents
@@ -10,6 +12,12 @@ from docworker.db.models import Document, DocumentStatus, DocumentVersion
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.tenants.organizations import create_organization
+
+_VERSIONS_AND_JOBS = text("""
+SELECT version.document_id, version.version_number, version.content, job.arguments ->> 'document_id'
+FROM app.document_versions AS version
+JOIN ledger.jobs AS job ON job.organization_id = version.organization_id AND job.id = version.job_id
+""")
 
 
 class Tenant:
@@ -74,6 +82,14 @@ class Tenant:
                 .order_by(DocumentVersion.version_number)
                 .all()
             )
+
+    def versions_and_jobs(self) -> dict[UUID, list[tuple[int, str, str]]]:
+        """Number, text, and the document that its job was for, of each version by document."""
+        with reading(self.id, source="master") as session:
+            found: dict[UUID, list[tuple[int, str, str]]] = {}
+            for document_id, number, content, meant in session.execute(_VERSIONS_AND_JOBS):
+                found.setdefault(document_id, []).append((number, content.strip(), meant))
+        return found
 
     def change(self, document_id: UUID, text: str) -> None:
         """Somebody else writes the document."""

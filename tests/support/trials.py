@@ -13,6 +13,7 @@ from docworker.worker import process_directory
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import BrokerProbe
 from tests.support.processes import Process, Processes
+from tests.support.waiting import eventually
 
 EXTENSION = "docworker_trial-1.0.dist-info"
 
@@ -50,6 +51,16 @@ class Trial:
     def send(self, name: str, **arguments: Any) -> None:
         """Send one message to the workers, as a producer without our code would."""
         self.app.send_task(f"trial.{name}", kwargs=arguments, queue=settings().queue)
+
+    def hold_all(self, slots: int, name: str) -> None:
+        """Fill every slot with a task that waits for `release-NAME`."""
+        for _ in range(slots):
+            self.send("hold", path=self.path(name), release=self.path(f"release-{name}"))
+        eventually(
+            lambda: sum(line.startswith("begun") for line in self.lines(name)) == slots,
+            within_seconds=40,
+            what=f"{slots} tasks run at the same time",
+        )
 
     def waiting(self) -> int | None:
         """How many messages wait at the broker."""

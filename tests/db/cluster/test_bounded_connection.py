@@ -35,10 +35,10 @@ QUICK = {
 
 
 @pytest.fixture
-def link(stack: LocalStack) -> Iterator[Proxy]:
+def link(servers: LocalStack) -> Iterator[Proxy]:
     """All addresses of the master lead through it."""
-    environment = stack.environment()
-    with proxy_to(stack.master) as proxy, applied(environment | through(environment, proxy) | QUICK):
+    environment = servers.environment()
+    with proxy_to(servers.master) as proxy, applied(environment | through(environment, proxy) | QUICK):
         yield proxy
         proxy.resume()
 
@@ -204,15 +204,19 @@ def test_silence_ends_a_coroutines_wait_and_stops_no_other(
     asyncio.run(test())
 
 
-def test_frozen_master_is_given_up_and_used_again(stack: LocalStack) -> None:
+def test_frozen_master_is_given_up_and_used_again(servers: LocalStack) -> None:
     """Its kernel accepts connections and acknowledges what is sent."""
-    assert stack.master.pid is not None
-    with applied(stack.environment() | QUICK):
+    assert servers.master.pid is not None
+    with applied(servers.environment() | QUICK):
         open_database(settings(), application_name="tests")
-        with pytest.raises(DBAPIError) as caught, writing(new_id()) as session, stopped(stack.master.pid, family=True):
+        with (
+            pytest.raises(DBAPIError) as caught,
+            writing(new_id()) as session,
+            stopped(servers.master.pid, family=True),
+        ):
             session.execute(text("SELECT 1"))
         assert classify(caught.value) is Fault.CONNECTION
-        with stopped(stack.master.pid, family=True), pytest.raises(DBAPIError) as caught:
+        with stopped(servers.master.pid, family=True), pytest.raises(DBAPIError) as caught:
             begin()
         assert classify(caught.value) is Fault.CONNECTION
         write_again()
@@ -240,10 +244,10 @@ def test_slow_reader_of_many_rows_and_many_statements_is_not_cut(opened: Databas
         session.rollback()
 
 
-def test_limit_ends_what_hangs_alone(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_ends_what_hangs_alone(servers: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server answers others: it is this one backend that does not go on, nor heed its own time-out."""
     monkeypatch.setattr("docworker.db.cluster.transactions.GRACE_SECONDS", 0.5)
-    with applied(stack.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "1"}):
+    with applied(servers.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "1"}):
         open_database(settings(), application_name="tests")
         with writing(new_id()) as session:
             backend = session.scalars(text("SELECT pg_backend_pid()")).one()
@@ -256,10 +260,10 @@ def test_limit_ends_what_hangs_alone(stack: LocalStack, monkeypatch: pytest.Monk
 
 
 def test_limit_follows_a_session_that_gives_its_statements_longer(
-    stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+    servers: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("docworker.db.cluster.transactions.GRACE_SECONDS", 0.1)
-    with applied(stack.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "0.5"}):
+    with applied(servers.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "0.5"}):
         open_database(settings(), application_name="tests")
         with writing(new_id()) as session:
             session.limit_statements(30)

@@ -210,9 +210,9 @@ def test_one_that_is_connected_to_the_old_master_learns_of_the_new_one(
             close_database()
 
 
-def test_servers_of_two_systems_are_refused(stack: LocalStack, own_stack: OwnStack) -> None:
+def test_servers_of_two_systems_are_refused(servers: LocalStack, own_stack: OwnStack) -> None:
     other = own_stack(replicas=0)
-    survey = MasterDiscovery(arguments_of(stack.master), [arguments_of(other.master)], Timelines(), role="master")
+    survey = MasterDiscovery(arguments_of(servers.master), [arguments_of(other.master)], Timelines(), role="master")
     with pytest.raises(ConfigurationError, match="are not of one system") as caught:
         survey.master()
     assert classify(caught.value) is Fault.OUR_BUG

@@ -128,9 +128,9 @@ def test_write_that_the_new_master_never_got_is_known_to_be_foreign(own_stack: O
         assert why in {"foreign_timeline", "lagging"}
 
 
-def test_address_of_a_replica_is_refused_as_a_master(stack: LocalStack, open_on: OpenDatabase) -> None:
-    replica_url = stack.environment()["DOCWORKER_REPLICA_URLS"].split()[0]
-    open_on(stack, master_url=replica_url)
+def test_address_of_a_replica_is_refused_as_a_master(servers: LocalStack, open_on: OpenDatabase) -> None:
+    replica_url = servers.environment()["DOCWORKER_REPLICA_URLS"].split()[0]
+    open_on(servers, master_url=replica_url)
     with pytest.raises(DemotedMasterError, match="target_session_attrs=read-write") as caught, writing(new_id()):
         pass
     assert classify(caught.value) is Fault.DEMOTED
@@ -143,9 +143,9 @@ def write_noting_backend(backends: list[int], before: str = "SELECT") -> None:
         session.add(Organization(id=session.organization_id, slug=str(session.organization_id), name="x"))
 
 
-def test_master_that_turns_read_only_is_a_lost_connection(stack: LocalStack, open_on: OpenDatabase) -> None:
+def test_master_that_turns_read_only_is_a_lost_connection(servers: LocalStack, open_on: OpenDatabase) -> None:
     """25006 from a session that may write: the connection is not used again."""
-    open_on(stack, max_overflow=0, pool_size=1)
+    open_on(servers, max_overflow=0, pool_size=1)
     backends: list[int] = []
     with pytest.raises(InternalError, match="read-only transaction") as caught:
         write_noting_backend(backends, before="SET TRANSACTION READ ONLY")
@@ -161,9 +161,9 @@ def write_where_only_reads_belong(backends: list[int]) -> None:
 
 
 def test_write_in_a_reading_session_is_our_bug_and_costs_no_connection(
-    stack: LocalStack, open_on: OpenDatabase
+    servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    open_on(stack, max_overflow=0, pool_size=1)
+    open_on(servers, max_overflow=0, pool_size=1)
     backends: list[int] = []
     for _ in range(2):
         with pytest.raises(InternalError, match="read-only transaction") as caught:

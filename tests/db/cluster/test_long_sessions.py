@@ -1,16 +1,16 @@
 """A session that is open for too long is named while it is open, with replicas or without."""
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from docworker.db.cluster import Database
 from docworker.db.models.base import new_id
 from docworker.db.sessions import writing
 from docworker.worker.local.stack import LocalStack
+from tests.support.replicas import OpenDatabase
 from tests.support.waiting import eventually
 
 HERE = Path(__file__).name
@@ -18,9 +18,9 @@ HERE = Path(__file__).name
 
 @pytest.mark.parametrize("overrides", [{}, {"replica_urls": ""}], ids=["with replicas", "without"])
 def test_a_session_open_for_long_is_named_while_it_is_open(
-    stack: LocalStack, open_on: Callable[..., Database], overrides: dict[str, str]
+    servers: LocalStack, open_on: OpenDatabase, overrides: dict[str, str]
 ) -> None:
-    open_on(stack, long_session=0.1, **overrides)
+    open_on(servers, long_session=0.1, **overrides)
     with capture_logs() as logs:
 
         def ours() -> list[MutableMapping[str, Any]]:

@@ -16,8 +16,8 @@ from tests.support.replicas import OpenDatabase
 HERE = Path(__file__).name
 
 
-def test_full_pool_names_itself_its_size_and_who_holds_it(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, pool_size=1, max_overflow=1, pool_timeout=0.1)
+def test_full_pool_names_itself_its_size_and_who_holds_it(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, pool_size=1, max_overflow=1, pool_timeout=0.1)
     with (
         writing(new_id()),
         reading(new_id(), source="master"),
@@ -33,8 +33,8 @@ def test_full_pool_names_itself_its_size_and_who_holds_it(stack: LocalStack, ope
         pass
 
 
-def test_gauges_follow_the_pool(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, pool_size=1, max_overflow=1)
+def test_gauges_follow_the_pool(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, pool_size=1, max_overflow=1)
 
     def gauges() -> list[float | None]:
         labels = {"cluster": "home", "role": "master"}
@@ -50,9 +50,9 @@ def test_gauges_follow_the_pool(stack: LocalStack, open_on: OpenDatabase) -> Non
 
 
 def test_pools_that_the_master_cannot_serve_are_refused_at_the_first_connection(
-    stack: LocalStack, open_on: OpenDatabase
+    servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    open_on(stack, worker_processes=20)
+    open_on(servers, worker_processes=20)
     with pytest.raises(ConfigurationError) as caught, writing(new_id()):
         pass
     assert "20 processes x (pool_size 2 + max_overflow 2 + monitor 1) + keeper 1 = 101 connections" in str(caught.value)
@@ -70,7 +70,7 @@ def test_arithmetic_of_connections_counts_what_is_reserved() -> None:
     )  # one process
 
 
-def test_behind_a_pooler_the_servers_limit_says_nothing(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, worker_processes=60, prepared_statements=False)
+def test_behind_a_pooler_the_servers_limit_says_nothing(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, worker_processes=60, prepared_statements=False)
     with writing(new_id()):
         pass

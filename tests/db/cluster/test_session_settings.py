@@ -82,9 +82,9 @@ TEXT = "naïve \\ 'quoted' 漢字 €"
 
 
 @pytest.fixture
-def hostile(stack: LocalStack) -> Iterator[LocalStack]:
+def hostile(servers: LocalStack) -> Iterator[LocalStack]:
     """Every role of ours has defaults that would change what our statements mean."""
-    with stack.master.connect("docworker") as superuser:
+    with servers.master.connect("docworker") as superuser:
         for statement in EVIL:
             superuser.execute(statement)
         for role in ROLES:
@@ -93,14 +93,14 @@ def hostile(stack: LocalStack) -> Iterator[LocalStack]:
                     sql.SQL("ALTER ROLE {} SET {} = {}").format(sql.Identifier(role), sql.Identifier(name), value)
                 )
             superuser.execute(sql.SQL("ALTER ROLE {} SET search_path = evil, pg_catalog").format(sql.Identifier(role)))
-    stack.wait_for_replicas()
-    yield stack
+    servers.wait_for_replicas()
+    yield servers
     close_database()
-    with stack.master.connect("docworker") as superuser:
+    with servers.master.connect("docworker") as superuser:
         for role in ROLES:
             superuser.execute(sql.SQL("ALTER ROLE {} RESET ALL").format(sql.Identifier(role)))
         superuser.execute("DROP SCHEMA evil CASCADE")
-    stack.wait_for_replicas()
+    servers.wait_for_replicas()
 
 
 def in_force(session: Session) -> dict[str, str]:
@@ -231,9 +231,9 @@ def test_migrations_and_listening_ask_as_well(hostile: LocalStack) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_database_that_cannot_keep_every_text_is_refused(stack: LocalStack, encoding: str) -> None:
+def test_database_that_cannot_keep_every_text_is_refused(servers: LocalStack, encoding: str) -> None:
     name = unique_name("latin")
-    with stack.master.connect() as superuser:
+    with servers.master.connect() as superuser:
         superuser.execute(
             sql.SQL("CREATE DATABASE {} OWNER {} ENCODING {} LOCALE 'C' TEMPLATE template0").format(
                 sql.Identifier(name), sql.Identifier(OWNER), encoding
@@ -250,7 +250,7 @@ def test_database_that_cannot_keep_every_text_is_refused(stack: LocalStack, enco
             await aio.close_database()
 
     try:
-        with applied(stack.environment(database=name)):
+        with applied(servers.environment(database=name)):
             with pytest.raises(ConfigurationError, match=refusal):
                 upgrade()
             open_database(settings(), application_name="tests")
@@ -266,4 +266,4 @@ def test_database_that_cannot_keep_every_text_is_refused(stack: LocalStack, enco
             listener.close()
             close_database()
     finally:
-        drop_database(stack.master, name)
+        drop_database(servers.master, name)

@@ -21,7 +21,6 @@ from tests.support.tenants import Tenant
 from tests.support.trial_jobs import hold_job
 from tests.support.trials import Trial, get, install_trial_tasks
 from tests.support.waiting import eventually
-from tests.worker.brokers.test_broker_link import hold_all
 
 MASTER = "docworker"
 
@@ -130,7 +129,7 @@ def test_when_the_primary_is_killed_all_go_on_at_the_replica(
     primary = sentinel._primary
     dispatcher = processes.start("dispatcher")
     worker = trial.start_worker(worker_processes="2")
-    hold_all(trial, 2, "before")
+    trial.hold_all(2, "before")
     with primary.connect() as client:
         assert client.wait(1, 5000) == 1, "the replica has it all"
 

@@ -28,18 +28,6 @@ def ask(tenant: Tenant, *arguments: object) -> Answer:
     return docworker(*arguments, "--organization", tenant.slug)
 
 
-def test_organizations_are_added_and_listed(environment: dict[str, str], stack: LocalStack) -> None:
-    added = docworker("organizations", "add", "acme-ltd", "--name", "Acme Ltd.", "--json")
-    assert added.json["slug"] == "acme-ltd"
-    stack.wait_for_replicas()
-    listed = docworker("organizations", "list", "--json")
-    assert added.json["organization_id"] in [one["organization_id"] for one in listed.json]
-    assert any(line[0] == "acme-ltd" for line in docworker("organizations", "list").lines)
-    again = docworker("organizations", "add", "acme-ltd")
-    assert again.exit_code == 1
-    assert again.err.startswith("docworker: an organization with the slug 'acme-ltd' exists already")
-
-
 def test_documents_are_a_tree_with_their_state(tenant: Tenant) -> None:
     answer = ask(tenant, "documents")
     assert answer.exit_code == 0

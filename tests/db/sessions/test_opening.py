@@ -20,23 +20,23 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_reader_with_a_position_goes_to_the_replica_that_has_it(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=5)
+def test_reader_with_a_position_goes_to_the_replica_that_has_it(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=5)
     sees(new_id())
     for paused, other in ((0, "replica2"), (1, "replica1")):
-        stack.replicas[paused].pause_replay()
+        servers.replicas[paused].pause_replay()
         for _ in range(5):
             found, where, _ = sees(*write_row())
             assert (found, where) == (True, other)
-        stack.replicas[paused].resume_replay()
+        servers.replicas[paused].resume_replay()
 
 
 def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
-    stack: LocalStack, open_on: OpenDatabase
+    servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    database = open_on(stack, replica_wait=0.2)
+    database = open_on(servers, replica_wait=0.2)
     sees(new_id())
-    for replica in stack.replicas:
+    for replica in servers.replicas:
         replica.pause_replay()
     started = time.monotonic()
     assert sees(*write_row()) == (True, "master", "behind")
@@ -47,27 +47,27 @@ def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
     started = time.monotonic()
     assert sees(*write_row()) == (True, "master", "lagging")
     assert time.monotonic() - started < 0.15
-    for replica in stack.replicas:
+    for replica in servers.replicas:
         replica.resume_replay()
     eventually(lambda: sees(*write_row())[:2] in {(True, "replica1"), (True, "replica2")})
 
 
-def test_reader_that_waits_turns_to_the_replica_that_moves(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=5, replica_sample_interval=30)
-    ahead, late = stack.replicas
+def test_reader_that_waits_turns_to_the_replica_that_moves(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=5, replica_sample_interval=30)
+    ahead, late = servers.replicas
     sees(*write_row())
     late.configure(recovery_min_apply_delay="400ms")
     try:
         write_row()
-        ahead.wait_for(stack.master)
+        ahead.wait_for(servers.master)
         ahead.pause_replay()
         assert sees(*write_row()) == (True, "replica2", "waited")
     finally:
         late.configure(recovery_min_apply_delay="0")
 
 
-def test_no_reader_with_a_position_ever_misses_its_row(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=0.01)
+def test_no_reader_with_a_position_ever_misses_its_row(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=0.01)
     sees(new_id())
     chance = random.Random(20240607)
     paused: set[int] = set()
@@ -75,7 +75,7 @@ def test_no_reader_with_a_position_ever_misses_its_row(stack: LocalStack, open_o
     for number in range(500):
         if chance.random() < 0.06:
             replica = chance.randrange(2)
-            (stack.replicas[replica].resume_replay if replica in paused else stack.replicas[replica].pause_replay)()
+            (servers.replicas[replica].resume_replay if replica in paused else servers.replicas[replica].pause_replay)()
             paused ^= {replica}
         organization_id, position = write_row()
         found, where, why = sees(organization_id, WalPosition.parse(str(position)))
@@ -86,35 +86,35 @@ def test_no_reader_with_a_position_ever_misses_its_row(stack: LocalStack, open_o
     assert places["master"] > 20
 
 
-def test_row_of_a_paused_replica_is_missed_without_a_position(stack: LocalStack, open_on: OpenDatabase) -> None:
+def test_row_of_a_paused_replica_is_missed_without_a_position(servers: LocalStack, open_on: OpenDatabase) -> None:
     """What the test above would see if positions did nothing."""
-    open_on(stack)
+    open_on(servers)
     sees(new_id())
-    for replica in stack.replicas:
+    for replica in servers.replicas:
         replica.pause_replay()
     organization_id, position = write_row()
     assert sees(organization_id)[0] is False
     assert sees(organization_id, position)[0] is True
 
 
-def test_reader_without_a_position_avoids_replicas_that_lag_too_far(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_max_lag=0.3)
+def test_reader_without_a_position_avoids_replicas_that_lag_too_far(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_max_lag=0.3)
     sees(new_id())
-    stack.replicas[0].pause_replay()
+    servers.replicas[0].pause_replay()
     write_row()
     eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica2"})
-    stack.replicas[1].pause_replay()
+    servers.replicas[1].pause_replay()
     write_row()
     eventually(lambda: sees(new_id())[1:] == ("master", "lagging"))
-    for replica in stack.replicas:
+    for replica in servers.replicas:
         replica.resume_replay()
     eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica1", "replica2"})
 
 
-def test_idle_master_makes_no_lag(stack: LocalStack, open_on: OpenDatabase) -> None:
-    database = open_on(stack)
+def test_idle_master_makes_no_lag(servers: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(servers)
     write_row()
-    stack.wait_for_replicas()
+    servers.wait_for_replicas()
     monitor = database.cluster(HOME).monitor
     sees(new_id())
     first = eventually(lambda: monitor.sample(0))
@@ -126,8 +126,8 @@ def test_idle_master_makes_no_lag(stack: LocalStack, open_on: OpenDatabase) -> N
         assert (sample.lag_seconds, sample.lag_bytes, sample.healthy) == (0, 0, True)
 
 
-def test_commit_and_position_after_say_the_same(stack: LocalStack, open_on: OpenDatabase) -> None:
-    database = open_on(stack)
+def test_commit_and_position_after_say_the_same(servers: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(servers)
     with writing(new_id()) as session:
         session.connection()
         with pytest.raises(InvalidArgumentError, match="commit it first"):
@@ -148,38 +148,38 @@ def commit_in_savepoint() -> None:
         session.commit_with_position()
 
 
-def test_position_is_given_only_for_what_was_committed(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_position_is_given_only_for_what_was_committed(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
     with pytest.raises(InvalidArgumentError, match="has failed cannot be committed"):
         commit_after_failure()
     with pytest.raises(InvalidArgumentError, match="savepoint is open"):
         commit_in_savepoint()
 
 
-def test_position_of_an_idle_system_is_reached_by_its_replicas(stack: LocalStack, open_on: OpenDatabase) -> None:
+def test_position_of_an_idle_system_is_reached_by_its_replicas(servers: LocalStack, open_on: OpenDatabase) -> None:
     """At a page boundary the insert position is one that an idle replica never reaches; the flushed one is exact."""
-    database = open_on(stack, replica_wait=5)
+    database = open_on(servers, replica_wait=5)
     for _ in range(3):
-        stack.master.execute("SELECT pg_switch_wal()")
+        servers.master.execute("SELECT pg_switch_wal()")
         position = position_after(database.cluster(HOME))
         assert sees(new_id(), position)[1] != "master"
 
 
 def test_choosing_a_replica_costs_no_round_trip(
-    stack: LocalStack, open_on: OpenDatabase, tmp_path_factory: pytest.TempPathFactory
+    servers: LocalStack, open_on: OpenDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A read is three round trips: begin, the statement itself, commit. The master hears nothing of it."""
-    open_on(stack, replica_sample_interval=20, replica_wait=5)
+    open_on(servers, replica_sample_interval=20, replica_wait=5)
     row = write_row()
     sees(*row)
     for number in (0, 1):
         with reading(row[0], position=row[1], avoid=[1 - number]):  # connects
             pass
-    for server in (stack.master, *stack.replicas):
+    for server in (servers.master, *servers.replicas):
         server.execute("SELECT pg_stat_statements_reset()", database="docworker")
     assert sees(*row)[2] == "caught_up"
-    calls = {server.name: statements_on(server) for server in (stack.master, *stack.replicas)}
-    assert calls.pop(stack.master.name) == []
+    calls = {server.name: statements_on(server) for server in (servers.master, *servers.replicas)}
+    assert calls.pop(servers.master.name) == []
     (asked,) = [statements for statements in calls.values() if statements]
     assert [statement.split()[0] for statement in asked] == ["BEGIN", "COMMIT", "SELECT", "SELECT"]
 

@@ -30,7 +30,6 @@ from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
-from tests.worker.test_chaos import versions_of
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -119,7 +118,7 @@ class Load:
     def assert_each_done_once(self) -> None:
         assert states() == {"succeeded": TENANTS * DOCUMENTS}
         for tenant, documents in self.texts.items():
-            assert versions_of(tenant) == {one: [(1, content, str(one))] for one, content in documents.items()}
+            assert tenant.versions_and_jobs() == {one: [(1, content, str(one))] for one, content in documents.items()}
 
 
 def enqueue_documents(tenant: Tenant, count: int = DOCUMENTS) -> dict[UUID, str]:
@@ -207,7 +206,7 @@ def test_what_the_new_master_never_got_is_done_again(
     after = ends()
     assert kept.items() <= after.items(), "what the new master had was not done again"
     assert len(lost & after.keys()) >= 50, "what was lost and had been enqueued was done again"
-    assert versions_of(late) == {}, "of what was enqueued too late there is neither job nor effect"
+    assert late.versions_and_jobs() == {}, "of what was enqueued too late there is neither job nor effect"
     assert load.pids() == pids, "nobody was restarted"
 
 

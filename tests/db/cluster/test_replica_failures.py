@@ -22,17 +22,17 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_replica_that_is_down_is_left_out_and_taken_in_again(stack: LocalStack, open_on: OpenDatabase) -> None:
-    database = open_on(stack, replica_wait=2)
+def test_replica_that_is_down_is_left_out_and_taken_in_again(servers: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(servers, replica_wait=2)
     sees(new_id())
-    stack.replicas[0].stop()
+    servers.replicas[0].stop()
     for _ in range(5):
         assert sees(*write_row())[:2] == (True, "replica2")
     assert [server.healthy for server in eventually(lambda: unhealthy(database))] == [True, False, True]
-    stack.replicas[1].stop()
+    servers.replicas[1].stop()
     assert sees(*write_row())[:2] == (True, "master")
     assert sees(new_id())[1:] == ("master", "unreachable")
-    for replica in stack.replicas:
+    for replica in servers.replicas:
         replica.start()
     eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
 
@@ -42,10 +42,10 @@ def unhealthy(database: Database) -> Any:
     return servers if not all(server.healthy for server in servers) else None
 
 
-def test_frozen_replica_delays_a_reader_for_a_second_at_most(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=2)
+def test_frozen_replica_delays_a_reader_for_a_second_at_most(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=2)
     eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
-    stack.replicas[0].freeze()
+    servers.replicas[0].freeze()
     slowest = 0.0
     for _ in range(30):
         row = write_row()
@@ -58,38 +58,40 @@ def test_frozen_replica_delays_a_reader_for_a_second_at_most(stack: LocalStack, 
     assert time.monotonic() - started < 0.5
 
 
-def test_first_reader_of_a_process_waits_little_for_a_frozen_replica(stack: LocalStack, open_on: OpenDatabase) -> None:
-    stack.replicas[0].freeze()
-    open_on(stack, replica_wait=0.3)
+def test_first_reader_of_a_process_waits_little_for_a_frozen_replica(
+    servers: LocalStack, open_on: OpenDatabase
+) -> None:
+    servers.replicas[0].freeze()
+    open_on(servers, replica_wait=0.3)
     row = write_row()
     started = time.monotonic()
     assert sees(*row)[0]
     assert time.monotonic() - started < 2
 
 
-def test_reads_go_on_while_the_master_is_down(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_reads_go_on_while_the_master_is_down(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
     organization_id, position = write_row()
     assert sees(organization_id, position)[0]
-    stack.wait_for_replicas()
-    stack.master.stop()
+    servers.wait_for_replicas()
+    servers.master.stop()
     try:
         for _ in range(5):
             found, where, _ = sees(organization_id)
             assert found
             assert where != "master"
     finally:
-        stack.master.start()
+        servers.master.start()
     assert sees(*write_row())[0]
 
 
 @pytest.fixture
-def table(stack: LocalStack) -> Iterator[str]:
-    stack.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
-    stack.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
-    stack.wait_for_replicas()
+def table(servers: LocalStack) -> Iterator[str]:
+    servers.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
+    servers.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
+    servers.wait_for_replicas()
     yield "public.busy"
-    stack.master.execute("DROP TABLE public.busy", database="docworker")
+    servers.master.execute("DROP TABLE public.busy", database="docworker")
 
 
 class InTheWay:
@@ -127,10 +129,10 @@ class InTheWay:
 
 @pytest.mark.parametrize("idle", [False, True], ids=["while-running", "while-idle"])
 def test_recovery_conflict_is_read_again_on_the_other_replica(
-    stack: LocalStack, open_on: OpenDatabase, table: str, idle: bool
+    servers: LocalStack, open_on: OpenDatabase, table: str, idle: bool
 ) -> None:
-    open_on(stack, replica_wait=5)
-    load = InTheWay(stack, times=1, idle=idle)
+    open_on(servers, replica_wait=5)
+    load = InTheWay(servers, times=1, idle=idle)
     assert read(new_id(), load) == 1
     assert load.faults == [Fault.RECOVERY_CONFLICT]
     assert sorted(load.places, key=str) == [0, 1]
@@ -138,10 +140,10 @@ def test_recovery_conflict_is_read_again_on_the_other_replica(
 
 @pytest.mark.parametrize("idle", [False, True], ids=["while-running", "while-idle"])
 def test_after_recovery_conflicts_on_both_replicas_the_master_is_read(
-    stack: LocalStack, open_on: OpenDatabase, table: str, idle: bool
+    servers: LocalStack, open_on: OpenDatabase, table: str, idle: bool
 ) -> None:
-    open_on(stack, replica_wait=5)
-    load = InTheWay(stack, times=2, idle=idle)
+    open_on(servers, replica_wait=5)
+    load = InTheWay(servers, times=2, idle=idle)
     assert read(new_id(), load) == 1
     assert load.faults == [Fault.RECOVERY_CONFLICT] * 2
     assert sorted(load.places[:2], key=str) == [0, 1]
@@ -149,19 +151,19 @@ def test_after_recovery_conflicts_on_both_replicas_the_master_is_read(
 
 
 def test_recovery_conflict_costs_one_connection_and_not_the_pool(
-    stack: LocalStack, open_on: OpenDatabase, table: str
+    servers: LocalStack, open_on: OpenDatabase, table: str
 ) -> None:
-    open_on(stack, replica_wait=5)
+    open_on(servers, replica_wait=5)
     with reading(new_id(), avoid=[1]) as other:
         other_backend = other.scalar(text("SELECT pg_backend_pid()"))
         with pytest.raises(Exception, match="conflict with recovery"), reading(new_id(), avoid=[1]) as session:
-            InTheWay(stack, times=1, idle=True)(session)
+            InTheWay(servers, times=1, idle=True)(session)
     with reading(new_id(), avoid=[1]) as session:
         assert session.scalar(text("SELECT pg_backend_pid()")) == other_backend
 
 
-def test_error_of_the_readers_own_is_not_read_again(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_error_of_the_readers_own_is_not_read_again(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
     runs: list[int] = []
 
     def load(session: TenantSession) -> None:
@@ -174,15 +176,15 @@ def test_error_of_the_readers_own_is_not_read_again(stack: LocalStack, open_on: 
     assert len(runs) == 1
 
 
-def test_pooled_connections_that_died_fail_no_session(stack: LocalStack, open_on: OpenDatabase) -> None:
-    database = open_on(stack, pool_size=3)
+def test_pooled_connections_that_died_fail_no_session(servers: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(servers, pool_size=3)
     sessions = [writing(new_id()) for _ in range(3)]
     for session in sessions:
         session.__enter__()
     for session in sessions:
         session.__exit__(None, None, None)
     assert database.cluster(HOME).master.pool.status().count("Connections in pool: 3") == 1
-    killed = stack.master.execute(
+    killed = servers.master.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'docworker_worker' "
         "AND application_name = 'tests'"
     )
@@ -191,12 +193,12 @@ def test_pooled_connections_that_died_fail_no_session(stack: LocalStack, open_on
 
 
 def test_connection_lost_while_an_engine_looks_at_its_first_one_is_a_lost_connection(
-    stack: LocalStack, open_on: OpenDatabase
+    servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    master = open_on(stack).cluster(HOME).master
+    master = open_on(servers).cluster(HOME).master
 
     def cut(connection: Any, _: Any) -> None:
-        stack.master.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+        servers.master.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
 
     event.listen(master, "connect", cut, insert=True)
     with pytest.raises(OperationalError) as caught:

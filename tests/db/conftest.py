@@ -17,7 +17,7 @@ SETTINGS = {"max_standby_streaming_delay": "0", "autovacuum": "off"}
 
 
 @pytest.fixture(scope="package")
-def servers() -> Iterator[LocalStack]:
+def shared_servers() -> Iterator[LocalStack]:
     with temporary_stack(replicas=2, settings=SETTINGS) as stack:
         with applied(stack.environment()):
             upgrade()
@@ -27,15 +27,15 @@ def servers() -> Iterator[LocalStack]:
 
 
 @pytest.fixture
-def stack(servers: LocalStack) -> Iterator[LocalStack]:
-    """The servers of this package; afterwards they run and replay again."""
-    yield servers
-    for replica in servers.replicas:
+def servers(shared_servers: LocalStack) -> Iterator[LocalStack]:
+    """A master and two replicas to do harm to; afterwards they run and replay again."""
+    yield shared_servers
+    for replica in shared_servers.replicas:
         replica.thaw()
         if not replica.running:
             replica.start()
         replica.resume_replay()
-    servers.wait_for_replicas()
+    shared_servers.wait_for_replicas()
 
 
 @pytest.fixture

@@ -41,29 +41,18 @@ def linked(
         yield Linked(trial, worker, proxy, request.param)
 
 
-def hold_all(trial: Trial, slots: int, name: str) -> None:
-    """Fill every slot with a task that waits for `release-NAME`."""
-    for _ in range(slots):
-        trial.send("hold", path=trial.path(name), release=trial.path(f"release-{name}"))
-    eventually(
-        lambda: sum(line.startswith("begun") for line in trial.lines(name)) == slots,
-        within_seconds=40,
-        what=f"{slots} tasks run at the same time",
-    )
-
-
 @pytest.mark.parametrize("what", ["freeze", "cut", "reset"])
 def test_acknowledgements_that_fall_into_an_outage_of_the_link_cost_no_slot(linked: Linked, what: str) -> None:
     trial, slots, first, second = linked.trial, linked.slots, f"{what}-first", f"{what}-second"
     lost = linked.worker.log.count("broker.link_lost")
-    hold_all(trial, slots, first)
+    trial.hold_all(slots, first)
 
     getattr(linked.proxy, what)()
     trial.release(f"release-{first}")
     linked.worker.wait_for_log("broker.link_lost", within_seconds=40, times=lost + 1)
     linked.proxy.resume()
 
-    hold_all(trial, slots, second)
+    trial.hold_all(slots, second)
     trial.release(f"release-{second}")
     eventually(lambda: trial.lines(second).count("finished") == slots, within_seconds=20)
     assert len(trial.lines(first)) == 2 * slots, "nothing ran twice"
@@ -79,7 +68,7 @@ def test_what_runs_through_an_outage_keeps_its_slot_and_is_acknowledged_over_the
 
     linked.proxy.reset()
     linked.worker.wait_for_log("broker.link_lost", within_seconds=20, times=lost + 1)
-    hold_all(trial, slots - 1, "beside")
+    trial.hold_all(slots - 1, "beside")
     trial.send("write", path=trial.path("next"))
     eventually(lambda: trial.waiting() == 1)
     trial.release("release-beside")
@@ -87,7 +76,7 @@ def test_what_runs_through_an_outage_keeps_its_slot_and_is_acknowledged_over_the
     trial.release("release-long")
 
     eventually(lambda: trial.lines("long")[1:] == ["finished"], within_seconds=20)
-    hold_all(trial, slots, "after")
+    trial.hold_all(slots, "after")
     trial.release("release-after")
     with redis.Redis.from_url(settings().broker_url) as client:
         key = f"{settings().broker_key_prefix}unacked"

@@ -83,8 +83,10 @@ def on_replica(session: RoutingSession) -> bool:
     return bool(connection.scalar(text("SELECT pg_is_in_recovery()")))
 
 
-def test_reads_go_to_a_replica_until_the_first_write_and_never_after(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_reads_go_to_a_replica_until_the_first_write_and_never_after(
+    servers: LocalStack, open_on: OpenDatabase
+) -> None:
+    open_on(servers)
     organization_id, position = write_row()
     with RoutingSession(organization_id, position=position) as session:
         assert on_replica(session)
@@ -104,9 +106,9 @@ def test_reads_go_to_a_replica_until_the_first_write_and_never_after(stack: Loca
     "statement", [text("SELECT 1"), select(Document).with_for_update(), select(func.pg_advisory_xact_lock(1))], ids=str
 )
 def test_what_may_have_written_ends_reading_from_replicas(
-    stack: LocalStack, open_on: OpenDatabase, statement: Executable
+    servers: LocalStack, open_on: OpenDatabase, statement: Executable
 ) -> None:
-    open_on(stack)
+    open_on(servers)
     with RoutingSession(new_id()) as session:
         assert on_replica(session)
         session.execute(statement)
@@ -114,9 +116,9 @@ def test_what_may_have_written_ends_reading_from_replicas(
 
 
 def test_one_transaction_reads_from_one_replica_and_the_next_chooses_again(
-    stack: LocalStack, open_on: OpenDatabase
+    servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    database = open_on(stack)
+    database = open_on(servers)
     engines = set()
     with RoutingSession(new_id()) as session:
         for _ in range(40):
@@ -128,8 +130,8 @@ def test_one_transaction_reads_from_one_replica_and_the_next_chooses_again(
     assert engines == set(database.cluster(HOME).replicas)
 
 
-def test_target_can_be_said_explicitly(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_target_can_be_said_explicitly(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
     recovering = text("SELECT pg_is_in_recovery()")
     with RoutingSession(new_id()) as session:
         with session.using("master"):
@@ -142,8 +144,8 @@ def test_target_can_be_said_explicitly(stack: LocalStack, open_on: OpenDatabase)
             pass
 
 
-def test_routing_session_sees_its_organization_only(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_routing_session_sees_its_organization_only(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
     (mine, _), (_, position) = write_row(), write_row()
     with RoutingSession(mine, position=position) as session:
         assert session.scalars(select(Organization.id)).all() == [mine]
@@ -152,15 +154,15 @@ def test_routing_session_sees_its_organization_only(stack: LocalStack, open_on: 
         assert session.scalars(select(Organization.id)).all() == [mine]
 
 
-def test_without_replicas_everything_goes_to_the_master(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_urls="")
+def test_without_replicas_everything_goes_to_the_master(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_urls="")
     with RoutingSession(new_id()) as session:
         assert not on_replica(session)
         assert not session.stays_on_master
 
 
-def test_session_gives_its_connections_back(stack: LocalStack, open_on: OpenDatabase) -> None:
-    database = open_on(stack)
+def test_session_gives_its_connections_back(servers: LocalStack, open_on: OpenDatabase) -> None:
+    database = open_on(servers)
     for _ in range(10):
         with RoutingSession(new_id()) as session:
             session.execute(select(Document))

@@ -286,20 +286,6 @@ def states_of_jobs() -> Counter[str]:
         return Counter(dict(session.execute(text("SELECT state, count(*) FROM ledger.jobs GROUP BY state")).all()))
 
 
-def versions_of(tenant: Tenant) -> dict[UUID, list[tuple[int, str, str]]]:
-    """Number, text, and the job that wrote it as the ledger knows it, of each version by document."""
-    query = text(
-        "SELECT version.document_id, version.version_number, version.content, job.arguments ->> 'document_id' AS meant"
-        " FROM app.document_versions AS version"
-        " JOIN ledger.jobs AS job ON job.organization_id = version.organization_id AND job.id = version.job_id"
-    )
-    found: dict[UUID, list[tuple[int, str, str]]] = {}
-    with reading(tenant.id, source="master") as session:
-        for document_id, number, content, meant in session.execute(query):
-            found.setdefault(document_id, []).append((number, content.strip(), meant))
-    return found
-
-
 def recorded(tenant: Tenant) -> Counter[UUID]:
     """How many entries each job of `trial_jobs` has written."""
     with reading(tenant.id, source="master") as session:
@@ -354,7 +340,7 @@ def assert_all_ended_as_they_should(load: Load) -> None:
     children = Counter(row.arguments["document_id"] for row in jobs.values() if row.parent_id == load.fan_out)
     assert children == {str(one): 1 for one in list(load.texts)[:IN_A_FOLDER]}
     assert sum(row.kind == "process_document" for row in jobs.values()) == DOCUMENTS + IN_A_FOLDER
-    assert versions_of(load.tenant) == {one: [(1, content, str(one))] for one, content in load.texts.items()}
+    assert load.tenant.versions_and_jobs() == {one: [(1, content, str(one))] for one, content in load.texts.items()}
     assert recorded(load.tenant) == dict.fromkeys([*load.singles, *(load.odd.keys() - must_fail)], 1)
 
 

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from docworker.worker.local.users import server_user
 from sqlalchemy import select, text
 
 from docworker.db.cluster import open_database
@@ -93,9 +92,9 @@ class Bouncer:
 
 
 @pytest.fixture(scope="module")
-def bouncer(servers: LocalStack) -> Iterator[Bouncer]:
+def bouncer(shared_servers: LocalStack) -> Iterator[Bouncer]:
     with temporary_directory() as directory:
-        bouncer = Bouncer(servers, directory)
+        bouncer = Bouncer(shared_servers, directory)
         user = server_user()
         for path in directory.iterdir():
             user.own(path)
@@ -110,7 +109,7 @@ def bouncer(servers: LocalStack) -> Iterator[Bouncer]:
 
 
 @pytest.fixture(autouse=True)
-def through_bouncer(stack: LocalStack, bouncer: Bouncer, open_on: OpenDatabase) -> Iterator[None]:
+def through_bouncer(servers: LocalStack, bouncer: Bouncer, open_on: OpenDatabase) -> Iterator[None]:
     with applied(bouncer.environment()):
         open_database(settings(), application_name="tests")
         yield
@@ -125,9 +124,9 @@ def test_readers_see_what_was_written_whichever_server_they_meet() -> None:
     assert {"replica1", "replica2"} <= places
 
 
-def test_paused_replica_is_passed_over(stack: LocalStack) -> None:
+def test_paused_replica_is_passed_over(servers: LocalStack) -> None:
     sees(*write_row())
-    stack.replicas[0].pause_replay()
+    servers.replicas[0].pause_replay()
     for _ in range(5):
         assert sees(*write_row())[:2] == (True, "replica2")
 
@@ -176,9 +175,9 @@ def test_a_job_goes_its_way() -> None:
     assert steps.states() == {"succeeded": 20}
 
 
-def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bouncer, stack: LocalStack) -> None:
+def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bouncer, servers: LocalStack) -> None:
     write_row()
-    bouncer.servers["master"] = stack.replicas[0].port
+    bouncer.servers["master"] = servers.replicas[0].port
     try:
         bouncer.write_config()
         bouncer.command("RELOAD")
@@ -186,7 +185,7 @@ def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bou
         with pytest.raises(DemotedMasterError):
             eventually(lambda: sees(*write_row()) and False)
     finally:
-        bouncer.servers["master"] = stack.master.port
+        bouncer.servers["master"] = servers.master.port
         bouncer.write_config()
         bouncer.command("RELOAD")
         bouncer.command("RECONNECT")

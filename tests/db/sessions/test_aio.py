@@ -46,8 +46,8 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(asyncio.wait_for(test(), 30))
 
 
-def test_many_producers_at_once_read_what_they_wrote(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=5, pool_size=4, max_overflow=4)
+def test_many_producers_at_once_read_what_they_wrote(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=5, pool_size=4, max_overflow=4)
 
     async def produce() -> tuple[bool, str]:
         return await sees(*await write_row())
@@ -60,13 +60,13 @@ def test_many_producers_at_once_read_what_they_wrote(stack: LocalStack, open_on:
     run(test)
 
 
-def test_paused_replicas_are_waited_for_without_stopping_the_loop(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=0.4)
+def test_paused_replicas_are_waited_for_without_stopping_the_loop(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=0.4)
 
     async def test() -> None:
         async with opened():
             await sees(*await write_row())
-            for replica in stack.replicas:
+            for replica in servers.replicas:
                 replica.pause_replay()
             row = await write_row()
             beats = 0
@@ -85,14 +85,14 @@ def test_paused_replicas_are_waited_for_without_stopping_the_loop(stack: LocalSt
     run(test)
 
 
-def test_frozen_replica_delays_a_coroutine_for_a_second_at_most(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=2)
+def test_frozen_replica_delays_a_coroutine_for_a_second_at_most(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=2)
 
     async def test() -> None:
         async with opened():
             for _ in range(6):
                 await sees(*await write_row())
-            stack.replicas[0].freeze()
+            servers.replicas[0].freeze()
             async with asyncio.timeout(10):
                 for _ in range(20):
                     assert await sees(*await write_row()) == (True, "replica")
@@ -100,11 +100,11 @@ def test_frozen_replica_delays_a_coroutine_for_a_second_at_most(stack: LocalStac
     run(test)
 
 
-def test_recovery_conflict_is_read_again_elsewhere(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=5)
-    stack.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
-    stack.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
-    stack.wait_for_replicas()
+def test_recovery_conflict_is_read_again_elsewhere(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=5)
+    servers.master.execute("CREATE TABLE public.busy AS SELECT 1 AS x", database="docworker")
+    servers.master.execute("GRANT SELECT ON public.busy TO docworker_worker", database="docworker")
+    servers.wait_for_replicas()
     places: list[int | None] = []
     faults: list[Fault] = []
 
@@ -113,7 +113,7 @@ def test_recovery_conflict_is_read_again_elsewhere(stack: LocalStack, open_on: O
         places.append(session.session.choice.number)
         count: int = (await session.scalars(text("SELECT count(*) FROM public.busy"))).one()
         if len(places) == 1:
-            stack.master.execute("TRUNCATE public.busy", database="docworker")
+            servers.master.execute("TRUNCATE public.busy", database="docworker")
             try:
                 await session.execute(text("SELECT pg_sleep(20) FROM public.busy"))
             except Exception as error:
@@ -128,13 +128,13 @@ def test_recovery_conflict_is_read_again_elsewhere(stack: LocalStack, open_on: O
     try:
         run(test)
     finally:
-        stack.master.execute("DROP TABLE public.busy", database="docworker")
+        servers.master.execute("DROP TABLE public.busy", database="docworker")
     assert faults == [Fault.RECOVERY_CONFLICT]
     assert sorted(places, key=str) == [0, 1]
 
 
-def test_routing_session_reads_from_a_replica_until_it_writes(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, replica_wait=5)
+def test_routing_session_reads_from_a_replica_until_it_writes(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, replica_wait=5)
 
     async def test() -> None:
         async with opened():
@@ -152,8 +152,8 @@ def test_routing_session_reads_from_a_replica_until_it_writes(stack: LocalStack,
     run(test)
 
 
-def test_position_is_taken_after_the_commit_only(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack)
+def test_position_is_taken_after_the_commit_only(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers)
 
     async def test() -> None:
         async with opened():
@@ -165,8 +165,8 @@ def test_position_is_taken_after_the_commit_only(stack: LocalStack, open_on: Ope
     run(test)
 
 
-def test_full_pool_and_health_are_told_as_in_threads(stack: LocalStack, open_on: OpenDatabase) -> None:
-    open_on(stack, pool_size=1, max_overflow=0, pool_timeout=0.1)
+def test_full_pool_and_health_are_told_as_in_threads(servers: LocalStack, open_on: OpenDatabase) -> None:
+    open_on(servers, pool_size=1, max_overflow=0, pool_timeout=0.1)
 
     async def test() -> None:
         async with opened():
@@ -182,7 +182,7 @@ def test_full_pool_and_health_are_told_as_in_threads(stack: LocalStack, open_on:
     run(test)
 
 
-def test_using_it_closed_says_what_to_do(stack: LocalStack, open_on: OpenDatabase) -> None:
+def test_using_it_closed_says_what_to_do(servers: LocalStack, open_on: OpenDatabase) -> None:
     async def test() -> None:
         with pytest.raises(ConfigurationError, match=r"await docworker\.aio\.open_database"):
             await write_row()

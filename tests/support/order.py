@@ -1,0 +1,34 @@
+"""Which files of tests begin first."""
+
+import pytest
+
+from tests.support.project import PROJECT
+
+TESTS = PROJECT / "tests"
+LONGEST = (
+    "worker/consumer/test_keeper.py",
+    "system/test_chaos.py",
+    "system/test_main_job.py",
+    "worker/brokers/test_faults.py",
+    "support/test_growth.py",
+    "worker/cli/run/test_demo.py",
+    "system/test_failover.py",
+    "db/cluster/test_failover.py",
+    "worker/consumer/test_pool.py",
+    "worker/dispatcher/test_loop.py",
+    "jobs/kinds/test_documents.py",
+    "worker/http/test_health.py",
+    "worker/http/test_server.py",
+    "worker/consumer/test_watchdog.py",
+    "worker/dispatcher/test_judge.py",
+    "test_readme.py",
+    "worker/brokers/test_link.py",
+    "db/ledger/test_model.py",
+    "db/ledger/test_plans.py",
+)
+"""Of few tests that take long. At the end the others would wait for them."""
+
+
+def begin_with_the_longest(items: list[pytest.Item]) -> None:
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
