@@ -43,7 +43,7 @@ def dispatched(
     return look
 
 
-class Steps:
+class LedgerSteps:
     """The steps of a job's life for one organization, each committed at once."""
 
     kind = "test_kind"

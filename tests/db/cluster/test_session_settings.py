@@ -21,7 +21,7 @@ from docworker.migrations.runner import downgrade, upgrade
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.servers.roles import OWNER, ROLES, drop_database
 from docworker.worker.local.stack import LocalStack
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, unique_name
 from tests.support.waiting import eventually
@@ -188,7 +188,7 @@ def test_positions_samples_and_the_ledger_do_not_look_at_defaults(hostile: Local
     assert sees(*write_row())[0]
     assert position_after(database.cluster(HOME)).timeline == 1
     eventually(lambda: database.cluster(HOME).monitor.sample(0))
-    steps = Steps()
+    steps = LedgerSteps()
     claimed = steps.run(3)
     assert steps.finish(claimed) == {one.id for one in claimed}
 

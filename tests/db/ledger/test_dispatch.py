@@ -11,7 +11,7 @@ from uuid import UUID
 from docworker.db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
 from docworker.db.ledger.dispatch import admit
 from docworker.db.ledger.planning import Planner
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = Size(100, 100)
@@ -190,20 +190,20 @@ def test_the_latest_to_come_is_the_first_newcomer_until_it_has_had_its_turn() ->
     assert [one.int for one in turns.newest(9)] == [8]
 
 
-def test_messages_take_the_jobs_due_longest(steps: Steps) -> None:
+def test_messages_take_the_jobs_due_longest(steps: LedgerSteps) -> None:
     ids = [steps.enqueue()[0] for _ in range(4)]
     first: list[Message] = steps.dispatch(capacity=1, batch_size=3)
     assert set(first[0].job_ids) == set(ids[:3])
 
 
-def test_a_job_due_longer_goes_first_although_it_was_made_later(steps: Steps) -> None:
+def test_a_job_due_longer_goes_first_although_it_was_made_later(steps: LedgerSteps) -> None:
     steps.enqueue()
     (older,) = steps.enqueue(run_at=datetime.now(UTC) - timedelta(hours=1))
     (message, _) = steps.dispatch(capacity=2, batch_size=1)
     assert message.job_ids == (older,)
 
 
-def test_a_job_set_apart_does_not_slip_into_a_batch(steps: Steps) -> None:
+def test_a_job_set_apart_does_not_slip_into_a_batch(steps: LedgerSteps) -> None:
     (lost,) = steps.run()
     steps.expire([lost.id])
     steps.rescue()
@@ -212,6 +212,6 @@ def test_a_job_set_apart_does_not_slip_into_a_batch(steps: Steps) -> None:
     assert sorted([set(one.job_ids) for one in messages], key=len) == [{lost.id}, set(others)]
 
 
-def test_a_job_for_later_waits(steps: Steps) -> None:
+def test_a_job_for_later_waits(steps: LedgerSteps) -> None:
     steps.enqueue(run_at=datetime.now(UTC) + timedelta(hours=1))
     assert steps.dispatch() == []

@@ -10,7 +10,7 @@ from docworker.db import ledger
 from docworker.db.ledger import Claimed
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from tests.support.database import held_back
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 
 Step = Callable[[TenantSession, Claimed], object]
 FAILURE = ledger.Failure("E", "m")
@@ -32,17 +32,17 @@ def of(steps: dict[str, Step]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("step", steps.values(), ids=steps.keys())
 
 
-def take(steps: Steps, step: Step, claimed: Claimed) -> object:
+def take(steps: LedgerSteps, step: Step, claimed: Claimed) -> object:
     with writing(steps.organization_id) as session:
         return step(session, claimed)
 
 
-def row(steps: Steps, claimed: Claimed) -> dict[str, Any]:
+def row(steps: LedgerSteps, claimed: Claimed) -> dict[str, Any]:
     return {name: value for name, value in vars(steps.job(claimed.id)).items() if name != "_sa_instance_state"}
 
 
 @of(STEPS)
-def test_an_attempt_can_do_nothing_to_a_job_that_another_one_runs(steps: Steps, step: Step) -> None:
+def test_an_attempt_can_do_nothing_to_a_job_that_another_one_runs(steps: LedgerSteps, step: Step) -> None:
     (old,) = steps.run()
     steps.expire([old.id])
     steps.rescue()
@@ -55,7 +55,7 @@ def test_an_attempt_can_do_nothing_to_a_job_that_another_one_runs(steps: Steps, 
 
 
 @of({name: STEPS[name] for name in ("succeed", "fail")})
-def test_an_attempt_is_not_told_that_it_finished_what_another_one_did(steps: Steps, step: Step) -> None:
+def test_an_attempt_is_not_told_that_it_finished_what_another_one_did(steps: LedgerSteps, step: Step) -> None:
     (old,) = steps.run()
     steps.expire([old.id])
     steps.rescue()
@@ -67,7 +67,9 @@ def test_an_attempt_is_not_told_that_it_finished_what_another_one_did(steps: Ste
 
 @pytest.mark.parametrize("ending", ["succeed", "fail"])
 @of(STEPS)
-def test_an_attempt_that_has_ended_its_job_can_do_nothing_more_to_it(steps: Steps, step: Step, ending: str) -> None:
+def test_an_attempt_that_has_ended_its_job_can_do_nothing_more_to_it(
+    steps: LedgerSteps, step: Step, ending: str
+) -> None:
     (claimed,) = steps.run()
     assert take(steps, STEPS[ending], claimed)
     before = row(steps, claimed)
@@ -76,7 +78,7 @@ def test_an_attempt_that_has_ended_its_job_can_do_nothing_more_to_it(steps: Step
 
 
 @of(WAITING_STEPS)
-def test_a_job_rescued_while_a_step_waits_for_it_is_left_alone(steps: Steps, step: Step) -> None:
+def test_a_job_rescued_while_a_step_waits_for_it_is_left_alone(steps: LedgerSteps, step: Step) -> None:
     (claimed,) = steps.run()
     steps.expire([claimed.id])
     with all_jobs_session() as rescuer:
@@ -89,7 +91,9 @@ def test_a_job_rescued_while_a_step_waits_for_it_is_left_alone(steps: Steps, ste
 
 
 @pytest.mark.parametrize(("step", "state"), [("succeed", "succeeded"), ("fail", "failed")])
-def test_a_job_that_ends_while_its_cancellation_waits_stays_as_it_ended(steps: Steps, step: str, state: str) -> None:
+def test_a_job_that_ends_while_its_cancellation_waits_stays_as_it_ended(
+    steps: LedgerSteps, step: str, state: str
+) -> None:
     (claimed,) = steps.run()
 
     def cancel() -> object:
@@ -105,7 +109,7 @@ def test_a_job_that_ends_while_its_cancellation_waits_stays_as_it_ended(steps: S
 
 
 @of(STEPS)
-def test_only_the_renewal_of_a_lease_may_be_lost_with_the_server(steps: Steps, step: Step) -> None:
+def test_only_the_renewal_of_a_lease_may_be_lost_with_the_server(steps: LedgerSteps, step: Step) -> None:
     ids = steps.enqueue()
     steps.dispatch()
     with writing(steps.organization_id) as session:

@@ -21,7 +21,7 @@ from docworker.db.ledger.shortcuts import DEAR, Floor, KnownLanes, entries_of
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 from tests.support.waiting import eventually
 
 MANY = 50_000
@@ -76,7 +76,7 @@ def many_dead(environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def rotten(many_dead: None, steps: Steps) -> Steps:
+def rotten(many_dead: None, steps: LedgerSteps) -> LedgerSteps:
     return steps
 
 
@@ -140,7 +140,7 @@ class Planner:
         assert self.shortcuts.later.is_dear
 
 
-def test_while_it_is_cheap_everything_is_walked(steps: Steps, seldom: None) -> None:
+def test_while_it_is_cheap_everything_is_walked(steps: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     with held_snapshot():
         for number in range(1, 6):
@@ -150,7 +150,7 @@ def test_while_it_is_cheap_everything_is_walked(steps: Steps, seldom: None) -> N
         assert not planner.shortcuts.lanes.is_dear
 
 
-def test_everything_is_walked_again_when_nothing_dead_is_left(steps: Steps) -> None:
+def test_everything_is_walked_again_when_nothing_dead_is_left(steps: LedgerSteps) -> None:
     planner = Planner()
     with held_snapshot():
         leave_dead(MANY)
@@ -165,7 +165,7 @@ def test_everything_is_walked_again_when_nothing_dead_is_left(steps: Steps) -> N
     eventually(is_cheap, within_seconds=20)
 
 
-def test_a_look_does_not_pass_all_dead_entries_each_time(rotten: Steps, seldom: None) -> None:
+def test_a_look_does_not_pass_all_dead_entries_each_time(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     planner.settle()
     assert planner.look().entries < 2 * DEAR
@@ -175,19 +175,19 @@ def test_a_look_does_not_pass_all_dead_entries_each_time(rotten: Steps, seldom: 
     assert looked.entries < 2 * DEAR
 
 
-def test_new_jobs_of_any_tenant_go_out_at_the_next_look(rotten: Steps, seldom: None) -> None:
+def test_new_jobs_of_any_tenant_go_out_at_the_next_look(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     planner.settle()
     for _ in range(3):
-        new, old = Steps(), Steps(ORGANIZATIONS[0])
+        new, old = LedgerSteps(), LedgerSteps(ORGANIZATIONS[0])
         ids = new.enqueue() + old.enqueue(2) + old.enqueue(kind="another")
         assert planner.look().job_ids == set(ids)
 
 
-def test_tenants_take_turns(rotten: Steps, seldom: None) -> None:
+def test_tenants_take_turns(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner(ledger.Size(1, 1))
     planner.settle()
-    tenants = [Steps() for _ in range(7)]
+    tenants = [LedgerSteps() for _ in range(7)]
     for one in tenants:
         one.enqueue(3)
     served = Counter[UUID]()
@@ -200,7 +200,7 @@ def test_tenants_take_turns(rotten: Steps, seldom: None) -> None:
     assert planner.look(capacity=1).messages == []
 
 
-def test_jobs_for_later_go_out_when_their_time_has_come(rotten: Steps, seldom: None) -> None:
+def test_jobs_for_later_go_out_when_their_time_has_come(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     planner.settle()
     (job_id,) = rotten.enqueue(run_at=datetime.now(UTC) + timedelta(seconds=0.5))
@@ -215,7 +215,7 @@ def test_jobs_for_later_go_out_when_their_time_has_come(rotten: Steps, seldom: N
 
 
 @pytest.mark.parametrize("since", [timedelta(0), timedelta(hours=1)], ids=["a moment ago", "long ago"])
-def test_what_came_past_all_shortcuts_goes_out_soon(rotten: Steps, since: timedelta) -> None:
+def test_what_came_past_all_shortcuts_goes_out_soon(rotten: LedgerSteps, since: timedelta) -> None:
     """Committed late, handed back by a worker, changed by hand: found when all is walked, for a share of the time."""
     planner = Planner()
     planner.settle()
@@ -226,7 +226,7 @@ def test_what_came_past_all_shortcuts_goes_out_soon(rotten: Steps, since: timede
     eventually(lambda: planner.look().job_ids == {job_id}, within_seconds=20)
 
 
-def test_jobs_that_are_handed_back_go_out_again_at_the_next_look(rotten: Steps, seldom: None) -> None:
+def test_jobs_that_are_handed_back_go_out_again_at_the_next_look(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     planner.settle()
     ids = rotten.enqueue(20)
@@ -236,7 +236,7 @@ def test_jobs_that_are_handed_back_go_out_again_at_the_next_look(rotten: Steps, 
     assert planner.look().job_ids == set(ids[5:])
 
 
-def test_what_the_broker_did_not_take_goes_out_again(rotten: Steps, seldom: None) -> None:
+def test_what_the_broker_did_not_take_goes_out_again(rotten: LedgerSteps, seldom: None) -> None:
     planner = Planner()
     planner.settle()
     ids = rotten.enqueue(2)
@@ -247,7 +247,7 @@ def test_what_the_broker_did_not_take_goes_out_again(rotten: Steps, seldom: None
     assert planner.look().job_ids == set(ids)
 
 
-def test_caps_hold_exactly(rotten: Steps, seldom: None) -> None:
+def test_caps_hold_exactly(rotten: LedgerSteps, seldom: None) -> None:
     """Each running job is counted, though it is claimed after the floors were set."""
     planner = Planner()
     planner.settle()
@@ -261,7 +261,7 @@ def test_caps_hold_exactly(rotten: Steps, seldom: None) -> None:
         rotten.finish(claimed)
 
 
-def test_a_claim_that_commits_late_is_counted(rotten: Steps, seldom: None) -> None:
+def test_a_claim_that_commits_late_is_counted(rotten: LedgerSteps, seldom: None) -> None:
     """Its lease began before others that are seen already."""
     planner = Planner()
     planner.settle()
@@ -278,7 +278,7 @@ def test_a_claim_that_commits_late_is_counted(rotten: Steps, seldom: None) -> No
     assert under_way.jobs_of_organization[rotten.organization_id] == 3
 
 
-def test_a_job_that_was_folded_into_is_overdue_soon(rotten: Steps, seldom: None) -> None:
+def test_a_job_that_was_folded_into_is_overdue_soon(rotten: LedgerSteps, seldom: None) -> None:
     """A fold brings the time of the next dispatch forward, past what has been set for all others."""
     planner = Planner()
     planner.settle()
@@ -288,7 +288,7 @@ def test_a_job_that_was_folded_into_is_overdue_soon(rotten: Steps, seldom: None)
     eventually(lambda: planner.look().job_ids == {job_id}, within_seconds=5)
 
 
-def test_the_judge_does_not_pass_all_dead_leases_each_time(rotten: Steps, seldom: None) -> None:
+def test_the_judge_does_not_pass_all_dead_leases_each_time(rotten: LedgerSteps, seldom: None) -> None:
     floor = Floor[datetime]()
 
     def judge() -> tuple[set[UUID], int]:
@@ -307,7 +307,7 @@ def test_the_judge_does_not_pass_all_dead_leases_each_time(rotten: Steps, seldom
     assert entries < DEAR
 
 
-def test_pruning_does_not_pass_what_it_has_deleted(rotten: Steps) -> None:
+def test_pruning_does_not_pass_what_it_has_deleted(rotten: LedgerSteps) -> None:
     leave_dead(5 * 6000)
     with psycopg.connect(str(settings().owner_url)) as owner:
         owner.execute("ANALYZE ledger.jobs")

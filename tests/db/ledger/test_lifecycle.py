@@ -9,13 +9,13 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 
 _REMAINING = text("SELECT redispatch_at - clock_timestamp() AS remaining FROM ledger.jobs WHERE id = :id")
 _OVERDUE = text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp() WHERE id = :id")
 
 
-def test_a_job_goes_from_queued_to_succeeded(steps: Steps) -> None:
+def test_a_job_goes_from_queued_to_succeeded(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue()
     (message,) = steps.dispatch()
     assert message.job_ids == (job_id,)
@@ -27,7 +27,7 @@ def test_a_job_goes_from_queued_to_succeeded(steps: Steps) -> None:
     assert job.finished_at is not None
 
 
-def test_a_rolled_back_producer_leaves_no_job(steps: Steps) -> None:
+def test_a_rolled_back_producer_leaves_no_job(steps: LedgerSteps) -> None:
     def produce() -> None:
         with writing(steps.organization_id) as session:
             ledger.insert_jobs(session, steps.organization_id, steps.kind, [{}], max_attempts=1)
@@ -38,34 +38,34 @@ def test_a_rolled_back_producer_leaves_no_job(steps: Steps) -> None:
     assert steps.states() == {}
 
 
-def test_an_equal_id_is_the_same_job(steps: Steps) -> None:
+def test_an_equal_id_is_the_same_job(steps: LedgerSteps) -> None:
     job_id = new_id()
     assert steps.enqueue(ids=[job_id]) == steps.enqueue(ids=[job_id]) == [job_id]
     assert steps.states() == {"queued": 1}
 
 
-def test_a_second_delivery_claims_nothing(steps: Steps) -> None:
+def test_a_second_delivery_claims_nothing(steps: LedgerSteps) -> None:
     ids = steps.enqueue(3)
     steps.dispatch()
     assert len(steps.claim(ids)) == 3
     assert steps.claim(ids) == []
 
 
-def test_another_organization_cannot_claim(steps: Steps) -> None:
+def test_another_organization_cannot_claim(steps: LedgerSteps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
-    assert Steps().claim(ids) == []
+    assert LedgerSteps().claim(ids) == []
     assert len(steps.claim(ids)) == 1
 
 
-def test_a_claim_takes_jobs_of_its_kind_only(steps: Steps) -> None:
+def test_a_claim_takes_jobs_of_its_kind_only(steps: LedgerSteps) -> None:
     ids = steps.enqueue(kind="another_kind")
     steps.dispatch()
     assert steps.claim(ids) == []
     assert steps.states() == {"dispatched": 1}
 
 
-def test_each_job_of_a_batch_gets_its_own_result(steps: Steps) -> None:
+def test_each_job_of_a_batch_gets_its_own_result(steps: LedgerSteps) -> None:
     claimed = steps.run(4)
     results = [(one, None if number == 2 else f'{{"n": {number}}}') for number, one in enumerate(claimed)]
     with writing(steps.organization_id) as session:
@@ -73,7 +73,7 @@ def test_each_job_of_a_batch_gets_its_own_result(steps: Steps) -> None:
     assert [steps.job(one.id).result for one in claimed] == [{"n": 0}, {"n": 1}, None, {"n": 3}]
 
 
-def test_a_fenced_attempt_finishes_nothing(steps: Steps) -> None:
+def test_a_fenced_attempt_finishes_nothing(steps: LedgerSteps) -> None:
     (old,) = steps.run()
     steps.expire([old.id])
     steps.rescue()
@@ -83,14 +83,14 @@ def test_a_fenced_attempt_finishes_nothing(steps: Steps) -> None:
     assert steps.finish([new]) == {new.id}
 
 
-def test_one_fenced_job_does_not_sink_its_batch(steps: Steps) -> None:
+def test_one_fenced_job_does_not_sink_its_batch(steps: LedgerSteps) -> None:
     claimed = steps.run(3)
     steps.expire([claimed[1].id])
     steps.rescue()
     assert steps.finish(claimed) == {claimed[0].id, claimed[2].id}
 
 
-def test_a_job_that_loses_every_lease_fails_with_that_reason(steps: Steps) -> None:
+def test_a_job_that_loses_every_lease_fails_with_that_reason(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(max_attempts=2)
     for attempt in (1, 2):
         (message,) = steps.dispatch()
@@ -103,7 +103,7 @@ def test_a_job_that_loses_every_lease_fails_with_that_reason(steps: Steps) -> No
     assert "attempt 2 of 2 on tests gave no sign of life" in (job.error_message or "")
 
 
-def test_giving_back_uses_no_attempt(steps: Steps) -> None:
+def test_giving_back_uses_no_attempt(steps: LedgerSteps) -> None:
     (claimed,) = steps.run()
     with writing(steps.organization_id) as session:
         assert ledger.give_back(session, [claimed], most=1) == {claimed.id: "given_back"}
@@ -111,13 +111,13 @@ def test_giving_back_uses_no_attempt(steps: Steps) -> None:
     assert (job.state, job.attempt) == ("queued", 0)
 
 
-def give_back(steps: Steps, job_id: UUID, *, most: int) -> str:
+def give_back(steps: LedgerSteps, job_id: UUID, *, most: int) -> str:
     steps.dispatch()
     with writing(steps.organization_id) as session:
         return ledger.give_back(session, steps.claim([job_id]), most=most)[job_id]
 
 
-def test_giving_back_again_and_again_uses_attempts_and_then_fails(steps: Steps) -> None:
+def test_giving_back_again_and_again_uses_attempts_and_then_fails(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(max_attempts=2)
     outcomes = [give_back(steps, job_id, most=1) for _ in range(4)]
     assert outcomes == ["given_back", "retried", "given_back", "failed"]
@@ -126,7 +126,7 @@ def test_giving_back_again_and_again_uses_attempts_and_then_fails(steps: Steps) 
 
 
 @pytest.mark.parametrize("progress", ["cursor", "retry", "rescue"])
-def test_progress_starts_the_count_of_what_is_given_back_again(steps: Steps, progress: str) -> None:
+def test_progress_starts_the_count_of_what_is_given_back_again(steps: LedgerSteps, progress: str) -> None:
     (job_id,) = steps.enqueue()
     give_back(steps, job_id, most=1)
     (message,) = steps.dispatch()
@@ -142,7 +142,7 @@ def test_progress_starts_the_count_of_what_is_given_back_again(steps: Steps, pro
     assert steps.job(job_id).given_back == 0
 
 
-def test_a_charged_attempt_counts_and_keeps_its_reason(steps: Steps) -> None:
+def test_a_charged_attempt_counts_and_keeps_its_reason(steps: LedgerSteps) -> None:
     first, last = steps.run(2, max_attempts=2)
     for _ in range(2):
         with writing(steps.organization_id) as session:
@@ -156,7 +156,7 @@ def test_a_charged_attempt_counts_and_keeps_its_reason(steps: Steps) -> None:
     assert steps.job(last.id).state == "running"
 
 
-def test_a_retry_waits_and_keeps_the_reason(steps: Steps) -> None:
+def test_a_retry_waits_and_keeps_the_reason(steps: LedgerSteps) -> None:
     (claimed,) = steps.run()
     failure = ledger.Failure("ValueError", "no \x00 good", "trace")
     with writing(steps.organization_id) as session:
@@ -166,7 +166,7 @@ def test_a_retry_waits_and_keeps_the_reason(steps: Steps) -> None:
     assert steps.dispatch() == []
 
 
-def test_the_last_attempt_fails_for_good(steps: Steps) -> None:
+def test_the_last_attempt_fails_for_good(steps: LedgerSteps) -> None:
     (claimed,) = steps.run(max_attempts=1)
     with writing(steps.organization_id) as session:
         state = ledger.retry(
@@ -176,7 +176,7 @@ def test_the_last_attempt_fails_for_good(steps: Steps) -> None:
     assert steps.job(claimed.id).finished_at is not None
 
 
-def test_faults_use_their_own_bound_and_no_attempts(steps: Steps) -> None:
+def test_faults_use_their_own_bound_and_no_attempts(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(max_attempts=1)
     for faults in (1, 2):
         steps.dispatch()
@@ -190,7 +190,7 @@ def test_faults_use_their_own_bound_and_no_attempts(steps: Steps) -> None:
     assert (state, job.state) == ("failed", "failed")
 
 
-def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: Steps) -> None:
+def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: LedgerSteps) -> None:
     (running,) = steps.run()
     steps.enqueue()
     steps.dispatch()
@@ -201,7 +201,7 @@ def test_cancel_reaches_queued_dispatched_and_running_jobs(steps: Steps) -> None
     assert steps.finish([running]) == set()
 
 
-def test_nothing_revives_a_cancelled_job(steps: Steps) -> None:
+def test_nothing_revives_a_cancelled_job(steps: LedgerSteps) -> None:
     (claimed,) = steps.run()
     with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), [claimed.id])
@@ -217,7 +217,7 @@ def test_nothing_revives_a_cancelled_job(steps: Steps) -> None:
     assert steps.job(claimed.id).state == "cancelled"
 
 
-def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
+def test_failed_jobs_are_retried_with_all_attempts_anew(steps: LedgerSteps) -> None:
     (claimed,) = steps.run(max_attempts=1, unique_keys=["k"])
     with writing(steps.organization_id) as session:
         ledger.fail(session, claimed, ledger.Failure("E", "m"))
@@ -228,7 +228,7 @@ def test_failed_jobs_are_retried_with_all_attempts_anew(steps: Steps) -> None:
     assert steps.states() == {"queued": 2}
 
 
-def test_a_job_cancelled_before_anyone_claimed_it_is_retried_beside_its_equal(steps: Steps) -> None:
+def test_a_job_cancelled_before_anyone_claimed_it_is_retried_beside_its_equal(steps: LedgerSteps) -> None:
     ids = steps.enqueue(unique_keys=["k"])
     with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(), ids)
@@ -238,7 +238,7 @@ def test_a_job_cancelled_before_anyone_claimed_it_is_retried_beside_its_equal(st
     assert steps.states() == {"queued": 2}
 
 
-def test_a_lease_never_goes_past_the_jobs_limit(steps: Steps) -> None:
+def test_a_lease_never_goes_past_the_jobs_limit(steps: LedgerSteps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
     (claimed,) = steps.claim(ids, lease=3600)
@@ -248,7 +248,7 @@ def test_a_lease_never_goes_past_the_jobs_limit(steps: Steps) -> None:
     assert steps.job(claimed.id).lease_expires_at == claimed.run_until
 
 
-def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: Steps) -> None:
+def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue()
     waits: list[timedelta] = []
     for _ in range(3):
@@ -262,7 +262,7 @@ def test_an_unclaimed_message_is_dispatched_again_with_growing_intervals(steps: 
     assert [round(one.total_seconds()) for one in waits] == [10, 20, 40]
 
 
-def test_after_a_claim_the_intervals_grow_anew(steps: Steps) -> None:
+def test_after_a_claim_the_intervals_grow_anew(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue()
     for _ in range(3):
         steps.dispatch()
@@ -278,8 +278,8 @@ def test_after_a_claim_the_intervals_grow_anew(steps: Steps) -> None:
     assert round(row.remaining.total_seconds()) == 10
 
 
-def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None:
-    other = Steps()
+def test_paused_kinds_and_organizations_are_not_dispatched(steps: LedgerSteps) -> None:
+    other = LedgerSteps()
     steps.enqueue()
     other.enqueue()
     with all_jobs_session() as session:
@@ -295,7 +295,7 @@ def test_paused_kinds_and_organizations_are_not_dispatched(steps: Steps) -> None
     assert [one.parts[0].organization_id for one in steps.dispatch()] == [steps.organization_id]
 
 
-def test_the_ledger_shows_an_organization_its_own_jobs_only(steps: Steps) -> None:
+def test_the_ledger_shows_an_organization_its_own_jobs_only(steps: LedgerSteps) -> None:
     steps.enqueue(2)
     with writing(UUID(int=1)) as session:
         assert list(ledger.find(session, ledger.Filter(), limit=10)) == []

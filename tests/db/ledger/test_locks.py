@@ -17,7 +17,7 @@ from docworker.db.ledger import Claimed
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from tests.support.database import held_back
-from tests.support.ledger import Steps, dispatched
+from tests.support.ledger import LedgerSteps, dispatched
 from tests.support.waiting import eventually
 
 _LOCK = text("SELECT id FROM ledger.jobs WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
@@ -53,7 +53,7 @@ def turn_round(first: UUID, second: UUID) -> None:
 
 
 @pytest.fixture
-def pair(steps: Steps) -> tuple[UUID, UUID]:
+def pair(steps: LedgerSteps) -> tuple[UUID, UUID]:
     """Two dispatched jobs in the order of their ids."""
     first, second = sorted([new_id(), new_id()])
     steps.enqueue(2, ids=[first, second])
@@ -61,7 +61,7 @@ def pair(steps: Steps) -> tuple[UUID, UUID]:
     return first, second
 
 
-def test_a_claim_takes_the_jobs_that_nobody_holds(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+def test_a_claim_takes_the_jobs_that_nobody_holds(steps: LedgerSteps, pair: tuple[UUID, UUID]) -> None:
     held, other = pair
     with locked(held):
         assert [one.id for one in steps.claim([held, other])] == [other]
@@ -75,7 +75,7 @@ Step = Callable[[TenantSession, list[Claimed]], object]
 
 @pytest.mark.parametrize("step", [ledger.lock_owned, partial(ledger.give_back, most=1)])
 def test_a_step_that_waits_for_a_job_has_locked_none_behind_it(
-    steps: Steps, pair: tuple[UUID, UUID], step: Step
+    steps: LedgerSteps, pair: tuple[UUID, UUID], step: Step
 ) -> None:
     first, second = pair
     claimed = steps.claim([second, first])
@@ -91,7 +91,9 @@ def test_a_step_that_waits_for_a_job_has_locked_none_behind_it(
         holder.rollback()
 
 
-def test_a_cancellation_that_waits_for_a_job_has_locked_none_behind_it(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+def test_a_cancellation_that_waits_for_a_job_has_locked_none_behind_it(
+    steps: LedgerSteps, pair: tuple[UUID, UUID]
+) -> None:
     first, second = pair
     turn_round(first, second)
 
@@ -105,7 +107,7 @@ def test_a_cancellation_that_waits_for_a_job_has_locked_none_behind_it(steps: St
         holder.rollback()
 
 
-def test_a_producer_that_waits_for_a_key_has_locked_none_behind_it(steps: Steps) -> None:
+def test_a_producer_that_waits_for_a_key_has_locked_none_behind_it(steps: LedgerSteps) -> None:
     first, second = steps.enqueue(2, unique_keys=["a", "b"])
     with locked(first) as holder, held_back(lambda: steps.enqueue(2, unique_keys=["b", "a"])) as producer:
         assert is_free(second)
@@ -113,7 +115,7 @@ def test_a_producer_that_waits_for_a_key_has_locked_none_behind_it(steps: Steps)
     assert producer.result() == [second, first]
 
 
-def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: Steps) -> None:
+def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: LedgerSteps) -> None:
     first, second = sorted([new_id(), new_id()])
 
     def enter(session: TenantSession, job_id: UUID) -> None:
@@ -129,19 +131,19 @@ def test_a_producer_that_waits_for_an_id_has_entered_none_behind_it(steps: Steps
     assert steps.states() == {"queued": 2}
 
 
-def dispatch(session: TenantSession, steps: Steps) -> object:
+def dispatch(session: TenantSession, steps: LedgerSteps) -> object:
     (message,) = dispatched(session, capacity=1, size=ledger.Size(2, 2)).messages
     return len(message.job_ids)
 
 
-def test_a_dispatch_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:
+def test_a_dispatch_takes_the_jobs_that_nobody_holds(steps: LedgerSteps) -> None:
     held, other = steps.enqueue(2)
     with locked(held), all_jobs_session() as dispatcher:
         assert dispatch(dispatcher, steps) == 1
     assert steps.job(other).state == "dispatched"
 
 
-def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: Steps, pair: tuple[UUID, UUID]) -> None:
+def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: LedgerSteps, pair: tuple[UUID, UUID]) -> None:
     held, other = pair
     with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET redispatch_at = clock_timestamp()"))
@@ -150,7 +152,7 @@ def test_a_sweep_takes_the_overdue_jobs_that_nobody_holds(steps: Steps, pair: tu
     assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
 
 
-def test_unsent_jobs_that_somebody_holds_are_left_for_the_sweep(steps: Steps) -> None:
+def test_unsent_jobs_that_somebody_holds_are_left_for_the_sweep(steps: LedgerSteps) -> None:
     held, other = steps.enqueue(2)
     messages = steps.dispatch()
     with locked(held), all_jobs_session() as dispatcher:
@@ -158,7 +160,7 @@ def test_unsent_jobs_that_somebody_holds_are_left_for_the_sweep(steps: Steps) ->
     assert (steps.job(held).state, steps.job(other).state) == ("dispatched", "queued")
 
 
-def test_a_rescue_takes_the_jobs_that_nobody_holds(steps: Steps) -> None:
+def test_a_rescue_takes_the_jobs_that_nobody_holds(steps: LedgerSteps) -> None:
     held, other = steps.run(2)
     steps.expire([held.id, other.id])
     with locked(held.id):

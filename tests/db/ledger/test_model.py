@@ -39,7 +39,7 @@ from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.testing import advance_clock
 from tests.support.database import reopened_database
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 
 MAX_ATTEMPTS = 3
 MAX_FAULTS = 2
@@ -47,7 +47,7 @@ MAX_GIVEN_BACK = 2
 CAP = 4
 LEASE_SECONDS = 10
 MOST_RUN_SECONDS = 60
-"""As `Steps.claim` asks for: nobody renews beyond."""
+"""As `LedgerSteps.claim` asks for: nobody renews beyond."""
 REDISPATCH_SECONDS = 10
 FAILURE = ledger.Failure("E", "m")
 KEYS = st.sampled_from(["a", "b", None, None])
@@ -64,7 +64,7 @@ HOW = st.sampled_from(["return", "return, stopping", "see the stop", "raise", "r
 told: dict[UUID, str] = {}
 
 
-@task.job(name=Steps.kind)
+@task.job(name=LedgerSteps.kind)
 def do_as_told(attempt: task.Attempt, number: int) -> None:
     how = told[attempt.id]
     if "stop" in how:
@@ -105,19 +105,19 @@ class LedgerMachine(RuleBasedStateMachine):
     def start(self) -> None:
         with all_jobs_session() as session:
             session.execute(text("DELETE FROM ledger.jobs"))
-        self.tenants = [Steps(), Steps()]
+        self.tenants = [LedgerSteps(), LedgerSteps()]
         self.jobs: dict[UUID, Expected] = {}
-        self.tenant_of: dict[UUID, Steps] = {}
+        self.tenant_of: dict[UUID, LedgerSteps] = {}
         self.messages: list[Message] = []
         self.sent_at: dict[UUID, float] = {}
-        self.attempts: list[tuple[Steps, Claimed]] = []
+        self.attempts: list[tuple[LedgerSteps, Claimed]] = []
         self.run_until: dict[UUID, float] = {}
         self.now = 0.0
         self.watched = Continuity()
         self.held: set[UUID] = set()
         self.entered = 0
 
-    def of(self, steps: Steps, *states: str) -> list[UUID]:
+    def of(self, steps: LedgerSteps, *states: str) -> list[UUID]:
         return [one for one, job in self.jobs.items() if self.tenant_of[one] is steps and job.state in states]
 
     @rule(tenant=st.integers(0, 1), key=KEYS, count=st.integers(1, 3))
@@ -131,12 +131,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for job_id in dict.fromkeys(ids):
             self.note_entered(steps, key, job_id)
 
-    def unclaimed(self, steps: Steps, key: str | None) -> list[UUID]:
+    def unclaimed(self, steps: LedgerSteps, key: str | None) -> list[UUID]:
         """The job that takes what is enqueued with this key."""
         waiting = [] if key is None else self.of(steps, "queued", "dispatched")
         return [one for one in waiting if self.jobs[one].key == key and not self.jobs[one].ever_claimed]
 
-    def note_entered(self, steps: Steps, key: str | None, job_id: UUID) -> None:
+    def note_entered(self, steps: LedgerSteps, key: str | None, job_id: UUID) -> None:
         folded = self.unclaimed(steps, key)
         assert [job_id] == folded or (not folded and job_id not in self.jobs)
         if not folded:
@@ -282,10 +282,10 @@ class LedgerMachine(RuleBasedStateMachine):
             if job.message_id == message.id:
                 job.state, job.message_id, job.dispatches = "queued", None, max(job.dispatches - 1, 0)
 
-    def owner_of(self, part: ledger.Part) -> Steps:
+    def owner_of(self, part: ledger.Part) -> LedgerSteps:
         return next(one for one in self.tenants if one.organization_id == part.organization_id)
 
-    def claim_part(self, steps: Steps, message: Message, ids: Sequence[UUID]) -> None:
+    def claim_part(self, steps: LedgerSteps, message: Message, ids: Sequence[UUID]) -> None:
         runnable = self.note_claimed(message, ids)
         claimed = steps.claim(ids, message_id=message.id, lease=LEASE_SECONDS)
         assert [one.id for one in claimed] == runnable
@@ -384,7 +384,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def end_otherwise(self, data: st.DataObject, how: str) -> None:
         self.end(*data.draw(st.sampled_from(self.attempts)), how)
 
-    def end(self, steps: Steps, claimed: Claimed, how: str) -> None:
+    def end(self, steps: LedgerSteps, claimed: Claimed, how: str) -> None:
         owned, job = self.owns(claimed), self.jobs[claimed.id]
         with writing(steps.organization_id) as session:
             if how == "give_back":
@@ -406,7 +406,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def wear_out(self, how: str) -> None:
         """One job ends in the same way again and again, each message that ever carried it comes once more, and each
         attempt that is over tries to end once more."""
-        self.tenants.append(Steps())  # whose other jobs do not take up its room
+        self.tenants.append(LedgerSteps())  # whose other jobs do not take up its room
         self.enqueue(len(self.tenants) - 1, None, 1)
         worn = next(reversed(self.jobs))
         for _ in range(MAX_ATTEMPTS * (MAX_GIVEN_BACK + 1)):
@@ -541,7 +541,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.dispatch(batch=10, capacity=10)
             for message in self.messages:
                 for part in message.parts:
-                    steps = Steps(part.organization_id)
+                    steps = LedgerSteps(part.organization_id)
                     steps.finish(steps.claim(part.job_ids, message_id=message.id))
             with all_jobs_session() as session:
                 live = session.scalar(text("SELECT count(*) FROM ledger.jobs WHERE finished_at IS NULL"))

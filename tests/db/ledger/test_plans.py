@@ -27,7 +27,7 @@ from docworker.db.settings import HOME, settings
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.servers.roles import DATABASE
 from docworker.worker.local.stack import LocalStack
-from tests.support.ledger import Steps, dispatched
+from tests.support.ledger import LedgerSteps, dispatched
 from tests.support.stack import applied, isolated_settings, temporary_stack
 
 MANY = 200_000
@@ -205,9 +205,9 @@ def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
     assert {scan.index for scan in scans} >= {"ix_jobs_ready", "ix_jobs_later", "ix_jobs_arrived", "ix_jobs_dispatched"}
 
 
-def claimed_jobs(*, lease: float) -> tuple[Steps, list[ledger.Claimed]]:
+def claimed_jobs(*, lease: float) -> tuple[LedgerSteps, list[ledger.Claimed]]:
     """A batch of one tenant."""
-    steps = Steps(UUID(int=1))
+    steps = LedgerSteps(UUID(int=1))
     with all_jobs_session() as session:
         (message,) = dispatched(session, capacity=1, size=BATCH_SIZE).messages
         assert message.parts[0].organization_id == steps.organization_id

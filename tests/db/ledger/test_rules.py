@@ -21,12 +21,12 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, position_after, writing
 from docworker.db.settings import HOME, settings
 from tests.support.database import held_back, somebody_waits
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def gate(steps: Steps) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+def gate(steps: LedgerSteps) -> Iterator[Callable[[Callable[[], Any]], Any]]:
     """`gate(work)` is `held_back` for a statement of the dispatcher's: it has its snapshot and no row lock yet."""
     owner = owner_engine(settings())
     with owner.begin() as connection:
@@ -60,7 +60,7 @@ def _set(job_ids: Any, assignments: str) -> None:
         session.execute(text(f"UPDATE ledger.jobs SET {assignments} WHERE id = ANY(:ids)"), {"ids": ids})
 
 
-def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Steps, gate: Any) -> None:
+def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: LedgerSteps, gate: Any) -> None:
     ids = steps.enqueue()
 
     lane = ledger.LaneKey(steps.organization_id, steps.kind, alone=False, priority=5)
@@ -75,7 +75,7 @@ def test_a_job_dispatched_since_the_snapshot_is_not_dispatched_twice(steps: Step
     assert second.result() == []
 
 
-def test_a_lease_renewed_since_the_snapshot_is_not_rescued(steps: Steps, gate: Any) -> None:
+def test_a_lease_renewed_since_the_snapshot_is_not_rescued(steps: LedgerSteps, gate: Any) -> None:
     (claimed,) = steps.run()
     _set(([claimed.id], steps.organization_id), "lease_expires_at = clock_timestamp()")
     with gate(steps.rescue) as rescue, writing(steps.organization_id) as session:
@@ -84,7 +84,7 @@ def test_a_lease_renewed_since_the_snapshot_is_not_rescued(steps: Steps, gate: A
     assert steps.finish([claimed]) == {claimed.id}
 
 
-def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: Steps, gate: Any) -> None:
+def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: LedgerSteps, gate: Any) -> None:
     ids = steps.enqueue()
     steps.dispatch()
     _set((ids, steps.organization_id), "redispatch_at = clock_timestamp()")
@@ -99,7 +99,7 @@ def test_a_job_claimed_since_the_snapshot_is_not_overdue(steps: Steps, gate: Any
     assert steps.finish([claimed]) == {claimed.id}
 
 
-def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, gate: Any) -> None:
+def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: LedgerSteps, gate: Any) -> None:
     """The broker may have delivered what it did not confirm."""
     ids = steps.enqueue()
     messages = steps.dispatch()
@@ -115,7 +115,7 @@ def test_a_job_claimed_since_the_snapshot_is_not_taken_for_unsent(steps: Steps, 
     assert steps.finish([claimed]) == {claimed.id}
 
 
-def test_a_job_that_is_being_cancelled_is_not_claimed(steps: Steps) -> None:
+def test_a_job_that_is_being_cancelled_is_not_claimed(steps: LedgerSteps) -> None:
     ids = steps.enqueue()
     steps.dispatch()
     with all_jobs_session() as canceller:
@@ -125,7 +125,7 @@ def test_a_job_that_is_being_cancelled_is_not_claimed(steps: Steps) -> None:
     assert steps.states() == {"cancelled": 1}
 
 
-def test_a_job_rescued_while_its_finish_waits_is_fenced(steps: Steps) -> None:
+def test_a_job_rescued_while_its_finish_waits_is_fenced(steps: LedgerSteps) -> None:
     (claimed,) = steps.run()
     steps.expire([claimed.id])
     with all_jobs_session() as rescuer:
@@ -136,7 +136,7 @@ def test_a_job_rescued_while_its_finish_waits_is_fenced(steps: Steps) -> None:
     assert steps.states() == {"queued": 1}
 
 
-def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: Steps) -> None:
+def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: LedgerSteps) -> None:
     (claimed,) = steps.run()
     steps.expire([claimed.id])
     with writing(steps.organization_id) as finisher:
@@ -149,7 +149,7 @@ def test_rescue_and_renewal_do_not_wait_for_a_finish(steps: Steps) -> None:
 
 
 @contextmanager
-def folding(steps: Steps, number: int) -> Iterator[TenantSession]:
+def folding(steps: LedgerSteps, number: int) -> Iterator[TenantSession]:
     """A producer that has folded into the job of key k and has not committed."""
     with writing(steps.organization_id) as producer:
         ledger.insert_jobs(
@@ -163,7 +163,7 @@ def requeue(*, waiting: int = 0) -> int:
         return ledger.requeue_overdue(session, waiting=waiting)
 
 
-def test_a_job_that_is_being_folded_into_holds_up_no_claim_and_runs_with_the_change(steps: Steps) -> None:
+def test_a_job_that_is_being_folded_into_holds_up_no_claim_and_runs_with_the_change(steps: LedgerSteps) -> None:
     (folded, *others) = steps.enqueue(3, unique_keys=["k", "l", "m"])
     (message,) = steps.dispatch()
     with folding(steps, 7) as producer:
@@ -179,7 +179,7 @@ def test_a_job_that_is_being_folded_into_holds_up_no_claim_and_runs_with_the_cha
     assert position <= claim.position
 
 
-def test_a_job_that_was_folded_into_and_still_waits_at_the_broker_is_not_sent_again(steps: Steps) -> None:
+def test_a_job_that_was_folded_into_and_still_waits_at_the_broker_is_not_sent_again(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(unique_keys=["k"])
     (message,) = steps.dispatch()
     with folding(steps, 7):
@@ -189,14 +189,14 @@ def test_a_job_that_was_folded_into_and_still_waits_at_the_broker_is_not_sent_ag
     assert len(steps.claim(message.job_ids, message_id=message.id)) == 1
 
 
-def test_a_queued_job_that_is_folded_into_stays_queued(steps: Steps) -> None:
+def test_a_queued_job_that_is_folded_into_stays_queued(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(unique_keys=["k"])
     with folding(steps, 7):
         pass
     assert (steps.job(job_id).state, steps.job(job_id).redispatch_at) == ("queued", None)
 
 
-def test_a_fold_that_waits_for_a_claim_makes_a_second_job(steps: Steps) -> None:
+def test_a_fold_that_waits_for_a_claim_makes_a_second_job(steps: LedgerSteps) -> None:
     (first,) = steps.enqueue(unique_keys=["k"])
     steps.dispatch()
     with writing(steps.organization_id) as worker:
@@ -211,7 +211,7 @@ def test_a_fold_that_waits_for_a_claim_makes_a_second_job(steps: Steps) -> None:
     assert steps.job(second).arguments == {"number": 7}
 
 
-def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: Steps) -> None:
+def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(unique_keys=["same"])
     enqueued = position_after(database().cluster(HOME))
     steps.dispatch()
@@ -222,7 +222,7 @@ def test_a_job_need_not_wait_for_what_was_written_since_its_dispatch(steps: Step
     assert enqueued <= position < others
 
 
-def test_a_job_folded_into_since_its_dispatch_sees_that_change(steps: Steps) -> None:
+def test_a_job_folded_into_since_its_dispatch_sees_that_change(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue(unique_keys=["same"])
     steps.dispatch()
     assert steps.enqueue(unique_keys=["same"]) == [job_id]
@@ -232,7 +232,7 @@ def test_a_job_folded_into_since_its_dispatch_sees_that_change(steps: Steps) -> 
     assert folded <= position
 
 
-def test_a_change_after_the_claim_makes_a_second_job(steps: Steps) -> None:
+def test_a_change_after_the_claim_makes_a_second_job(steps: LedgerSteps) -> None:
     (claimed,) = steps.run(unique_keys=["k"])
     (second,) = steps.enqueue(unique_keys=["k"])
     assert second != claimed.id
@@ -240,7 +240,7 @@ def test_a_change_after_the_claim_makes_a_second_job(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("ending", ["rescue", "give_back", "retry"])
-def test_a_claimed_job_goes_back_beside_its_equal(steps: Steps, ending: str) -> None:
+def test_a_claimed_job_goes_back_beside_its_equal(steps: LedgerSteps, ending: str) -> None:
     """The unique index covers jobs never claimed; else the way back would break on it."""
     (claimed,) = steps.run(unique_keys=["k"])
     steps.enqueue(unique_keys=["k"])
@@ -256,7 +256,7 @@ def test_a_claimed_job_goes_back_beside_its_equal(steps: Steps, ending: str) -> 
     assert steps.states() == {"queued": 2}
 
 
-def test_producers_that_fold_the_same_keys_in_opposite_order_do_not_deadlock(steps: Steps) -> None:
+def test_producers_that_fold_the_same_keys_in_opposite_order_do_not_deadlock(steps: LedgerSteps) -> None:
     keys = [f"key {number:03}" for number in range(100)]
     with ThreadPoolExecutor(4) as pool:
         rounds = [
@@ -267,7 +267,7 @@ def test_producers_that_fold_the_same_keys_in_opposite_order_do_not_deadlock(ste
     assert steps.states() == {"queued": 100}
 
 
-def test_finishers_of_the_same_jobs_in_opposite_order_do_not_deadlock(steps: Steps) -> None:
+def test_finishers_of_the_same_jobs_in_opposite_order_do_not_deadlock(steps: LedgerSteps) -> None:
     claimed = steps.run(100)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(steps.finish, order) for order in (claimed, claimed[::-1]) for _ in range(5)]
@@ -275,7 +275,7 @@ def test_finishers_of_the_same_jobs_in_opposite_order_do_not_deadlock(steps: Ste
     assert sorted(map(len, finished), reverse=True) == [100] + [0] * 9
 
 
-def test_what_was_lost_with_its_worker_runs_alone(steps: Steps) -> None:
+def test_what_was_lost_with_its_worker_runs_alone(steps: LedgerSteps) -> None:
     """One poison job must not use up the attempts of its batch, not even through an old message with the batch."""
     claimed = steps.run(5)
     ids = [one.id for one in claimed]
@@ -287,7 +287,7 @@ def test_what_was_lost_with_its_worker_runs_alone(steps: Steps) -> None:
     assert [len(steps.claim(one.job_ids, message_id=one.id)) for one in messages] == [1] * 5
 
 
-def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: Steps) -> None:
+def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: LedgerSteps) -> None:
     (parent,) = steps.run()
     steps.expire([parent.id])
     steps.rescue()
@@ -296,7 +296,7 @@ def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: Steps) -> None:
     assert steps.job(parent.id).cursor is None
 
 
-def test_a_commit_whose_answer_was_lost_is_found_in_the_ledger(steps: Steps) -> None:
+def test_a_commit_whose_answer_was_lost_is_found_in_the_ledger(steps: LedgerSteps) -> None:
     done, failed, used_up, waiting, lost = steps.run(5, max_attempts=1)
     steps.finish([done])
     failure = ledger.Failure("E", "m")
@@ -311,7 +311,7 @@ def test_a_commit_whose_answer_was_lost_is_found_in_the_ledger(steps: Steps) -> 
         }
 
 
-def test_a_vanished_host_does_not_hold_its_locks(steps: Steps) -> None:
+def test_a_vanished_host_does_not_hold_its_locks(steps: LedgerSteps) -> None:
     with writing(steps.organization_id) as session:
         timeout = session.scalar(text("SELECT current_setting('idle_in_transaction_session_timeout')"))
     assert timeout == "1min"

@@ -21,11 +21,11 @@ from docworker.db.models.job import ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.migrations.runner import downgrade, upgrade
-from tests.support.ledger import Steps, without_constraints
+from tests.support.ledger import LedgerSteps, without_constraints
 
 
 @pytest.fixture
-def unguarded(steps: Steps) -> Iterator[Steps]:
+def unguarded(steps: LedgerSteps) -> Iterator[LedgerSteps]:
     with without_constraints():
         yield steps
 
@@ -81,7 +81,7 @@ OTHERWISE = [
 ]
 
 
-def look_at_everything(steps: Steps) -> None:
+def look_at_everything(steps: LedgerSteps) -> None:
     """What the dispatcher, the judge and the command line read."""
     with all_jobs_session() as session:
         assert ledger.may_plan(session)
@@ -96,7 +96,7 @@ def look_at_everything(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("assignments", UNREADABLE + ODD + OTHERWISE, ids=lambda text: text[:40])
-def test_one_odd_row_stops_nobody(unguarded: Steps, assignments: str) -> None:
+def test_one_odd_row_stops_nobody(unguarded: LedgerSteps, assignments: str) -> None:
     odd, good = unguarded.enqueue(2)
     spoil(odd, assignments)
     look_at_everything(unguarded)
@@ -108,7 +108,9 @@ def test_one_odd_row_stops_nobody(unguarded: Steps, assignments: str) -> None:
 
 
 @pytest.mark.parametrize("assignments", UNREADABLE, ids=lambda text: text[:40])
-def test_a_job_that_cannot_be_run_fails_with_the_reason_and_its_batch_runs(unguarded: Steps, assignments: str) -> None:
+def test_a_job_that_cannot_be_run_fails_with_the_reason_and_its_batch_runs(
+    unguarded: LedgerSteps, assignments: str
+) -> None:
     bad, *good = unguarded.enqueue(3)
     spoil(bad, assignments)
     (message,) = unguarded.dispatch()
@@ -123,7 +125,7 @@ def test_a_job_that_cannot_be_run_fails_with_the_reason_and_its_batch_runs(ungua
 
 
 @pytest.mark.parametrize("assignments", ODD, ids=lambda text: text[:40])
-def test_a_job_that_is_only_odd_runs(unguarded: Steps, assignments: str) -> None:
+def test_a_job_that_is_only_odd_runs(unguarded: LedgerSteps, assignments: str) -> None:
     (odd,) = unguarded.enqueue()
     spoil(odd, assignments)
     (message,) = unguarded.dispatch()
@@ -132,7 +134,7 @@ def test_a_job_that_is_only_odd_runs(unguarded: Steps, assignments: str) -> None
     assert unguarded.finish([claimed]) == {odd}
 
 
-def test_a_job_that_was_put_back_by_hand_after_its_last_attempt_fails_alone(steps: Steps) -> None:
+def test_a_job_that_was_put_back_by_hand_after_its_last_attempt_fails_alone(steps: LedgerSteps) -> None:
     """The constraints allow it, and a claim of the batch would break on them."""
     spent, good = steps.run(2, max_attempts=1)
     by_hand = "state = 'queued', claim_token = NULL, lease_expires_at = NULL, run_until = NULL"
@@ -162,7 +164,7 @@ def read(expression: str) -> Any:
         ("'7'::json", 7),
     ],
 )
-def test_what_python_cannot_hold_is_read_as_the_nearest(steps: Steps, expression: str, expected: object) -> None:
+def test_what_python_cannot_hold_is_read_as_the_nearest(steps: LedgerSteps, expression: str, expected: object) -> None:
     found = read(expression)
     assert found == expected
     if isinstance(found, datetime):
@@ -170,7 +172,7 @@ def test_what_python_cannot_hold_is_read_as_the_nearest(steps: Steps, expression
             assert found + timedelta(hours=hours)
 
 
-def test_json_that_cannot_be_read_says_why(steps: Steps) -> None:
+def test_json_that_cannot_be_read_says_why(steps: LedgerSteps) -> None:
     deep = read(f"""'{"[" * 3000}{"]" * 3000}'::jsonb""")
     assert isinstance(deep, Unreadable)
     assert deep.startswith("cannot be read: ")
@@ -204,7 +206,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("assignments", REFUSED)
-def test_the_table_refuses_what_no_reader_could_read(steps: Steps, assignments: str) -> None:
+def test_the_table_refuses_what_no_reader_could_read(steps: LedgerSteps, assignments: str) -> None:
     (job_id,) = steps.enqueue()
     with pytest.raises(IntegrityError):
         spoil(job_id, assignments)
@@ -217,7 +219,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("large", LARGE.values(), ids=LARGE.keys())
-def test_large_arguments_that_are_no_object_are_set_aside_when_they_are_claimed(steps: Steps, large: str) -> None:
+def test_large_arguments_that_are_no_object_are_set_aside_when_they_are_claimed(steps: LedgerSteps, large: str) -> None:
     """The table does not fetch them at each change of a row only to see what they are."""
     odd, good = steps.enqueue(2)
     spoil(odd, f"arguments = ({large})")
@@ -227,7 +229,7 @@ def test_large_arguments_that_are_no_object_are_set_aside_when_they_are_claimed(
     assert (steps.job(odd).state, steps.job(odd).error_class) == ("failed", "UnreadableJob")
 
 
-def test_a_change_of_a_job_reads_nothing_of_its_large_arguments(steps: Steps) -> None:
+def test_a_change_of_a_job_reads_nothing_of_its_large_arguments(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue()
     spoil(job_id, f"arguments = jsonb_build_object('large', ({LARGE['stored apart']}))")
     change, look = "faults = 1", "faults = length(left(arguments::text, 10))"
@@ -245,7 +247,7 @@ def blocks_touched(job_id: UUID, assignments: str) -> int:
 @pytest.mark.usefixtures("fresh_environment")
 def test_a_migration_sets_aside_what_is_there_already_and_lets_the_rest_run() -> None:
     open_database(settings(), application_name="tests")
-    steps = Steps()
+    steps = LedgerSteps()
     good, ended, *bad = steps.enqueue(len(REFUSED) + 2)
     downgrade("0002")
     spoil(ended, "state = 'succeeded', finished_at = '-infinity', result = '7'")

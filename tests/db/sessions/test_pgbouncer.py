@@ -21,7 +21,7 @@ from docworker.db.settings import settings
 from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.server import free_port
 from docworker.worker.local.stack import LocalStack
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, temporary_directory
 from tests.support.waiting import eventually
@@ -168,7 +168,7 @@ def test_routing_session_works() -> None:
 
 
 def test_a_job_goes_its_way() -> None:
-    steps = Steps()
+    steps = LedgerSteps()
     claimed = steps.run(20)
     assert len(claimed) == 20
     assert len(steps.finish(claimed)) == 20

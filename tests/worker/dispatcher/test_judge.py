@@ -20,7 +20,7 @@ from docworker.jobs.execution.leases import leases
 from docworker.worker.dispatcher.judge import Judge
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database
-from tests.support.ledger import Steps
+from tests.support.ledger import LedgerSteps
 from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
 
@@ -29,12 +29,12 @@ LEASE = 3.0
 
 
 @pytest.fixture
-def steps(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, LocalStack]]:
+def steps(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[LedgerSteps, LocalStack]]:
     """A ledger on a server of its own, to be stalled."""
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
     with opened_database():
-        yield Steps(), stack
+        yield LedgerSteps(), stack
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def judging(judge: Judge) -> Iterator[Judge]:
 
 
 @contextmanager
-def living(steps: Steps, claimed: list[Claimed]) -> Iterator[None]:
+def living(steps: LedgerSteps, claimed: list[Claimed]) -> Iterator[None]:
     """A worker that renews as often as it can, whatever the master does meanwhile."""
     gone = Event()
 
@@ -82,7 +82,7 @@ def locked_jobs(_: LocalStack) -> None:
 
 @pytest.mark.parametrize("stall", [frozen_master, locked_jobs])
 def test_after_a_stall_of_the_master_the_living_keep_their_jobs_and_the_dead_lose_theirs(
-    steps: tuple[Steps, LocalStack], stall: Callable[[LocalStack], None]
+    steps: tuple[LedgerSteps, LocalStack], stall: Callable[[LocalStack], None]
 ) -> None:
     mine, stack = steps
     (alive,), (dead,) = mine.run(max_attempts=1), mine.run(max_attempts=1)
@@ -96,18 +96,18 @@ def test_after_a_stall_of_the_master_the_living_keep_their_jobs_and_the_dead_los
         assert mine.finish([alive]) == {alive.id}
 
 
-def renewed_until(steps: Steps, claimed: Claimed) -> None:
+def renewed_until(steps: LedgerSteps, claimed: Claimed) -> None:
     with writing(steps.organization_id) as session:
         assert ledger.renew(session, [claimed], lease_seconds=LEASE) == {claimed.id}
 
 
-def has_ended(steps: Steps, claimed: Claimed) -> bool:
+def has_ended(steps: LedgerSteps, claimed: Claimed) -> bool:
     with all_jobs_session() as session:
         ended = text("SELECT lease_expires_at <= clock_timestamp() FROM ledger.jobs WHERE id = :id")
         return bool(session.scalar(ended, {"id": claimed.id}))
 
 
-def test_without_a_stall_a_lease_that_has_ended_is_taken_at_once(steps: tuple[Steps, LocalStack]) -> None:
+def test_without_a_stall_a_lease_that_has_ended_is_taken_at_once(steps: tuple[LedgerSteps, LocalStack]) -> None:
     mine, _ = steps
     with judging(Judge(LEASE)) as judge:
         eventually(watched_for(judge, LEASE), within_seconds=20, what="the judge to be trusted")
@@ -117,7 +117,7 @@ def test_without_a_stall_a_lease_that_has_ended_is_taken_at_once(steps: tuple[St
         assert watched_for(judge, LEASE)()
 
 
-def test_who_has_just_begun_takes_no_lease_that_ended_before(steps: tuple[Steps, LocalStack]) -> None:
+def test_who_has_just_begun_takes_no_lease_that_ended_before(steps: tuple[LedgerSteps, LocalStack]) -> None:
     mine, _ = steps
     (claimed,) = mine.run()
     mine.expire([claimed.id])
@@ -137,7 +137,7 @@ def test_who_has_just_begun_takes_no_lease_that_ended_before(steps: tuple[Steps,
 
 
 def test_a_judge_that_was_frozen_between_its_decision_and_its_statement_takes_nothing_newer(
-    steps: tuple[Steps, LocalStack], monkeypatch: pytest.MonkeyPatch
+    steps: tuple[LedgerSteps, LocalStack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it decided holds for the leases that had ended then."""
     mine, _ = steps
@@ -156,7 +156,7 @@ def test_a_judge_that_was_frozen_between_its_decision_and_its_statement_takes_no
     assert mine.job(claimed.id).state == "running"
 
 
-def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[Steps, LocalStack]) -> None:
+def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[LedgerSteps, LocalStack]) -> None:
     """A disk that stands still stops those who write, also the living; who only reads does not notice."""
     mine, _ = steps
     judge = Judge(lease_seconds=0.5)
@@ -174,7 +174,7 @@ def test_a_rescue_whose_writes_were_held_up_is_taken_back(steps: tuple[Steps, Lo
 
 
 def test_a_judge_that_begins_while_nobody_can_renew_knows_nothing_of_the_dead(
-    steps: tuple[Steps, LocalStack],
+    steps: tuple[LedgerSteps, LocalStack],
 ) -> None:
     """The master tells it the time all the while."""
     mine, _ = steps
@@ -194,17 +194,19 @@ def test_a_judge_that_begins_while_nobody_can_renew_knows_nothing_of_the_dead(
 
 
 @pytest.fixture
-def settable(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Steps, LocalStack]]:
+def settable(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[LedgerSteps, LocalStack]]:
     """A ledger on a server whose clock can be set."""
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
     stack.master.execute(_SETTABLE_CLOCK, database="docworker")
     with opened_database():
-        yield Steps(), stack
+        yield LedgerSteps(), stack
 
 
 @pytest.mark.parametrize("ahead", [30, -3600])
-def test_when_the_masters_clock_is_set_the_living_renew_first(settable: tuple[Steps, LocalStack], ahead: float) -> None:
+def test_when_the_masters_clock_is_set_the_living_renew_first(
+    settable: tuple[LedgerSteps, LocalStack], ahead: float
+) -> None:
     mine, stack = settable
     judge = Judge(LEASE)
     eventually(lambda: judge.look() == [] and watched_for(judge, LEASE)(), what="the judge to be trusted")
@@ -224,7 +226,7 @@ def test_when_the_masters_clock_is_set_the_living_renew_first(settable: tuple[St
 
 
 def test_a_clock_set_beyond_the_time_that_a_job_may_run_takes_it_from_nobody_who_lives(
-    settable: tuple[Steps, LocalStack],
+    settable: tuple[LedgerSteps, LocalStack],
 ) -> None:
     mine, stack = settable
     judge = Judge(LEASE)

@@ -35,7 +35,7 @@ from docworker.worker.dispatcher.loop import Dispatcher, Tick
 from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, reopened_database, somebody_waits
-from tests.support.ledger import Steps, dispatched
+from tests.support.ledger import LedgerSteps, dispatched
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.trials import get, metric
@@ -44,7 +44,7 @@ from tests.support.waiting import eventually
 LONG_WAIT = 30.0
 
 
-def kind(name: str = Steps.kind, **options: Any) -> Kind:
+def kind(name: str = LedgerSteps.kind, **options: Any) -> Kind:
     defaults: dict[str, Any] = {"max_attempts": 3, "priority": 5, "takes_batches": True}
     return Kind(
         name=name,
@@ -92,7 +92,7 @@ class Desk:
         if taken is None:
             return None
         message_id, organization_id, job_ids = taken
-        return Steps(organization_id).claim(job_ids, message_id=message_id)
+        return LedgerSteps(organization_id).claim(job_ids, message_id=message_id)
 
     def claim_all(self) -> list[Claimed]:
         return [claimed for batch in iter(self.claim_next, None) for claimed in batch]
@@ -179,7 +179,7 @@ def planner_waits() -> bool:
 def test_never_more_messages_at_the_broker_than_the_window(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=2, dispatch_window=3)
     for _ in range(3):
-        Steps().enqueue(20)
+        LedgerSteps().enqueue(20)
     for _ in range(5):
         dispatcher.tick()
         assert desk.depth() == 3
@@ -194,26 +194,26 @@ def test_never_more_messages_at_the_broker_than_the_window(desk: Desk) -> None:
 
 def test_an_idle_system_sends_a_single_at_once_and_a_backlog_full_batches(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=10, dispatch_window=4)
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     assert [len(message.job_ids) for message in dispatcher.tick().messages] == [1]
     desk.claim_all()
-    Steps().enqueue(100)
+    LedgerSteps().enqueue(100)
     assert [len(message.job_ids) for message in dispatcher.tick().messages] == [10] * 4
 
 
 def test_lost_messages_are_dispatched_again_and_take_no_room_meanwhile(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=2)
-    lost = Steps().enqueue(2)
+    lost = LedgerSteps().enqueue(2)
     dispatcher.tick()
     while desk.take():
         pass
-    others = Steps().enqueue(2)
+    others = LedgerSteps().enqueue(2)
     assert not dispatcher.tick().messages, "what was sent a moment ago may be on its way"
     advance_clock(3)
     dispatcher.tick()
     claimed = desk.claim_all()
     assert {one.id for one in claimed} == set(others)
-    Steps(claimed[0].organization_id).finish(claimed)
+    LedgerSteps(claimed[0].organization_id).finish(claimed)
     advance_clock(3600)
     eventually(lambda: dispatcher.tick().messages, what="the lost ones to be dispatched again")
     assert {one.id for one in desk.claim_all()} == set(lost)
@@ -225,7 +225,7 @@ def overdue() -> float:
 
 def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=3)
-    Steps().enqueue(3)
+    LedgerSteps().enqueue(3)
     dispatcher.tick()
     before = overdue()
     advance_clock(60)
@@ -236,10 +236,10 @@ def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(desk: Desk) ->
 
 
 def test_what_a_look_has_just_sent_does_not_make_those_before_it_overdue(desk: Desk) -> None:
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     desk.dispatcher(batch_size=1, dispatch_window=4).tick()
     advance_clock(60)
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     before = overdue()
     assert len(desk.dispatcher(batch_size=1, dispatch_window=4).tick().messages) == 2
     assert states() == {"dispatched": 4}
@@ -248,10 +248,10 @@ def test_what_a_look_has_just_sent_does_not_make_those_before_it_overdue(desk: D
 
 def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=3)
-    (lost,) = Steps().enqueue()
+    (lost,) = LedgerSteps().enqueue()
     dispatcher.tick()
     desk.take()
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     dispatcher.tick()
     before = overdue()
     advance_clock(60)
@@ -263,7 +263,7 @@ def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(desk:
 def test_while_the_broker_is_away_nothing_is_overdue(own_desk: tuple[Desk, LocalStack]) -> None:
     desk, stack = own_desk
     dispatcher = desk.dispatcher()
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     dispatcher.tick()
     stack.broker.kill()
     advance_clock(60)
@@ -281,11 +281,11 @@ def test_every_tenant_gets_its_turn_whatever_the_age_of_the_others_backlogs(desk
     """Room comes free one message at a time: the tenants with the oldest jobs must not share it among themselves."""
     dispatcher = desk.dispatcher(batch_size=5, dispatch_window=2)
     for _ in range(6):
-        Steps().enqueue(200)
+        LedgerSteps().enqueue(200)
     for _ in range(10):
         dispatcher.tick()
         desk.claim_next()
-    late = Steps()
+    late = LedgerSteps()
     late.enqueue()
     order = []
     while late.organization_id not in order:
@@ -297,7 +297,7 @@ def test_every_tenant_gets_its_turn_whatever_the_age_of_the_others_backlogs(desk
 def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=2, dispatch_window=2)
     for _ in range(7):
-        Steps().enqueue(100)
+        LedgerSteps().enqueue(100)
     served: Counter[UUID] = Counter()
     while served.total() < 7 * 4:
         dispatcher.tick()
@@ -309,13 +309,13 @@ def test_who_comes_last_to_a_long_line_of_tenants_is_served_early(desk: Desk, mo
     """Also behind one that keeps adding jobs."""
     monkeypatch.setattr(dispatch, "_FIRST_STRETCH", 4)
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=1)
-    line = [Steps() for _ in range(40)]
+    line = [LedgerSteps() for _ in range(40)]
     for one in line:
         one.enqueue(5)
     for _ in range(3):
         dispatcher.tick()
         desk.claim_next()
-    late = Steps()
+    late = LedgerSteps()
     late.enqueue(2)
     order: list[UUID] = []
     while late.organization_id not in order:
@@ -334,13 +334,13 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
 ) -> None:
     monkeypatch.setattr(planning, "MOST_VISITED", 4)
     monkeypatch.setattr(dispatch, "_FIRST_STRETCH", 2)
-    crowd = [Steps() for _ in range(30)]
+    crowd = [LedgerSteps() for _ in range(30)]
     for one in crowd:
         one.enqueue()
         with all_jobs_session() as session:
             ledger.pause(session, kind=None, organization_id=one.organization_id)
     dispatcher = desk.dispatcher()
-    free = Steps()
+    free = LedgerSteps()
     free.enqueue()
     pauses = []
     while free.states() != {"dispatched": 1}:
@@ -357,7 +357,7 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
 
 def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: Desk) -> None:
     dispatcher = desk.dispatcher(batch_size=5, dispatch_window=1)
-    held, other = Steps(), Steps()
+    held, other = LedgerSteps(), LedgerSteps()
     held.enqueue(20)
     other.enqueue()
     with all_jobs_session() as session:
@@ -384,7 +384,7 @@ def refused_by_the_server(
 def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_go_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused, other = Steps(), Steps()
+    refused, other = LedgerSteps(), LedgerSteps()
     refused.enqueue(2)
     other.enqueue(2)
     with refused_by_the_server(refused.organization_id), capture_logs() as logs:
@@ -405,7 +405,7 @@ def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_
 
 
 def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
-    refused, other = Steps(), Steps()
+    refused, other = LedgerSteps(), LedgerSteps()
     soon = datetime.now(UTC) + timedelta(hours=1)
     refused.enqueue(3, run_at=soon)
     other.enqueue(2, run_at=soon)
@@ -419,7 +419,7 @@ def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk
 
 
 def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
-    refused, other = Steps(), Steps()
+    refused, other = LedgerSteps(), LedgerSteps()
     dispatcher = desk.dispatcher()
     refused.enqueue(2)
     other.enqueue(2)
@@ -434,7 +434,7 @@ def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(desk: Desk) 
 
 def test_tenants_take_turns_at_a_kind_at_its_cap(desk: Desk) -> None:
     dispatcher = desk.dispatcher(kind(max_running=1))
-    tenants = [Steps() for _ in range(3)]
+    tenants = [LedgerSteps() for _ in range(3)]
     for one in tenants:
         one.enqueue(5)
     order = []
@@ -442,7 +442,7 @@ def test_tenants_take_turns_at_a_kind_at_its_cap(desk: Desk) -> None:
         dispatcher.tick()
         (claimed,) = desk.claim_all()
         order.append(claimed.organization_id)
-        Steps(claimed.organization_id).finish([claimed])
+        LedgerSteps(claimed.organization_id).finish([claimed])
     assert set(Counter(order).values()) == {3}
 
 
@@ -452,7 +452,7 @@ def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -
         desk.dispatcher(capped, free, batch_size=3, dispatch_window=50, max_running_per_organization=3)
         for _ in range(2)
     ]
-    tenants = [Steps() for _ in range(3)]
+    tenants = [LedgerSteps() for _ in range(3)]
     for one in tenants:
         one.enqueue(12)
         one.enqueue(12, kind="free")
@@ -471,7 +471,7 @@ def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -
             most_of_kind = max(most_of_kind, sum(job.kind == capped.name for job in under_way))
             most_of_tenant = max(most_of_tenant, *Counter(job.organization_id for job in under_way).values())
             for done in claimed:
-                Steps(done.organization_id).finish([done])
+                LedgerSteps(done.organization_id).finish([done])
             finish_free()
     assert (most_of_kind, most_of_tenant) == (4, 3)
 
@@ -487,7 +487,7 @@ def finish_free() -> None:
 
 def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
     planner, standby = desk.dispatcher(), desk.dispatcher()
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     with held_in_planning(planner.tick) as tick:
         assert not standby.tick().planned
     assert len(tick.result().messages) == 1
@@ -497,19 +497,19 @@ def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
 def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_cancelled(desk: Desk) -> None:
     first, second = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
     first.tick()
-    cancelled = Steps()
+    cancelled = LedgerSteps()
     cancelled.enqueue(2)
     second.tick()
     with all_jobs_session() as session:
         ledger.cancel(session, ledger.Filter(organization_id=cancelled.organization_id))
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     first.tick()
     assert desk.depth() == 2
 
 
 def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(desk: Desk) -> None:
     late, other = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
-    tenant = Steps()
+    tenant = LedgerSteps()
     tenant.enqueue(4)
     channel.DEPTH.set(-1)
     with ThreadPoolExecutor(1) as pool:
@@ -521,12 +521,12 @@ def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(de
         assert len(tick.result(timeout=10).messages) == 1
 
 
-def planned_by_another(tenant: Steps, *, messages: int) -> list[ledger.Message]:
+def planned_by_another(tenant: LedgerSteps, *, messages: int) -> list[ledger.Message]:
     with writing(tenant.organization_id) as session:
         return dispatched(session, capacity=messages, size=ledger.Size(1, 1), under_way=ledger.Load()).messages
 
 
-def just_sent(tenant: Steps) -> bool:
+def just_sent(tenant: LedgerSteps) -> bool:
     with writing(tenant.organization_id) as session:
         age = session.scalar(text("SELECT extract(epoch FROM clock_timestamp() - max(dispatched_at)) FROM ledger.jobs"))
         return float(age) <= ledger.JUST_SENT_SECONDS
@@ -542,7 +542,7 @@ def every_connection_of_dispatchers_taken() -> Iterator[None]:
 
 
 def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
-    ids = set(Steps().enqueue(150)) | set(Steps().enqueue(150))
+    ids = set(LedgerSteps().enqueue(150)) | set(LedgerSteps().enqueue(150))
     claimed: list[UUID] = []
     sent: list[UUID] = []
     with running(desk.dispatcher(batch_size=7)), running(desk.dispatcher(batch_size=7)):
@@ -551,7 +551,7 @@ def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
             while (taken := desk.take()) is not None:
                 message_id, organization_id, job_ids = taken
                 sent.extend(job_ids)
-                claimed.extend(one.id for one in Steps(organization_id).claim(job_ids, message_id=message_id))
+                claimed.extend(one.id for one in LedgerSteps(organization_id).claim(job_ids, message_id=message_id))
             return len(claimed) >= len(ids)
 
         eventually(all_taken, within_seconds=20, what="all jobs to be claimed")
@@ -562,7 +562,7 @@ def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
 def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: Desk, processes: Processes) -> None:
     standby = desk.dispatcher(kind("process_document"))
     with held_planning():
-        Steps().enqueue(kind="process_document")
+        LedgerSteps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
         eventually(planner_waits, within_seconds=20, what="the planner to stand still")
         assert not standby.tick().planned
@@ -574,7 +574,7 @@ def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: De
 def test_a_planner_that_is_stopped_while_it_plans_is_replaced_within_seconds(desk: Desk, processes: Processes) -> None:
     standby = desk.dispatcher(kind("process_document"))
     with held_planning():
-        Steps().enqueue(kind="process_document")
+        LedgerSteps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
         eventually(planner_waits, within_seconds=20, what="the planner to stand still")
         planner.send(signal.SIGSTOP)
@@ -593,7 +593,7 @@ def test_a_planner_that_was_held_up_before_it_publishes_gives_the_jobs_back(
 ) -> None:
     monkeypatch.setattr(loop, "_HELD_UP_SECONDS", 0.0)
     dispatcher = desk.dispatcher()
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     assert not dispatcher.tick().messages
     assert (desk.depth(), states()) == (0, {"queued": 1})
 
@@ -608,7 +608,7 @@ def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_b
     dispatcher = desk.dispatcher()
     dispatcher.tick()
     stack.broker.kill()
-    ids = Steps().enqueue(5)
+    ids = LedgerSteps().enqueue(5)
     for _ in range(2):  # on the old connection, and with none
         started = time.monotonic()
         dispatcher._turn()
@@ -624,7 +624,7 @@ def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_b
 def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk: tuple[Desk, LocalStack]) -> None:
     desk, stack = own_desk
     dispatcher = desk.dispatcher(batch_size=1)
-    ids = Steps().enqueue(3)
+    ids = LedgerSteps().enqueue(3)
     with held_in_planning(dispatcher.tick) as tick:
         stack.broker.kill()
     assert not tick.result().messages
@@ -640,9 +640,9 @@ def test_a_broker_that_has_refused_is_tried_again_while_messages_wait_there(
 ) -> None:
     desk, stack = own_desk
     dispatcher = desk.dispatcher(batch_size=1, dispatch_window=4)
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     assert len(dispatcher.tick().messages) == 2
-    Steps().enqueue(2)
+    LedgerSteps().enqueue(2)
     with held_in_planning(dispatcher.tick) as tick:
         stack.broker.kill()
     assert not tick.result().messages
@@ -655,7 +655,7 @@ def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(own_desk: tu
     """Each look at the planner's waits for the broker for longer than a judge may be held up."""
     desk, stack = own_desk
     dispatcher = desk.dispatcher(lease=1)
-    steps = Steps()
+    steps = LedgerSteps()
     steps.enqueue()
     dispatcher.tick()
     (claimed,) = desk.claim_all()
@@ -670,7 +670,7 @@ def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatche
     own_desk: tuple[Desk, LocalStack], processes: Processes
 ) -> None:
     desk, stack = own_desk
-    (job_id,) = Steps().enqueue(kind="process_document")
+    (job_id,) = LedgerSteps().enqueue(kind="process_document")
     with held_planning():
         dispatcher = processes.start("dispatcher", environment={"DOCWORKER_REDISPATCH_AFTER": "1"})
         eventually(planner_waits, within_seconds=20, what="the dispatcher to plan")
@@ -695,7 +695,7 @@ def test_an_outage_of_the_master_is_waited_out(own_desk: tuple[Desk, LocalStack]
     stack.master.kill()
     dispatcher.wait_for_log("dispatcher.waiting")
     stack.master.start()
-    Steps().enqueue(kind="process_document")
+    LedgerSteps().enqueue(kind="process_document")
     eventually(lambda: desk.depth() == 1, within_seconds=20, what="the job to be dispatched")
     assert dispatcher.stop() == 0
 
@@ -713,7 +713,7 @@ class FailingKinds(dict[str, Kind]):
 
 def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(desk: Desk) -> None:
     dispatcher = desk.dispatcher()
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     outage, unknown = [OperationalError("gone")] * 20, [RuntimeError()] * 10
     dispatcher._kinds = FailingKinds(*outage, *unknown, *unknown)  # what may be refused is tried again lane by lane
     for _ in [*outage, *unknown[1:]]:
@@ -725,7 +725,7 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
 def test_a_count_that_fails_costs_no_tick(desk: Desk) -> None:
     """With a backlog so large that counting it takes longer than a statement may."""
     dispatcher = desk.dispatcher()
-    Steps().enqueue()
+    LedgerSteps().enqueue()
     with reopened_database(lock_timeout=2), ThreadPoolExecutor(2) as pool:
         with held_planning():
             turn = pool.submit(dispatcher._turn)
@@ -748,8 +748,8 @@ def lock_jobs_until(done: Future[Any]) -> None:
 
 
 def test_a_kind_that_the_dispatcher_does_not_know_stays_queued_and_shows_in_a_gauge(desk: Desk) -> None:
-    Steps().enqueue(kind="of_a_newer_release")
-    Steps().enqueue()
+    LedgerSteps().enqueue(kind="of_a_newer_release")
+    LedgerSteps().enqueue()
     assert len(desk.dispatcher().tick().messages) == 1
     assert [job.state for job in jobs()] == ["queued", "dispatched"]
     assert REGISTRY.get_sample_value("docworker_unknown_kind_lanes") == 1
@@ -759,7 +759,7 @@ def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk
     worker = processes.start("worker")
     worker.wait_for_log("worker.ready", within_seconds=30)
     dispatcher = desk.dispatcher(kind("of_a_newer_release"))
-    Steps().enqueue(kind="of_a_newer_release")
+    LedgerSteps().enqueue(kind="of_a_newer_release")
     for times in (1, 2):
         eventually(lambda: dispatcher.tick().messages, what="the job to be dispatched")
         eventually(lambda: metric("docworker_unknown_messages_total") == times, what="the worker to count it")  # noqa: B023
@@ -773,7 +773,7 @@ def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk
 def test_a_commit_wakes_an_idle_dispatcher(desk: Desk) -> None:
     with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
         eventually(lambda: dispatcher._listener.is_open and waits_for_long(dispatcher), what="the dispatcher to wait")
-        Steps().enqueue()
+        LedgerSteps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be dispatched")
 
 
@@ -800,12 +800,12 @@ def test_a_lost_listening_connection_is_made_again_and_polling_goes_on(desk: Des
         with all_jobs_session() as session:
             session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
         eventually(lambda: not dispatcher._listener.is_open, what="the loss to be noticed")
-        Steps().enqueue()
+        LedgerSteps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be found by polling")
         eventually(lambda: bells() - {pid}, within_seconds=5, what="the dispatcher to listen again")
         dispatcher.pace.seconds = LONG_WAIT
         desk.claim_all()
-        Steps().enqueue()
+        LedgerSteps().enqueue()
         eventually(lambda: desk.depth() == 1, within_seconds=5, what="the listener to be heard again")
 
 
@@ -820,7 +820,7 @@ def dispatcher_process(desk: Desk, processes: Processes) -> Process:
 
 
 def test_it_serves_its_metrics_and_health_and_ends_in_order(dispatcher_process: Process, desk: Desk) -> None:
-    Steps().enqueue(3, kind="process_document")
+    LedgerSteps().enqueue(3, kind="process_document")
     eventually(lambda: metric("docworker_dispatched_jobs_total", process="dispatcher") == 3)
     assert metric("docworker_dispatcher_planning", process="dispatcher") == 1
     assert get("/healthz", process="dispatcher")[0] == 200
