@@ -7,7 +7,7 @@ import pytest
 from docworker.jobs.pipeline.draft import Draft, Original, PipelineError
 from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.limits import Limits
-from tests.support.papers import sample
+from tests.support.sample_files import sample
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from docworker.jobs.pipeline.formats import Reading, reader_of
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 from samples.make_samples import INVITATION, NAMESPACES, REPORT, REPORT_TITLE, pdf
-from tests.support.papers import sample, word_document
+from tests.support.sample_files import sample, word_document
 
 
 def read(media_type: str, data: bytes) -> Reading:

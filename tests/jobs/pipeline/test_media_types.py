@@ -3,7 +3,7 @@
 import pytest
 
 from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, PDF, TEXT, media_type_of
-from tests.support.papers import sample
+from tests.support.sample_files import sample
 
 
 @pytest.mark.parametrize(

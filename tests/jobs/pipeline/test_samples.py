@@ -10,7 +10,7 @@ from docworker.jobs.pipeline.limits import MIB, Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, media_type_of
 from docworker.jobs.pipeline.registry import Pipeline
 from samples import make_samples
-from tests.support.papers import SAMPLES, sample
+from tests.support.sample_files import SAMPLES, sample
 
 EXPECTED: dict[str, dict[str, str | None]] = json.loads((SAMPLES / "expected.json").read_text())
 

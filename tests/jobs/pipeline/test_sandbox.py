@@ -23,7 +23,7 @@ from docworker.jobs.pipeline.limits import MIB, Limits
 from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
 from docworker.jobs.pipeline.parser_process import SandboxError
 from docworker.jobs.pipeline.sandbox import Sandbox
-from tests.support.papers import nested_html, sample, word_document, zipped
+from tests.support.sample_files import nested_html, sample, word_document, zipped
 from tests.support.waiting import eventually
 
 GOOD = b"<!doctype html><title>T</title><p>good"
