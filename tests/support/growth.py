@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from docworker.db.errors import DocworkerError
-from tests.support.strangers import SUBJECTS
+from tests.support.untrusted_input import SUBJECTS
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ EXEMPT = {
         r"""<meta[^>]+charset\s*=\s*[\"']?\s*([a-zA-Z0-9_:.-]+)""",
     ): "looks at 1,024 bytes, in the sandbox",
     ("tests/deploy/test_compose.py", r"^COPY (?!--from)(.+) \S+$"): "reads our own Dockerfile",
-    ("tests/support/strangers.py", r"\s*(?:<!--.*?-->\s*)*<html"): "a specimen of what must be noticed",
-    ("tests/support/strangers.py", r"^#{1,6}[ \t]+(.+?)[ \t#]*$"): "a specimen of what must be noticed",
+    ("tests/support/untrusted_input.py", r"\s*(?:<!--.*?-->\s*)*<html"): "a specimen of what must be noticed",
+    ("tests/support/untrusted_input.py", r"^#{1,6}[ \t]+(.+?)[ \t#]*$"): "a specimen of what must be noticed",
     ("tests/worker/local/test_supervisor.py", ""): "looks for what the tests write there",
 }
 

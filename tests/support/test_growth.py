@@ -12,7 +12,7 @@ import pytest
 
 import docworker.jobs.pipeline
 from tests.support.project import PROJECT
-from tests.support.strangers import EXEMPT, FED, FURTHER_MODULES, SPECIMENS, SUBJECTS
+from tests.support.untrusted_input import EXEMPT, FED, FURTHER_MODULES, SPECIMENS, SUBJECTS
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def test_watch_notices_what_does_not_grow_with_the_size(watcher: subprocess.Pope
 def test_each_function_that_strangers_reach_is_fed_or_exempt() -> None:
     names = set(public_functions())
     known = FED.keys() | EXEMPT.keys()
-    assert names - known == set(), "feed these in tests/support/strangers.py, or say there why they need not be fed"
+    assert names - known == set(), (
+        "feed these in tests/support/untrusted_input.py, or say there why they need not be fed"
+    )
     assert known - names == set(), "these are no longer there"
     assert not FED.keys() & EXEMPT.keys()
 

@@ -114,7 +114,7 @@ FURTHER_MODULES = (
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
 
 _DATABASE = "in the database, under its limits: see test_search.py"
-_DISK = "bounded by what a name, a path and a folder may be: see test_files.py"
+_DISK = "bounded by what a name, a path and a folder may be: see test_walking.py"
 _CHILD = "runs in the sandbox's child"
 _LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
 _INSTALLATION = "sees the installation and no document"
