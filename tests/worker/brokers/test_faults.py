@@ -1,6 +1,6 @@
 """A broker that fails in every way we know: a worker and a dispatcher say so soon, wait, and go on with every slot.
 
-They stay the same from the first trouble to the last, so what one costs the next one shows.
+They stay the same from the first fault to the last, so what one costs the next one shows.
 """
 
 import time
@@ -16,6 +16,7 @@ from docworker.jobs.enqueue import enqueue
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.servers.valkey import ValkeyServer
 from docworker.worker.local.stack import LocalStack
+from tests.support.broker_faults import BROKER_FAULTS, forbidden, new_password, without_password
 from tests.support.database import opened_database
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
@@ -23,7 +24,6 @@ from tests.support.stack import applied, isolated_settings, temporary_stack
 from tests.support.tenants import Tenant
 from tests.support.trial_jobs import hold_job
 from tests.support.trials import Trial, get, install_trial_tasks, metric
-from tests.support.troubles import TROUBLES, forbidden, new_password, without_password
 from tests.support.waiting import eventually
 
 NAMES = ("worker", "dispatcher")
@@ -68,7 +68,7 @@ def stack() -> Iterator[LocalStack]:
 
 @contextmanager
 def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *, password: bool) -> Iterator[Scene]:
-    directory = tmp_path_factory.mktemp("trouble")
+    directory = tmp_path_factory.mktemp("fault")
     with proxy_to(stack.broker) as proxy:
         values = isolated_settings(stack, "docworker", directory)
         url = stack.broker.url.replace(f":{stack.broker.port}/", f":{proxy.port}/")
@@ -101,7 +101,7 @@ def between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None
         end()
 
 
-FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
+LINK_FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
     "refused": lambda scene: between(scene.broker.kill, scene.broker.start),
     "frozen": lambda scene: between(scene.broker.freeze, scene.broker.thaw),
     "silent": lambda scene: between(scene.proxy.freeze, scene.proxy.resume),
@@ -109,8 +109,8 @@ FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
 }
 
 
-def trouble(name: str, scene: Scene) -> AbstractContextManager[None]:
-    return FAULTS[name](scene) if name in FAULTS else TROUBLES[name](scene.broker)
+def fault(name: str, scene: Scene) -> AbstractContextManager[None]:
+    return LINK_FAULTS[name](scene) if name in LINK_FAULTS else BROKER_FAULTS[name](scene.broker)
 
 
 def await_readiness(status: int) -> None:
@@ -138,7 +138,7 @@ def readiness_while_it_tries(worker: Process) -> set[int]:
     return said
 
 
-def ride_through(scene: Scene, trouble: AbstractContextManager[None], name: str, *, answers: bool) -> None:
+def ride_through(scene: Scene, fault: AbstractContextManager[None], name: str, *, answers: bool) -> None:
     scene.worker.wait_for_log("worker.ready", within_seconds=40)
     scene.dispatcher.wait_for_log("dispatcher.started")
     await_readiness(200)
@@ -147,7 +147,7 @@ def ride_through(scene: Scene, trouble: AbstractContextManager[None], name: str,
     scene.await_all(before, "begun")
 
     lost = scene.worker.log.count("broker.link_lost")
-    with trouble:
+    with fault:
         await_readiness(503)
         scene.worker.wait_for_log("broker.link_lost", times=lost + 1)  # although there is nothing to acknowledge
         scene.trial.release(f"release-{before}")
@@ -175,9 +175,9 @@ def test_a_password_that_is_set_at_run_time_shows_soon_and_costs_neither_a_slot_
         ride_through(scene, new_password(stack.broker), "NOAUTH", answers=True)
 
 
-@pytest.mark.parametrize("name", [*FAULTS, *TROUBLES])
+@pytest.mark.parametrize("name", [*LINK_FAULTS, *BROKER_FAULTS])
 def test_every_trouble_of_the_broker_shows_soon_and_costs_neither_a_slot_nor_a_job(scene: Scene, name: str) -> None:
-    ride_through(scene, trouble(name, scene), name.replace(" ", "-"), answers=name in TROUBLES)
+    ride_through(scene, fault(name, scene), name.replace(" ", "-"), answers=name in BROKER_FAULTS)
 
 
 def test_an_acknowledgement_that_the_broker_refuses_ends_the_link_and_is_made_over_the_next_one(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Troubles that a real Redis or Valkey gets into and answers with errors; each is one as long as its block lasts."""
+"""Faults that a real Redis or Valkey gets into and answers with errors; each is one as long as its block lasts."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from docworker.worker.local.servers import valkey
 from docworker.worker.local.servers.valkey import ValkeyServer
 from tests.support.waiting import eventually
 
-Trouble = Callable[[ValkeyServer], AbstractContextManager[None]]
+BrokerFault = Callable[[ValkeyServer], AbstractContextManager[None]]
 
 _FILLER = "filler"
 
@@ -116,7 +116,7 @@ def another_password(broker: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def without_password(broker: ValkeyServer) -> Iterator[None]:
-    """No trouble, but what `new_password` begins with."""
+    """No fault, but what `new_password` begins with."""
     with _password_set(broker, ""):
         yield
 
@@ -171,7 +171,7 @@ def full_memory(broker: ValkeyServer) -> Iterator[None]:
             client.config_set("maxmemory", 0)
 
 
-TROUBLES: dict[str, Trouble] = {
+BROKER_FAULTS: dict[str, BrokerFault] = {
     "READONLY": read_only,
     "MISCONF": failed_save,
     "LOADING": loading,
