@@ -12,7 +12,7 @@ from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings
 from docworker.jobs.task import Attempt, job, known_kinds
 from docworker.worker.app import build_app
-from tests.support.job_trials import deliver, enter, state
+from tests.support.adhoc_kinds import deliver, enter, state
 from tests.support.tenants import Tenant
 
 MODULE = """

@@ -27,8 +27,7 @@ from docworker.jobs.kinds.documents import ProcessDocument, process_documents
 from docworker.jobs.kinds.processing import process
 from docworker.jobs.task import Attempt, Batch, batch_job, job
 from docworker.jobs.testing import advance_clock
-from tests.support.database import reopened_database, somebody_waits
-from tests.support.job_trials import (
+from tests.support.adhoc_kinds import (
     batched,
     deliver,
     do_nothing,
@@ -40,6 +39,7 @@ from tests.support.job_trials import (
     single,
     state,
 )
+from tests.support.database import reopened_database, somebody_waits
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 

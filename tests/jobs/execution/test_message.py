@@ -22,7 +22,7 @@ from docworker.jobs.execution.message import run_message
 from docworker.jobs.task import Attempt
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
-from tests.support.job_trials import Do, batched, do_nothing, enter, enter_batch, single, state
+from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, single, state
 from tests.support.tenants import Tenant
 
 

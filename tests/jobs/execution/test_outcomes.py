@@ -21,8 +21,8 @@ from docworker.db.sessions import writing
 from docworker.jobs.execution.leases import clear_stop, leases, request_stop
 from docworker.jobs.task import Attempt, Batch
 from docworker.jobs.testing import advance_clock
+from tests.support.adhoc_kinds import batched, deliver, enter, enter_batch, raising, single, state
 from tests.support.database import reopened_database, somebody_waits
-from tests.support.job_trials import batched, deliver, enter, enter_batch, raising, single, state
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 

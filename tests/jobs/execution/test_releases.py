@@ -18,7 +18,7 @@ from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.kind import Arguments, Kind, arguments_of
 from docworker.jobs.task import Attempt, Batch, batch_job, enter, job
 from docworker.jobs.testing import advance_clock
-from tests.support.job_trials import deliver, finish, state
+from tests.support.adhoc_kinds import deliver, finish, state
 from tests.support.tenants import Tenant
 
 names = itertools.count()
