@@ -30,7 +30,8 @@ from tests.support.stack import (
     unique_name,
 )
 from tests.support.tenants import Tenant
-from tests.support.trials import Trial, install_trial_tasks
+from tests.support.trials import Trial
+from tests.support.user_package import install_user_package
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -132,7 +133,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 @pytest.fixture
 def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Trial:
     """Workers with the tasks of `trial_tasks`, on a fresh database and broker prefix."""
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     directory = tmp_path / "trial"
     directory.mkdir()
     return Trial(processes, directory)
@@ -141,7 +142,7 @@ def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Pat
 @pytest.fixture
 def bare_trial(processes: Processes, tmp_path: Path) -> Trial:
     """As `trial`, with the settings that are in force."""
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     directory = tmp_path / "trial"
     directory.mkdir()
     return Trial(processes, directory)

@@ -15,22 +15,6 @@ from docworker.worker.consumer.watchdog import BrokerProbe
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
 
-EXTENSION = "docworker_trial-1.0.dist-info"
-
-
-def install_trial_tasks(directory: Path) -> None:
-    """Let processes that are started in `directory` find a package there that brings the trial tasks."""
-    install_tasks(directory, "tests.support.trial_tasks", "tests.support.trial_jobs")
-
-
-def install_tasks(directory: Path, *modules: str) -> None:
-    """Let processes that are started in `directory` find a package there that brings the tasks of these modules."""
-    package = directory / EXTENSION
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: docworker-trial\nVersion: 1.0\n")
-    entries = "".join(f"{module.rpartition('.')[2]} = {module}\n" for module in modules)
-    (package / "entry_points.txt").write_text(f"[docworker.tasks]\n{entries}")
-
 
 class Trial:
     """Starts workers with the settings in force, and talks to their broker."""
@@ -50,7 +34,7 @@ class Trial:
 
     def send(self, name: str, **arguments: Any) -> None:
         """Send one message to the workers, as a producer without our code would."""
-        self.app.send_task(f"trial.{name}", kwargs=arguments, queue=settings().queue)
+        self.app.send_task(f"tests.{name}", kwargs=arguments, queue=settings().queue)
 
     def hold_all(self, slots: int, name: str) -> None:
         """Fill every slot with a task that waits for `release-NAME`."""

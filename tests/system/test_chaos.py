@@ -33,8 +33,8 @@ from tests.support.network import Proxy, proxy_to, stopped, through
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import ODD_ENDS, odd, record
-from tests.support.trials import install_trial_tasks
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import ODD_ENDS, odd, record
 from tests.support.waiting import eventually
 
 SEEDS = (4, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (1, 2, 3)))
@@ -68,7 +68,7 @@ _WATCH = (
     "CREATE FUNCTION public.be_patient() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
     f" NEW.max_attempts := {PATIENCE}; RETURN NEW; END $$",
     "CREATE TRIGGER be_patient BEFORE INSERT ON ledger.jobs FOR EACH ROW"
-    " WHEN (NEW.kind NOT LIKE 'trial.%') EXECUTE FUNCTION public.be_patient()",
+    " WHEN (NEW.kind NOT LIKE 'tests.%') EXECUTE FUNCTION public.be_patient()",
 )
 
 
@@ -287,9 +287,9 @@ def states_of_jobs() -> Counter[str]:
 
 
 def recorded(tenant: Tenant) -> Counter[UUID]:
-    """How many entries each job of `trial_jobs` has written."""
+    """How many entries each job of the user package has written."""
     with reading(tenant.id, source="master") as session:
-        return Counter(session.scalars(text("SELECT subject_id FROM app.audit_log WHERE action = 'trial'")))
+        return Counter(session.scalars(text("SELECT subject_id FROM app.audit_log WHERE action = 'tests'")))
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ def test_whatever_is_killed_halted_or_cut_off_every_job_takes_effect_exactly_onc
 ) -> None:
     stack = own_stack(replicas=1, migrated=True)
     in_force(stack)
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     for statement in _WATCH:
         stack.master.execute(statement, database="docworker")
     open_database(settings(), application_name="tests")

@@ -20,7 +20,7 @@ from docworker.worker.app import build_app
 from docworker.worker.local.servers.valkey import ValkeyServer
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.trials import install_trial_tasks
+from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 
 
@@ -118,7 +118,7 @@ def celery_setup_app(celery_broker: RedisTestBroker) -> Celery:
 def celery_worker(
     celery_broker: RedisTestBroker, celery_setup_app: Celery, processes: Processes, tmp_path: Path
 ) -> CeleryTestWorker:
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     worker = CeleryTestWorker(WorkerProcess(lambda: processes.start("worker")), celery_setup_app)
     assert worker.ready()
     return worker
@@ -134,11 +134,11 @@ class Load:
 
     def send(self, messages: int, *, seconds: float = 0.05) -> None:
         for _ in range(messages):
-            self._send("trial.count", path=str(self._path), seconds=seconds)
+            self._send("tests.count", path=str(self._path), seconds=seconds)
             self.sent += 1
 
     def hold(self, release: Path) -> None:
-        self._send("trial.hold", path=str(self._path), release=str(release))
+        self._send("tests.hold", path=str(self._path), release=str(release))
 
     def _send(self, name: str, **arguments: Any) -> None:
         self._app.send_task(name, kwargs=arguments, queue=settings().queue)

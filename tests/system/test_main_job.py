@@ -17,8 +17,8 @@ from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.kinds.documents import process_document
 from tests.support.processes import Process, Processes
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import die_once, hold_job, leave, obey_job, overrun, poison
-from tests.support.trials import install_trial_tasks
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import die_once, hold_job, leave, obey_job, overrun, poison
 from tests.support.waiting import eventually
 
 
@@ -95,9 +95,9 @@ def test_jobs_of_a_killed_worker_run_again(
 
 
 @pytest.fixture
-def trial_kinds(processes: Processes, tmp_path: Path) -> Path:
-    """Makes dispatcher and worker know the kinds of `trial_jobs`; ask for it before them."""
-    install_trial_tasks(tmp_path / "processes")
+def files(processes: Processes, tmp_path: Path) -> Path:
+    """Makes dispatcher and worker know the kinds of the user package; ask for it before them."""
+    install_user_package(tmp_path / "processes")
     return tmp_path
 
 
@@ -113,12 +113,12 @@ def cancel(job_id: UUID) -> None:
 
 
 def test_at_the_end_of_a_stop_a_job_that_never_looked_goes_back_and_has_used_an_attempt(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, processes: Processes
+    tenant: Tenant, files: Path, dispatcher: Process, processes: Processes
 ) -> None:
     worker = start_worker(processes, {"DOCWORKER_SHUTDOWN_TIMEOUT": "3"})
-    begun = trial_kinds / "begun"
+    begun = files / "begun"
     with writing(tenant.id) as session:
-        job_id = enqueue(session, hold_job, path=str(begun), release=str(trial_kinds / "never"))
+        job_id = enqueue(session, hold_job, path=str(begun), release=str(files / "never"))
     eventually(begun.exists, within_seconds=20, what="the job to run")
     dispatcher.kill9()
     assert worker.stop(within_seconds=20) == 0
@@ -128,9 +128,9 @@ def test_at_the_end_of_a_stop_a_job_that_never_looked_goes_back_and_has_used_an_
 
 
 def test_a_job_that_stops_when_asked_goes_back_and_has_used_no_attempt(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, worker: Process
 ) -> None:
-    path = trial_kinds / "path"
+    path = files / "path"
     with writing(tenant.id) as session:
         job_id = enqueue(session, obey_job, path=str(path))
     eventually(path.exists, within_seconds=20, what="the job to run")
@@ -142,9 +142,9 @@ def test_a_job_that_stops_when_asked_goes_back_and_has_used_no_attempt(
 
 
 def test_a_job_that_returns_during_a_stop_has_succeeded(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, worker: Process
 ) -> None:
-    begun, release = trial_kinds / "begun", trial_kinds / "release"
+    begun, release = files / "begun", files / "release"
     with writing(tenant.id) as session:
         job_id = enqueue(session, hold_job, path=str(begun), release=str(release))
     eventually(begun.exists, within_seconds=20, what="the job to run")
@@ -157,12 +157,12 @@ def test_a_job_that_returns_during_a_stop_has_succeeded(
 
 
 def test_a_child_survives_a_job_that_exits_and_the_job_fails_in_the_end(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, processes: Processes
+    tenant: Tenant, files: Path, dispatcher: Process, processes: Processes
 ) -> None:
     environment = {"DOCWORKER_WORKER_PROCESSES": "1", "DOCWORKER_BACKOFF_BASE": "0.1"}
     worker = start_worker(processes, environment)
     children = worker.children
-    path = trial_kinds / "path"
+    path = files / "path"
     with writing(tenant.id) as session:
         job_id = enqueue(session, leave, path=str(path))
     eventually(lambda: job_of(job_id).state == "failed", within_seconds=30, what="the job to fail")
@@ -173,7 +173,7 @@ def test_a_child_survives_a_job_that_exits_and_the_job_fails_in_the_end(
 
 
 def test_a_job_that_kills_its_worker_fails_in_the_end_and_takes_nobody_with_it(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, impatient_worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, impatient_worker: Process
 ) -> None:
     with writing(tenant.id) as session:
         job_id = enqueue(session, poison)
@@ -186,10 +186,10 @@ def test_a_job_that_kills_its_worker_fails_in_the_end_and_takes_nobody_with_it(
 
 
 def test_of_a_message_whose_worker_is_killed_only_the_job_that_had_started_is_charged(
-    tenant: Tenant, trial_kinds: Path, processes: Processes, impatient_worker: Process
+    tenant: Tenant, files: Path, processes: Processes, impatient_worker: Process
 ) -> None:
     tenants = [tenant, Tenant(), Tenant()]
-    path = trial_kinds / "path"
+    path = files / "path"
     ids = []
     for number in range(12):
         with writing(tenants[number % 3].id) as session:
@@ -201,9 +201,9 @@ def test_of_a_message_whose_worker_is_killed_only_the_job_that_had_started_is_ch
 
 
 def test_an_orphan_runs_again_within_fifteen_seconds_and_not_before_its_lease_ended(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, worker: Process
 ) -> None:
-    begun, release = trial_kinds / "begun", trial_kinds / "release"
+    begun, release = files / "begun", files / "release"
     with writing(tenant.id) as session:
         job_id = enqueue(session, hold_job, path=str(begun), release=str(release))
     eventually(begun.exists, within_seconds=20, what="the job to run")
@@ -222,9 +222,9 @@ def test_an_orphan_runs_again_within_fifteen_seconds_and_not_before_its_lease_en
 
 
 def test_cancel_reaches_a_running_job_at_its_next_safe_point(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, worker: Process
 ) -> None:
-    path = trial_kinds / "path"
+    path = files / "path"
     with writing(tenant.id) as session:
         job_id = enqueue(session, obey_job, path=str(path))
     eventually(path.exists, within_seconds=20, what="the job to run")
@@ -235,9 +235,9 @@ def test_cancel_reaches_a_running_job_at_its_next_safe_point(
 
 
 def test_a_job_over_its_soft_limit_is_ended_with_that_reason(
-    tenant: Tenant, trial_kinds: Path, dispatcher: Process, worker: Process
+    tenant: Tenant, files: Path, dispatcher: Process, worker: Process
 ) -> None:
     with writing(tenant.id) as session:
-        job_id = enqueue(session, overrun, path=str(trial_kinds / "path"))
+        job_id = enqueue(session, overrun, path=str(files / "path"))
     eventually(lambda: job_of(job_id).state == "failed", within_seconds=30, what="the job to fail")
     assert job_of(job_id).error_class == "SoftTimeLimitExceeded"

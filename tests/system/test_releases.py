@@ -17,10 +17,11 @@ from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kind import Arguments, Kind
 from tests.support.processes import Process, Processes
 from tests.support.tenants import Tenant
-from tests.support.trials import install_tasks, metric
+from tests.support.trials import metric
+from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 
-KIND = "trial.release"
+KIND = "tests.release"
 MOST_FAULTS = 6
 SOON = {
     "DOCWORKER_BACKOFF_BASE": "0.1",
@@ -47,7 +48,7 @@ class Deploy:
         self.out = directory / "out"
         self._releases = {name: Processes({}, directory / name) for name in ("old", "new")}
         for name in self._releases:
-            install_tasks(directory / name, f"tests.support.trial_{name}_release")
+            install_user_package(directory / name, f"tests.support.user_package.{name}_release")
 
     def start(self, release: str, name: str, **changed: str) -> Process:
         return self._releases[release].start(name, environment=SOON | changed)

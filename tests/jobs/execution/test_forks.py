@@ -9,14 +9,14 @@ from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import fork
-from tests.support.trials import install_trial_tasks
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import fork
 from tests.support.waiting import eventually
 
 
 def succeeded(tenant: Tenant) -> int:
     with all_jobs_session() as session:
-        rows = ledger.count_by_state(session, ledger.Filter(organization_id=tenant.id, kind="trial.fork"))
+        rows = ledger.count_by_state(session, ledger.Filter(organization_id=tenant.id, kind="tests.fork"))
     return sum(row.jobs for row in rows if row.state == "succeeded")
 
 
@@ -24,7 +24,7 @@ def succeeded(tenant: Tenant) -> int:
 def test_a_process_that_a_job_forks_ends_where_the_job_does(
     tenant: Tenant, processes: Processes, tmp_path: Path, pool: str
 ) -> None:
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     processes.start("dispatcher").wait_for_log("dispatcher.started")
     worker = processes.start("worker", environment={"DOCWORKER_WORKER_POOL": pool, "DOCWORKER_WORKER_PROCESSES": "1"})
     worker.wait_for_log("worker.ready", within_seconds=30)

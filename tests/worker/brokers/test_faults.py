@@ -22,8 +22,9 @@ from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
 from tests.support.stack import applied, isolated_settings, temporary_stack
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import hold_job
-from tests.support.trials import Trial, get, install_trial_tasks, metric
+from tests.support.trials import Trial, get, metric
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
 
 NAMES = ("worker", "dispatcher")
@@ -77,7 +78,7 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
         values["DOCWORKER_WATCHDOG_TIMEOUT"] = "4"
         with applied(values):
             upgrade()
-            install_trial_tasks(directory / "processes")
+            install_user_package(directory / "processes")
             with closing(Processes({}, directory / "processes")) as processes, opened_database():
                 tenant = Tenant()
                 worker, dispatcher = (processes.start(name) for name in NAMES)

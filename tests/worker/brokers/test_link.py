@@ -11,7 +11,8 @@ from docworker.db.settings import settings
 from docworker.worker.local.stack import LocalStack
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
-from tests.support.trials import Trial, install_trial_tasks, metric
+from tests.support.trials import Trial, metric
+from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 
 
@@ -33,7 +34,7 @@ def linked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Linked]:
     directory = tmp_path_factory.mktemp("link")
-    install_trial_tasks(directory / "processes")
+    install_user_package(directory / "processes")
     with proxy_to(stack.broker) as proxy, closing(Processes({}, directory / "processes")) as processes:
         trial = Trial(processes, directory)
         address = environment["DOCWORKER_BROKER_URL"].replace(f":{stack.broker.port}/", f":{proxy.port}/")
@@ -88,7 +89,7 @@ def test_a_message_that_waits_in_the_worker_for_its_time_is_not_lost_with_the_li
     trial = linked.trial
     lost = linked.worker.log.count("broker.link_lost")
     arguments = {"path": trial.path("later")}
-    trial.app.send_task("trial.write", kwargs=arguments, queue=settings().queue, countdown=2)
+    trial.app.send_task("tests.write", kwargs=arguments, queue=settings().queue, countdown=2)
     with redis.Redis.from_url(settings().broker_url) as client:
         key = f"{settings().broker_key_prefix}unacked"
         eventually(lambda: client.hlen(key) == 1, what="the worker has taken it")

@@ -18,8 +18,9 @@ from tests.support.database import opened_database
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import hold_job
-from tests.support.trials import Trial, get, install_trial_tasks
+from tests.support.trials import Trial, get
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
 
 MASTER = "docworker"
@@ -119,7 +120,7 @@ def sentinel(own_stack: OwnStack, in_force: InForce, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def trial(sentinel: Sentinel, processes: Processes, tmp_path: Path) -> Trial:
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     return Trial(processes, tmp_path)
 
 

@@ -16,8 +16,9 @@ from docworker.jobs.enqueue import enqueue
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import hold_job, obey_job, occupy
-from tests.support.trials import get, install_trial_tasks
+from tests.support.trials import get
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import hold_job, obey_job, occupy
 from tests.support.waiting import eventually
 
 POOLS = ["prefork", "threads", "solo"]
@@ -26,7 +27,7 @@ LEASE_SECONDS = 3
 
 @pytest.fixture
 def files(processes: Processes, tmp_path: Path) -> Path:
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     return tmp_path
 
 

@@ -110,4 +110,4 @@ def test_a_child_that_has_served_its_messages_is_replaced_at_once(trial: Trial) 
 
     assert min(after - before for before, after in pairwise(times)) < 1
     assert len(set(trial.lines("out"))) == 10
-    eventually(lambda: metric("docworker_messages_total", kind="trial.count") == 10)
+    eventually(lambda: metric("docworker_messages_total", kind="tests.count") == 10)

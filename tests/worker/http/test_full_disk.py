@@ -14,8 +14,8 @@ from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
-from tests.support.trial_jobs import record
-from tests.support.trials import install_trial_tasks
+from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import record
 from tests.support.waiting import eventually
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,7 +63,7 @@ def test_a_process_counts_on_where_there_is_no_room_for_what_it_counts(small_dis
 def test_jobs_run_on_while_the_disk_of_the_metrics_is_full(
     small_disk: Path, tenant: Tenant, processes: Processes, tmp_path: Path
 ) -> None:
-    install_trial_tasks(tmp_path / "processes")
+    install_user_package(tmp_path / "processes")
     processes.start("dispatcher")
     worker = processes.start("worker", environment={"DOCWORKER_STATE_DIRECTORY": str(small_disk)})
     worker.wait_for_log("worker.ready", within_seconds=30)

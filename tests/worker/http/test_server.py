@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 def messages() -> float:
-    return metric("docworker_messages_total", kind="trial.count")
+    return metric("docworker_messages_total", kind="tests.count")
 
 
 def server_connections() -> int:
@@ -47,7 +47,7 @@ def test_what_every_child_counts_is_added_up(trial: Trial) -> None:
 
     assert len(set(trial.lines("out"))) == 2, "both children took part"
     assert messages() == 20
-    assert metric("docworker_job_queue_seconds_count", kind="trial.count") == 20
+    assert metric("docworker_job_queue_seconds_count", kind="tests.count") == 20
 
 
 def test_a_child_killed_with_9_takes_no_count_away_and_its_successor_starts_from_zero(trial: Trial) -> None:

@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 LONGEST_SECONDS = 60
 
 
-@job(name="trial.hold_job", max_attempts=3)
+@job(name="tests.hold_job", max_attempts=3)
 def hold_job(attempt: Attempt, path: str, release: str) -> None:
     """Append `begun JOB`, wait until the file `release` is there, append `finished JOB`."""
     _append(path, f"begun {attempt.id}")
@@ -25,7 +25,7 @@ def hold_job(attempt: Attempt, path: str, release: str) -> None:
     _append(path, f"finished {attempt.id}")
 
 
-@job(name="trial.obey_job", max_attempts=3)
+@job(name="tests.obey_job", max_attempts=3)
 def obey_job(attempt: Attempt, path: str) -> None:
     """Append `begun`, go on until a safe point says to stop, append `stopped`."""
     _append(path, "begun")
@@ -33,7 +33,7 @@ def obey_job(attempt: Attempt, path: str) -> None:
     _append(path, "stopped")
 
 
-@job(name="trial.occupy", max_attempts=3)
+@job(name="tests.occupy", max_attempts=3)
 def occupy(attempt: Attempt, path: str, seconds: int) -> None:
     """Append `begun`, hold the interpreter's lock that long in one call of C, append `finished`."""
     _append(path, "begun")
@@ -41,13 +41,13 @@ def occupy(attempt: Attempt, path: str, seconds: int) -> None:
     _append(path, "finished")
 
 
-@job(name="trial.poison", max_attempts=2)
+@job(name="tests.poison", max_attempts=2)
 def poison(attempt: Attempt) -> None:
     """Kill the process it runs in."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@job(name="trial.die_once", max_attempts=3)
+@job(name="tests.die_once", max_attempts=3)
 def die_once(attempt: Attempt, path: str, dies: bool) -> None:
     """Append the job's id; the first attempt kills the process it runs in, if it is told to."""
     _append(path, str(attempt.id))
@@ -55,21 +55,21 @@ def die_once(attempt: Attempt, path: str, dies: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@job(name="trial.leave", max_attempts=2)
+@job(name="tests.leave", max_attempts=2)
 def leave(attempt: Attempt, path: str) -> None:
     """Append `begun PID` and ask for the exit of the process."""
     _append(path, f"begun {os.getpid()}")
     sys.exit(3)
 
 
-@job(name="trial.overrun", max_attempts=1, soft_limit_seconds=1, hard_limit_seconds=30)
+@job(name="tests.overrun", max_attempts=1, soft_limit_seconds=1, hard_limit_seconds=30)
 def overrun(attempt: Attempt, path: str) -> None:
     """Run into the soft limit."""
     _append(path, "begun")
     eventually(lambda: False, within_seconds=LONGEST_SECONDS, what="the end of time")
 
 
-@job(name="trial.fork", max_attempts=1)
+@job(name="tests.fork", max_attempts=1)
 def fork(attempt: Attempt, path: str, how: str) -> None:
     """Fork; the child `returns`, `raises` or `exits`. Append how it ended, as its parent knows it."""
     pid = os.fork()
@@ -83,13 +83,13 @@ def fork(attempt: Attempt, path: str, how: str) -> None:
     _append(path, f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
 
 
-@job(name="trial.record")
+@job(name="tests.record")
 def record(attempt: Attempt) -> None:
     """Have the one effect of writing an entry."""
     attempt.finish(lambda session: _write_entry(session, attempt))
 
 
-@job(name="trial.odd", soft_limit_seconds=30, hard_limit_seconds=40)
+@job(name="tests.odd", soft_limit_seconds=30, hard_limit_seconds=40)
 def odd(attempt: Attempt, how: str) -> None:
     """Do something that a job should not, one of `ODD_ENDS`, and have the effect of writing an entry if that is
     survived."""
@@ -146,8 +146,8 @@ def _write_entry(session: Session, attempt: Attempt) -> None:
         AuditEntry(
             organization_id=attempt.organization_id,
             id=new_id(),
-            actor="trial",
-            action="trial",
+            actor="tests",
+            action="tests",
             subject="job",
             subject_id=attempt.id,
         )

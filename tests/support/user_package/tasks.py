@@ -27,13 +27,13 @@ from tests.support.waiting import eventually
 LONGEST_SECONDS = 60
 
 
-@shared_task(name="trial.write")
+@shared_task(name="tests.write")
 def write(path: str, line: str = "ran") -> None:
     """Append a line to a file."""
     _append(path, line)
 
 
-@shared_task(name="trial.hold")
+@shared_task(name="tests.hold")
 def hold(path: str, release: str) -> None:
     """Append `begun PID`, wait until the file `release` is there, append `finished`."""
     _append(path, f"begun {os.getpid()}")
@@ -41,7 +41,7 @@ def hold(path: str, release: str) -> None:
     _append(path, "finished")
 
 
-@shared_task(name="trial.obey")
+@shared_task(name="tests.obey")
 def obey(path: str) -> None:
     """Append `begun`, wait until the worker is told to stop, append `told to stop`."""
     _append(path, "begun")
@@ -49,22 +49,22 @@ def obey(path: str) -> None:
     _append(path, "told to stop")
 
 
-@shared_task(name="trial.count")
+@shared_task(name="tests.count")
 def count(path: str, seconds: float = 0) -> None:
     """Count one message, keep busy that long, append `ran PID`."""
-    metrics.MESSAGES.labels("trial.count").inc()
-    metrics.QUEUE_SECONDS.labels("trial.count").observe(0.1)
+    metrics.MESSAGES.labels("tests.count").inc()
+    metrics.QUEUE_SECONDS.labels("tests.count").observe(0.1)
     time.sleep(seconds)
     _append(path, f"ran {os.getpid()}")
 
 
-@shared_task(name="trial.frozen")
+@shared_task(name="tests.frozen")
 def frozen(path: str) -> None:
     """Append how many objects the collector of garbage leaves alone."""
     _append(path, str(gc.get_freeze_count()))
 
 
-@shared_task(name="trial.hold_connections")
+@shared_task(name="tests.hold_connections")
 def hold_connections(path: str, release: str, checked_out: int = 1, idle: int = 0) -> None:
     """Keep connections to the master, some of them in use, and show a running job, until `release` is there."""
     engine = database().cluster(HOME).master
@@ -73,14 +73,14 @@ def hold_connections(path: str, release: str, checked_out: int = 1, idle: int = 
         connection.execute(text("SELECT 1"))
     for connection in connections[checked_out:]:
         connection.close()
-    with metrics.running("trial.hold_connections", 1):
+    with metrics.running("tests.hold_connections", 1):
         _append(path, f"begun {os.getpid()}")
         eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
     for connection in connections[:checked_out]:
         connection.close()
 
 
-@shared_task(name="trial.compute")
+@shared_task(name="tests.compute")
 def compute(path: str, means: str, method: str = "fork") -> None:
     """Have processes of our own compute something, in this way, and append it."""
     _append(path, str(_MEANS[means](multiprocessing.get_context(method))))
@@ -119,7 +119,7 @@ _MEANS = {
 }
 
 
-@shared_task(name="trial.leave_behind")
+@shared_task(name="tests.leave_behind")
 def leave_behind(path: str, method: str, release: str) -> None:
     """Start a process and a program that would last; append their ids and wait until `release` is there."""
     context: Any = multiprocessing.get_context(method)
