@@ -30,8 +30,8 @@ from tests.support.stack import (
     unique_name,
 )
 from tests.support.tenants import Tenant
-from tests.support.trials import Trial
 from tests.support.user_package import install_user_package
+from tests.support.workers import Workers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -131,21 +131,21 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def trial(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Trial:
+def workers(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Workers:
     """Workers with the tasks of `trial_tasks`, on a fresh database and broker prefix."""
     install_user_package(tmp_path / "processes")
-    directory = tmp_path / "trial"
+    directory = tmp_path / "files"
     directory.mkdir()
-    return Trial(processes, directory)
+    return Workers(processes, directory)
 
 
 @pytest.fixture
-def bare_trial(processes: Processes, tmp_path: Path) -> Trial:
-    """As `trial`, with the settings that are in force."""
+def bare_workers(processes: Processes, tmp_path: Path) -> Workers:
+    """As `workers`, with the settings that are in force."""
     install_user_package(tmp_path / "processes")
-    directory = tmp_path / "trial"
+    directory = tmp_path / "files"
     directory.mkdir()
-    return Trial(processes, directory)
+    return Workers(processes, directory)
 
 
 @pytest.fixture

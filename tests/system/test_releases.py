@@ -15,9 +15,9 @@ from docworker.db import ledger
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kind import Arguments, Kind
+from tests.support.metrics import metric
 from tests.support.processes import Process, Processes
 from tests.support.tenants import Tenant
-from tests.support.trials import metric
 from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 

@@ -13,8 +13,8 @@ from docworker.worker import app as app_module
 from docworker.worker.app import build_app, celery_app
 from docworker.worker.consumer.worker import check_time_limits
 from tests.support.processes import Processes
-from tests.support.trials import Trial
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 
 def test_only_json_travels_and_nothing_is_prefetched_or_kept() -> None:
@@ -45,11 +45,11 @@ def test_the_app_is_built_once_and_found_where_celery_looks_for_it() -> None:
         _ = module.celery
 
 
-def test_celerys_own_commands_run_a_worker_and_ask_it(trial: Trial, processes: Processes) -> None:
+def test_celerys_own_commands_run_a_worker_and_ask_it(workers: Workers, processes: Processes) -> None:
     celery = [sys.executable, "-m", "celery", "-A", "docworker.worker.app"]
     worker = processes.start_command("celery", [*celery, "worker", "--loglevel=info"])
-    trial.send("write", path=trial.path("out"))
-    eventually(lambda: trial.lines("out") == ["ran"], within_seconds=40)
+    workers.send("write", path=workers.path("out"))
+    eventually(lambda: workers.lines("out") == ["ran"], within_seconds=40)
 
     asked = processes.start_command("inspect", [*celery, "inspect", "ping", "--timeout=20"])
 
@@ -84,17 +84,17 @@ def test_a_time_limit_beyond_the_visibility_timeout_is_refused_with_what_to_chan
         check_time_limits(celery, Settings(visibility_timeout=5000))
 
 
-def test_a_worker_with_limits_that_do_not_fit_says_so_and_exits_1(trial: Trial) -> None:
-    worker = trial.start_worker(ready=False, visibility_timeout="30")
+def test_a_worker_with_limits_that_do_not_fit_says_so_and_exits_1(workers: Workers) -> None:
+    worker = workers.start(ready=False, visibility_timeout="30")
 
     assert worker.wait(within_seconds=20) == 1
     assert "DOCWORKER_VISIBILITY_TIMEOUT" in worker.log
     assert "Traceback" not in worker.log
 
 
-def test_tasks_of_an_installed_package_run(trial: Trial) -> None:
-    trial.start_worker()
+def test_tasks_of_an_installed_package_run(workers: Workers) -> None:
+    workers.start()
 
-    trial.send("write", path=trial.path("out"), line="from a package")
+    workers.send("write", path=workers.path("out"), line="from a package")
 
-    eventually(lambda: trial.lines("out") == ["from a package"], within_seconds=20)
+    eventually(lambda: workers.lines("out") == ["from a package"], within_seconds=20)

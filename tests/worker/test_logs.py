@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from docworker.worker.logs import first_line
-from tests.support.trials import Trial
+from tests.support.workers import Workers
 
 SCRIPT = """
 import logging
@@ -66,8 +66,8 @@ def test_an_error_is_one_line_also_when_it_says_nothing(error: Exception, shown:
     assert first_line(error) == shown
 
 
-def test_every_line_of_a_worker_is_json_when_asked_for(trial: Trial) -> None:
-    worker = trial.start_worker(log_format="json")
+def test_every_line_of_a_worker_is_json_when_asked_for(workers: Workers) -> None:
+    worker = workers.start(log_format="json")
     assert worker.stop(within_seconds=10) == 0, worker.log
 
     events = [json.loads(line)["event"] for line in worker.log.splitlines()]

@@ -25,9 +25,9 @@ from docworker.worker.beat.loop import LONGEST_WAIT_SECONDS, Beat, states
 from docworker.worker.beat.schedule import Cron, Every, Schedule
 from tests.support.commands import docworker
 from tests.support.database import opened_database
+from tests.support.metrics import get, metric
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.trials import get, metric
 from tests.support.waiting import eventually
 
 KINDS: dict[str, Kind] = known_kinds(celery_app())

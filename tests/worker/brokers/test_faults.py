@@ -18,14 +18,15 @@ from docworker.worker.local.servers.valkey import ValkeyServer
 from docworker.worker.local.stack import LocalStack
 from tests.support.broker_faults import BROKER_FAULTS, forbidden, new_password, without_password
 from tests.support.database import opened_database
+from tests.support.metrics import get, metric
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
 from tests.support.stack import applied, isolated_settings, temporary_stack
 from tests.support.tenants import Tenant
-from tests.support.trials import Trial, get, metric
 from tests.support.user_package import install_user_package
 from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 NAMES = ("worker", "dispatcher")
 SLOTS = 2
@@ -41,7 +42,7 @@ class Scene:
 
     broker: ValkeyServer
     proxy: Proxy
-    trial: Trial
+    workers: Workers
     tenant: Tenant
     worker: Process
     dispatcher: Process
@@ -50,10 +51,10 @@ class Scene:
         """Enqueue a job for each slot, which waits for `release-NAME`."""
         with writing(self.tenant.id) as session:
             for _ in range(SLOTS):
-                enqueue(session, hold_job, path=self.trial.path(name), release=self.trial.path(f"release-{name}"))
+                enqueue(session, hold_job, path=self.workers.path(name), release=self.workers.path(f"release-{name}"))
 
     def count(self, name: str, word: str) -> int:
-        return sum(line.startswith(word) for line in self.trial.lines(name))
+        return sum(line.startswith(word) for line in self.workers.lines(name))
 
     def await_all(self, name: str, word: str) -> None:
         eventually(
@@ -84,7 +85,7 @@ def opened_scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, *,
                 worker, dispatcher = (processes.start(name) for name in NAMES)
                 worker.wait_for_log("worker.ready", within_seconds=30)
                 dispatcher.wait_for_log("dispatcher.started", within_seconds=30)
-                yield Scene(stack.broker, proxy, Trial(processes, directory), tenant, worker, dispatcher)
+                yield Scene(stack.broker, proxy, Workers(processes, directory), tenant, worker, dispatcher)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def ride_through(scene: Scene, fault: AbstractContextManager[None], name: str, *
     with fault:
         await_readiness(503)
         scene.worker.wait_for_log("broker.link_lost", times=lost + 1)  # although there is nothing to acknowledge
-        scene.trial.release(f"release-{before}")
+        scene.workers.release(f"release-{before}")
         scene.await_all(before, "finished")
         scene.fill_slots(after)
         assert {metric("docworker_ready", process=name) for name in NAMES} == {0}
@@ -161,7 +162,7 @@ def ride_through(scene: Scene, fault: AbstractContextManager[None], name: str, *
     await_readiness(200)
     assert {metric("docworker_ready", process=name) for name in NAMES} == {1}
     scene.await_all(after, "begun")
-    scene.trial.release(f"release-{after}")
+    scene.workers.release(f"release-{after}")
     scene.await_all(after, "finished")
     assert scene.count(before, "begun") == scene.count(after, "begun") == SLOTS, "nothing ran twice"
     assert scene.worker.running
@@ -187,7 +188,7 @@ def test_an_acknowledgement_that_the_broker_refuses_ends_the_link_and_is_made_ov
     scene.await_all("refused", "begun")
     lost = scene.worker.log.count("broker.link_lost")
     with forbidden(scene.broker, "hdel"):
-        scene.trial.release("release-refused")
+        scene.workers.release("release-refused")
         scene.worker.wait_for_log("broker.link_lost", times=lost + 1)
     with scene.broker.connect() as client:
         key = f"{settings().broker_key_prefix}unacked"
@@ -207,7 +208,7 @@ def test_a_worker_whose_slots_are_all_taken_stays_ready(scene: Scene) -> None:
         return time.monotonic() > until
 
     eventually(is_over)
-    scene.trial.release("release-busy")
+    scene.workers.release("release-busy")
     assert said == {200}
     scene.await_all("busy", "finished")
 
@@ -216,8 +217,8 @@ def test_a_worker_that_may_not_take_what_waits_is_not_deaf(scene: Scene) -> None
     await_readiness(200)
     lost, deaf = (scene.worker.log.count(event) for event in ("broker.link_lost", "worker.deaf"))
     with forbidden(scene.broker, "brpop"):
-        scene.trial.send("write", path=scene.trial.path("taken"))
+        scene.workers.send("write", path=scene.workers.path("taken"))
         # For longer than the watchdog waits.
         scene.worker.wait_for_log("broker.link_lost", within_seconds=30, times=lost + 8)
-    eventually(lambda: scene.trial.lines("taken") == ["ran"])
+    eventually(lambda: scene.workers.lines("taken") == ["ran"])
     assert scene.worker.log.count("worker.deaf") == deaf

@@ -9,18 +9,19 @@ import redis
 
 from docworker.db.settings import settings
 from docworker.worker.local.stack import LocalStack
+from tests.support.metrics import metric
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
-from tests.support.trials import Trial, metric
 from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 
 @dataclass(frozen=True)
 class Linked:
     """A worker that reaches the broker over the proxy; we reach it without."""
 
-    trial: Trial
+    workers: Workers
     worker: Process
     proxy: Proxy
     slots: int
@@ -36,65 +37,65 @@ def linked(
     directory = tmp_path_factory.mktemp("link")
     install_user_package(directory / "processes")
     with proxy_to(stack.broker) as proxy, closing(Processes({}, directory / "processes")) as processes:
-        trial = Trial(processes, directory)
+        workers = Workers(processes, directory)
         address = environment["DOCWORKER_BROKER_URL"].replace(f":{stack.broker.port}/", f":{proxy.port}/")
-        worker = trial.start_worker(worker_processes=str(request.param), broker_url=address)
-        yield Linked(trial, worker, proxy, request.param)
+        worker = workers.start(worker_processes=str(request.param), broker_url=address)
+        yield Linked(workers, worker, proxy, request.param)
 
 
 @pytest.mark.parametrize("what", ["freeze", "cut", "reset"])
 def test_acknowledgements_that_fall_into_an_outage_of_the_link_cost_no_slot(linked: Linked, what: str) -> None:
-    trial, slots, first, second = linked.trial, linked.slots, f"{what}-first", f"{what}-second"
+    workers, slots, first, second = linked.workers, linked.slots, f"{what}-first", f"{what}-second"
     lost = linked.worker.log.count("broker.link_lost")
-    trial.hold_all(slots, first)
+    workers.hold_all(slots, first)
 
     getattr(linked.proxy, what)()
-    trial.release(f"release-{first}")
+    workers.release(f"release-{first}")
     linked.worker.wait_for_log("broker.link_lost", within_seconds=40, times=lost + 1)
     linked.proxy.resume()
 
-    trial.hold_all(slots, second)
-    trial.release(f"release-{second}")
-    eventually(lambda: trial.lines(second).count("finished") == slots, within_seconds=20)
-    assert len(trial.lines(first)) == 2 * slots, "nothing ran twice"
+    workers.hold_all(slots, second)
+    workers.release(f"release-{second}")
+    eventually(lambda: workers.lines(second).count("finished") == slots, within_seconds=20)
+    assert len(workers.lines(first)) == 2 * slots, "nothing ran twice"
     assert metric("docworker_broker_links_lost_total") >= lost + 1
     assert linked.worker.running
 
 
 def test_what_runs_through_an_outage_keeps_its_slot_and_is_acknowledged_over_the_new_link(linked: Linked) -> None:
-    trial, slots = linked.trial, linked.slots
+    workers, slots = linked.workers, linked.slots
     lost = linked.worker.log.count("broker.link_lost")
-    trial.send("hold", path=trial.path("long"), release=trial.path("release-long"))
-    eventually(lambda: trial.lines("long"), within_seconds=20)
+    workers.send("hold", path=workers.path("long"), release=workers.path("release-long"))
+    eventually(lambda: workers.lines("long"), within_seconds=20)
 
     linked.proxy.reset()
     linked.worker.wait_for_log("broker.link_lost", within_seconds=20, times=lost + 1)
-    trial.hold_all(slots - 1, "beside")
-    trial.send("write", path=trial.path("next"))
-    eventually(lambda: trial.waiting() == 1)
-    trial.release("release-beside")
-    eventually(lambda: trial.lines("next"), within_seconds=20, what="the free slots go on while the other is busy")
-    trial.release("release-long")
+    workers.hold_all(slots - 1, "beside")
+    workers.send("write", path=workers.path("next"))
+    eventually(lambda: workers.waiting() == 1)
+    workers.release("release-beside")
+    eventually(lambda: workers.lines("next"), within_seconds=20, what="the free slots go on while the other is busy")
+    workers.release("release-long")
 
-    eventually(lambda: trial.lines("long")[1:] == ["finished"], within_seconds=20)
-    trial.hold_all(slots, "after")
-    trial.release("release-after")
+    eventually(lambda: workers.lines("long")[1:] == ["finished"], within_seconds=20)
+    workers.hold_all(slots, "after")
+    workers.release("release-after")
     with redis.Redis.from_url(settings().broker_url) as client:
         key = f"{settings().broker_key_prefix}unacked"
         eventually(lambda: client.hlen(key) == 0, within_seconds=20, what="all messages are acknowledged")
-    assert len(trial.lines("long")) == 2
+    assert len(workers.lines("long")) == 2
 
 
 def test_a_message_that_waits_in_the_worker_for_its_time_is_not_lost_with_the_link(linked: Linked) -> None:
-    trial = linked.trial
+    workers = linked.workers
     lost = linked.worker.log.count("broker.link_lost")
-    arguments = {"path": trial.path("later")}
-    trial.app.send_task("tests.write", kwargs=arguments, queue=settings().queue, countdown=2)
+    arguments = {"path": workers.path("later")}
+    workers.app.send_task("tests.write", kwargs=arguments, queue=settings().queue, countdown=2)
     with redis.Redis.from_url(settings().broker_url) as client:
         key = f"{settings().broker_key_prefix}unacked"
         eventually(lambda: client.hlen(key) == 1, what="the worker has taken it")
         linked.proxy.reset()
         linked.worker.wait_for_log("broker.link_lost", times=lost + 1)
-        eventually(lambda: trial.lines("later") == ["ran"], within_seconds=20)
+        eventually(lambda: workers.lines("later") == ["ran"], within_seconds=20)
         eventually(lambda: client.hlen(key) == 0, what="it is acknowledged")
-    assert trial.lines("later") == ["ran"]
+    assert workers.lines("later") == ["ran"]

@@ -15,13 +15,14 @@ from docworker.worker.local.home import write_private
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.servers.valkey import ValkeyServer
 from tests.support.database import opened_database
+from tests.support.metrics import get
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trials import Trial, get
 from tests.support.user_package import install_user_package
 from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 MASTER = "docworker"
 
@@ -119,40 +120,40 @@ def sentinel(own_stack: OwnStack, in_force: InForce, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def trial(sentinel: Sentinel, processes: Processes, tmp_path: Path) -> Trial:
+def workers(sentinel: Sentinel, processes: Processes, tmp_path: Path) -> Workers:
     install_user_package(tmp_path / "processes")
-    return Trial(processes, tmp_path)
+    return Workers(processes, tmp_path)
 
 
 def test_when_the_primary_is_killed_all_go_on_at_the_replica(
-    sentinel: Sentinel, trial: Trial, processes: Processes
+    sentinel: Sentinel, workers: Workers, processes: Processes
 ) -> None:
     primary = sentinel._primary
     dispatcher = processes.start("dispatcher")
-    worker = trial.start_worker(worker_processes="2")
-    trial.hold_all(2, "before")
+    worker = workers.start(worker_processes="2")
+    workers.hold_all(2, "before")
     with primary.connect() as client:
         assert client.wait(1, 5000) == 1, "the replica has it all"
 
     primary.kill()
     eventually(lambda: sentinel.primary_port() != primary.port, within_seconds=20, what="the replica is promoted")
-    trial.release("release-before")
-    eventually(lambda: trial.lines("before").count("finished") == 2)
-    enqueue_held(trial, 2, "after")
+    workers.release("release-before")
+    eventually(lambda: workers.lines("before").count("finished") == 2)
+    enqueue_held(workers, 2, "after")
 
-    eventually(lambda: len(trial.lines("after")) == 2, within_seconds=40, what="two jobs run at the same time")
-    trial.release("release-after")
-    eventually(lambda: len(trial.lines("after")) == 4, within_seconds=20)
+    eventually(lambda: len(workers.lines("after")) == 2, within_seconds=40, what="two jobs run at the same time")
+    workers.release("release-after")
+    eventually(lambda: len(workers.lines("after")) == 4, within_seconds=20)
     for name, process in {"worker": worker, "dispatcher": dispatcher}.items():
         eventually(lambda name=name: get("/readyz", process=name)[0] == 200)  # type: ignore[misc]
         assert process.running
-    assert len(trial.lines("before")) == 4, "nothing ran twice"
+    assert len(workers.lines("before")) == 4, "nothing ran twice"
 
 
-def enqueue_held(trial: Trial, number: int, name: str) -> None:
+def enqueue_held(workers: Workers, number: int, name: str) -> None:
     """Jobs that wait for `release-NAME`."""
     with opened_database():
         tenant = Tenant()
         with writing(tenant.id) as session:
             for _ in range(number):
-                enqueue(session, hold_job, path=trial.path(name), release=trial.path(f"release-{name}"))
+                enqueue(session, hold_job, path=workers.path(name), release=workers.path(f"release-{name}"))

@@ -13,10 +13,10 @@ from docworker.db import ledger
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
+from tests.support.metrics import get
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
-from tests.support.trials import get
 from tests.support.user_package import install_user_package
 from tests.support.user_package.jobs import hold_job, obey_job, occupy
 from tests.support.waiting import eventually

@@ -6,10 +6,11 @@ from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import Activity, BrokerProbe, Watchdog
 from docworker.worker.consumer.worker import DEAF_EXIT_CODE
+from tests.support.metrics import get
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.trials import Trial, get
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 
 class Worker:
@@ -94,59 +95,59 @@ def test_one_contradiction_starts_the_time_again(worker: Worker, contradiction: 
     assert worker.fresh_links == 1
 
 
-def test_a_worker_whose_link_died_without_a_word_goes_on_over_a_fresh_one(trial: Trial) -> None:
-    worker = trial.start_worker(watchdog_timeout="2")
+def test_a_worker_whose_link_died_without_a_word_goes_on_over_a_fresh_one(workers: Workers) -> None:
+    worker = workers.start(watchdog_timeout="2")
     eventually(lambda: get("/readyz")[0] == 200)
-    assert trial.app.control.broadcast("lose_link", reply=True)
+    assert workers.app.control.broadcast("lose_link", reply=True)
     eventually(lambda: get("/readyz")[0] == 503, what="it is not ready while nothing comes over its link")
 
-    trial.send("write", path=trial.path("out"))
+    workers.send("write", path=workers.path("out"))
 
-    eventually(lambda: trial.lines("out") == ["ran"], within_seconds=20)
+    eventually(lambda: workers.lines("out") == ["ran"], within_seconds=20)
     assert worker.log.count("worker.deaf") == worker.log.count("broker.link_lost") == 1
     eventually(lambda: get("/readyz")[0] == 200)
     assert worker.running
 
 
-def make_deaf(trial: Trial) -> None:
+def make_deaf(workers: Workers) -> None:
     """Have the one worker stop listening, although it lives and is connected."""
-    control = trial.app.control
+    control = workers.app.control
     control.cancel_consumer(settings().queue)
     eventually(lambda: list((control.inspect(timeout=0.5).active_queues() or {}).values()) == [[]])
 
 
-def test_a_worker_that_a_fresh_link_does_not_help_exits_for_its_supervisor(trial: Trial) -> None:
-    worker = trial.start_worker(watchdog_timeout="2", shutdown_timeout="5")
-    make_deaf(trial)
+def test_a_worker_that_a_fresh_link_does_not_help_exits_for_its_supervisor(workers: Workers) -> None:
+    worker = workers.start(watchdog_timeout="2", shutdown_timeout="5")
+    make_deaf(workers)
 
-    trial.send("write", path=trial.path("out"))
+    workers.send("write", path=workers.path("out"))
 
     assert worker.wait(within_seconds=20) == DEAF_EXIT_CODE
     assert worker.log.count("worker.deaf") == 2
     assert worker.log.count("broker.link_lost") == 1
-    assert trial.lines("out") == []
-    assert trial.waiting() == 1
+    assert workers.lines("out") == []
+    assert workers.waiting() == 1
 
 
-def test_a_worker_that_goes_deaf_lets_its_running_task_finish(trial: Trial) -> None:
-    worker = trial.start_worker(watchdog_timeout="2", worker_processes="2")
-    trial.send("obey", path=trial.path("running"))
-    eventually(lambda: trial.lines("running"), within_seconds=20)
-    make_deaf(trial)
+def test_a_worker_that_goes_deaf_lets_its_running_task_finish(workers: Workers) -> None:
+    worker = workers.start(watchdog_timeout="2", worker_processes="2")
+    workers.send("obey", path=workers.path("running"))
+    eventually(lambda: workers.lines("running"), within_seconds=20)
+    make_deaf(workers)
 
-    trial.send("write", path=trial.path("out"))
+    workers.send("write", path=workers.path("out"))
 
     assert worker.wait(within_seconds=20) == DEAF_EXIT_CODE
-    assert trial.lines("running") == ["begun", "told to stop"]
+    assert workers.lines("running") == ["begun", "told to stop"]
 
 
-def test_a_worker_that_is_busy_is_not_deaf(trial: Trial) -> None:
-    worker = trial.start_worker(watchdog_timeout="0.5", worker_processes="1")
+def test_a_worker_that_is_busy_is_not_deaf(workers: Workers) -> None:
+    worker = workers.start(watchdog_timeout="0.5", worker_processes="1")
 
     for _ in range(3):
-        trial.send("count", path=trial.path("out"), seconds=1.5)
+        workers.send("count", path=workers.path("out"), seconds=1.5)
 
-    eventually(lambda: len(trial.lines("out")) == 3, within_seconds=20)
+    eventually(lambda: len(workers.lines("out")) == 3, within_seconds=20)
     assert worker.running
     assert "worker.deaf" not in worker.log
 
@@ -171,8 +172,8 @@ def test_a_frozen_broker_is_an_outage_and_not_deafness(
     assert "worker.deaf" not in worker.log
 
 
-def test_the_probe_counts_waiting_messages_under_the_key_prefix(trial: Trial) -> None:
-    assert trial.waiting() == 0
+def test_the_probe_counts_waiting_messages_under_the_key_prefix(workers: Workers) -> None:
+    assert workers.waiting() == 0
     for _ in range(3):
-        trial.send("write", path=trial.path("out"))
-    assert trial.waiting() == 3
+        workers.send("write", path=workers.path("out"))
+    assert workers.waiting() == 3

@@ -36,9 +36,9 @@ from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, reopened_database, somebody_waits
 from tests.support.ledger import LedgerSteps, dispatched
+from tests.support.metrics import get, metric
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.trials import get, metric
 from tests.support.waiting import eventually
 
 LONG_WAIT = 30.0
@@ -448,7 +448,7 @@ def test_tenants_take_turns_at_a_kind_at_its_cap(desk: Desk) -> None:
 
 def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -> None:
     capped, free = kind(max_running=4), kind("free")
-    dispatchers = [
+    planners = [
         desk.dispatcher(capped, free, batch_size=3, dispatch_window=50, max_running_per_organization=3)
         for _ in range(2)
     ]
@@ -465,7 +465,7 @@ def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -
 
     with ThreadPoolExecutor(2) as pool:
         while states()["succeeded"] < 36:
-            list(pool.map(tick, dispatchers))
+            list(pool.map(tick, planners))
             claimed = desk.claim_all()
             under_way = [job for job in jobs() if job.state in ("dispatched", "running")]
             most_of_kind = max(most_of_kind, sum(job.kind == capped.name for job in under_way))

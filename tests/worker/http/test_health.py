@@ -8,23 +8,24 @@ import pytest
 from docworker.db.settings import settings
 from docworker.worker.http.health import LoopHealth, ask
 from tests.support.commands import docworker
+from tests.support.metrics import get, metric, port
 from tests.support.network import stopped
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.trials import Trial, get, metric, port
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 
-def test_a_running_worker_is_alive_and_ready(trial: Trial) -> None:
-    trial.start_worker()
+def test_a_running_worker_is_alive_and_ready(workers: Workers) -> None:
+    workers.start()
 
     assert get("/healthz")[0] == 200
     eventually(lambda: get("/readyz")[0] == 200)
     assert get("/nothing-here")[0] == 404
 
 
-def test_the_health_command_tells_by_its_exit_code(trial: Trial) -> None:
-    worker = trial.start_worker()
+def test_the_health_command_tells_by_its_exit_code(workers: Workers) -> None:
+    worker = workers.start()
     eventually(lambda: get("/readyz")[0] == 200)
     assert docworker("health").exit_code == 0
     assert docworker("health", "worker", "--ready").exit_code == 0
@@ -36,10 +37,10 @@ def test_the_health_command_tells_by_its_exit_code(trial: Trial) -> None:
     assert "no worker runs here" in gone.err
 
 
-def test_a_stopping_worker_is_alive_and_not_ready(trial: Trial) -> None:
-    worker = trial.start_worker()
-    trial.send("hold", path=trial.path("out"), release=trial.path("release"))
-    eventually(lambda: trial.lines("out"), within_seconds=20)
+def test_a_stopping_worker_is_alive_and_not_ready(workers: Workers) -> None:
+    worker = workers.start()
+    workers.send("hold", path=workers.path("out"), release=workers.path("release"))
+    eventually(lambda: workers.lines("out"), within_seconds=20)
 
     worker.send(signal.SIGTERM)
     worker.wait_for_log("worker.stopping")
@@ -48,12 +49,12 @@ def test_a_stopping_worker_is_alive_and_not_ready(trial: Trial) -> None:
     status, body = get("/readyz")
     assert status == 503
     assert json.loads(body)["not_stopping"] is False
-    trial.release("release")
+    workers.release("release")
     assert worker.wait() == 0
 
 
-def test_a_frozen_process_gives_no_answer(trial: Trial) -> None:
-    worker = trial.start_worker()
+def test_a_frozen_process_gives_no_answer(workers: Workers) -> None:
+    worker = workers.start()
     found = port()
 
     with stopped(worker.pid):

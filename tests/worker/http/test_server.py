@@ -13,8 +13,9 @@ from sqlalchemy import create_engine, text
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import settings
 from docworker.worker.http.server import MetricsServer
-from tests.support.trials import Trial, get, metric, port
+from tests.support.metrics import get, metric, port
 from tests.support.waiting import eventually
+from tests.support.workers import Workers
 
 
 def messages() -> float:
@@ -39,30 +40,30 @@ def pooled(state: str) -> float:
     return metric(f"docworker_pool_{state}", role="master")
 
 
-def test_what_every_child_counts_is_added_up(trial: Trial) -> None:
-    trial.start_worker(worker_processes="2")
+def test_what_every_child_counts_is_added_up(workers: Workers) -> None:
+    workers.start(worker_processes="2")
     for _ in range(20):
-        trial.send("count", path=trial.path("out"), seconds=0.02)
-    eventually(lambda: len(trial.lines("out")) == 20, within_seconds=20)
+        workers.send("count", path=workers.path("out"), seconds=0.02)
+    eventually(lambda: len(workers.lines("out")) == 20, within_seconds=20)
 
-    assert len(set(trial.lines("out"))) == 2, "both children took part"
+    assert len(set(workers.lines("out"))) == 2, "both children took part"
     assert messages() == 20
     assert metric("docworker_job_queue_seconds_count", kind="tests.count") == 20
 
 
-def test_a_child_killed_with_9_takes_no_count_away_and_its_successor_starts_from_zero(trial: Trial) -> None:
-    worker = trial.start_worker(worker_processes="1")
-    trial.send("count", path=trial.path("counted"))
-    eventually(lambda: trial.lines("counted"), within_seconds=20)
-    trial.send("hold_connections", path=trial.path("out"), release=trial.path("release"), checked_out=2)
-    eventually(lambda: trial.lines("out"), within_seconds=20)
+def test_a_child_killed_with_9_takes_no_count_away_and_its_successor_starts_from_zero(workers: Workers) -> None:
+    worker = workers.start(worker_processes="1")
+    workers.send("count", path=workers.path("counted"))
+    eventually(lambda: workers.lines("counted"), within_seconds=20)
+    workers.send("hold_connections", path=workers.path("out"), release=workers.path("release"), checked_out=2)
+    eventually(lambda: workers.lines("out"), within_seconds=20)
     (child,) = worker.children
     assert metric("docworker_jobs_running") == 1
     assert pooled("checked_out") == 2
 
     os.kill(child, signal.SIGKILL)
 
-    eventually(lambda: len(trial.lines("out")) == 2, within_seconds=20, what="the task is delivered again")
+    eventually(lambda: len(workers.lines("out")) == 2, within_seconds=20, what="the task is delivered again")
     assert metric("docworker_jobs_running") == 1
     assert pooled("checked_out") == 2
     assert messages() == 1
@@ -111,13 +112,13 @@ def test_gauges_of_the_dead_are_left_out_and_their_counts_stay(tmp_path: Path) -
     assert family.stdout.split("\n")[:2] == ["before: running 3.0, messages 1.0", "after: running None, messages 1.0"]
 
 
-def test_recycled_children_go_on_counting_in_the_same_files(trial: Trial) -> None:
-    worker = trial.start_worker(worker_processes="2", max_tasks_per_child="1")
+def test_recycled_children_go_on_counting_in_the_same_files(workers: Workers) -> None:
+    worker = workers.start(worker_processes="2", max_tasks_per_child="1")
     for _ in range(8):
-        trial.send("count", path=trial.path("out"))
-    eventually(lambda: len(trial.lines("out")) == 8, within_seconds=40)
+        workers.send("count", path=workers.path("out"))
+    eventually(lambda: len(workers.lines("out")) == 8, within_seconds=40)
 
-    assert len(set(trial.lines("out"))) == 8, "children were recycled"
+    assert len(set(workers.lines("out"))) == 8, "children were recycled"
     eventually(lambda: messages() == 8, what=f"all are counted; {worker.log[-500:]}")
     (directory,) = settings().state_directory.glob("worker-*/metrics")
     owners = {path.stem.rpartition("_")[2] for path in directory.glob("*.db")}
@@ -125,27 +126,29 @@ def test_recycled_children_go_on_counting_in_the_same_files(trial: Trial) -> Non
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_pool_gauges_equal_what_the_server_sees(trial: Trial, pool: str) -> None:
-    trial.start_worker(worker_processes="2", worker_pool=pool)
+def test_pool_gauges_equal_what_the_server_sees(workers: Workers, pool: str) -> None:
+    workers.start(worker_processes="2", worker_pool=pool)
     for name in ("first", "second"):
-        trial.send("hold_connections", path=trial.path(name), release=trial.path("release"), checked_out=1, idle=1)
-    eventually(lambda: trial.lines("first") and trial.lines("second"), within_seconds=20)
+        workers.send(
+            "hold_connections", path=workers.path(name), release=workers.path("release"), checked_out=1, idle=1
+        )
+    eventually(lambda: workers.lines("first") and workers.lines("second"), within_seconds=20)
 
     # Threads share a pool: the second may take what the first has just put back.
     assert pooled("checked_out") == 2
     assert pooled("idle") >= 1
     assert pooled("checked_out") + pooled("idle") == server_connections()
 
-    trial.release("release")
+    workers.release("release")
     eventually(lambda: pooled("checked_out") == 0, what="connections are returned")
     eventually(lambda: pooled("idle") == server_connections(), what="the gauge agrees with the server")
 
 
-def test_the_parent_never_connects_to_postgresql(trial: Trial) -> None:
-    worker = trial.start_worker(worker_processes="2")
+def test_the_parent_never_connects_to_postgresql(workers: Workers) -> None:
+    worker = workers.start(worker_processes="2")
     for name in ("first", "second"):
-        trial.send("hold_connections", path=trial.path(name), release=trial.path("release"))
-    eventually(lambda: trial.lines("first") and trial.lines("second"), within_seconds=20)
+        workers.send("hold_connections", path=workers.path(name), release=workers.path("release"))
+    eventually(lambda: workers.lines("first") and workers.lines("second"), within_seconds=20)
     get("/metrics")
 
     master_port = int(settings().master_url.rpartition(":")[2].partition("/")[0])
@@ -162,11 +165,11 @@ def remote_ports(pid: int) -> set[int]:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (of Prometheus) is not installed")
-def test_promtool_has_nothing_to_say_about_a_worker(trial: Trial) -> None:
-    trial.start_worker()
-    trial.send("count", path=trial.path("out"))
-    trial.send("hold_connections", path=trial.path("out"), release=trial.path("release"))
-    eventually(lambda: len(trial.lines("out")) == 2, within_seconds=20)
+def test_promtool_has_nothing_to_say_about_a_worker(workers: Workers) -> None:
+    workers.start()
+    workers.send("count", path=workers.path("out"))
+    workers.send("hold_connections", path=workers.path("out"), release=workers.path("release"))
+    eventually(lambda: len(workers.lines("out")) == 2, within_seconds=20)
     status, body = get("/metrics")
     assert status == 200
     assert "docworker_pool_checked_out" in body
@@ -183,21 +186,21 @@ def test_a_taken_port_is_refused_with_the_setting_to_change(fresh_environment: d
     first.stop()
 
 
-def test_a_worker_on_a_taken_port_says_so_and_exits_1(trial: Trial) -> None:
-    trial.start_worker()
+def test_a_worker_on_a_taken_port_says_so_and_exits_1(workers: Workers) -> None:
+    workers.start()
 
-    second = trial.start_worker(ready=False, worker_metrics_port=str(port()))
+    second = workers.start(ready=False, worker_metrics_port=str(port()))
 
     assert second.wait(within_seconds=20) == 1
     assert "DOCWORKER_WORKER_METRICS_PORT" in second.log
     assert "Traceback" not in second.log
 
 
-def test_a_killed_worker_leaves_a_directory_that_the_next_one_removes(trial: Trial) -> None:
-    trial.start_worker().kill9()
+def test_a_killed_worker_leaves_a_directory_that_the_next_one_removes(workers: Workers) -> None:
+    workers.start().kill9()
     (left,) = settings().state_directory.glob("worker-*")
 
-    trial.start_worker()
+    workers.start()
 
     assert not Path(left).exists()
     assert len(list(settings().state_directory.glob("worker-*"))) == 1

@@ -1,22 +1,18 @@
-"""A worker under trial: started with the tasks of `trial_tasks`, sent messages, asked for metrics and health."""
+"""A worker under workers: started with the tasks of `trial_tasks`, sent messages, asked for metrics and health."""
 
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from celery import Celery
-from prometheus_client.parser import text_string_to_metric_families
 
 from docworker.db.settings import settings
-from docworker.worker import process_directory
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import BrokerProbe
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
 
 
-class Trial:
+class Workers:
     """Starts workers with the settings in force, and talks to their broker."""
 
     def __init__(self, processes: Processes, directory: Path) -> None:
@@ -24,7 +20,7 @@ class Trial:
         self._processes = processes
         self.app: Celery = build_app(settings())
 
-    def start_worker(self, *, ready: bool = True, **changed: str) -> Process:
+    def start(self, *, ready: bool = True, **changed: str) -> Process:
         """Start `docworker worker`; keyword arguments are settings in lower case."""
         environment = {f"DOCWORKER_{name.upper()}": value for name, value in changed.items()}
         worker = self._processes.start("worker", environment=environment)
@@ -65,35 +61,3 @@ class Trial:
     def release(self, name: str) -> None:
         """Let tasks go that wait for this file."""
         (self.directory / name).touch()
-
-
-def port(process: str = "worker") -> int:
-    """The metrics port of the one process of this name."""
-    (found,) = process_directory.ports(settings().state_directory, process)
-    return found
-
-
-def get(path: str, *, process: str = "worker") -> tuple[int, str]:
-    """Status and body of a page of its HTTP server."""
-    try:
-        with urlopen(f"http://127.0.0.1:{port(process)}{path}", timeout=5) as response:
-            return response.status, response.read().decode()
-    except HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def samples(process: str = "worker") -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """All metrics of the process."""
-    status, body = get("/metrics", process=process)
-    assert status == 200, body
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(body)
-        for sample in family.samples
-    }
-
-
-def metric(name: str, *, process: str = "worker", **labels: str) -> float:
-    """The sum of the metric's samples that have these labels; 0 when there is none."""
-    wanted = set(labels.items())
-    return sum(value for (found, given), value in samples(process).items() if found == name and wanted <= given)
