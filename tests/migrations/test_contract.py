@@ -46,7 +46,7 @@ SELECT :organization, id, 1, content, '', '{}', 'before/1' FROM made
 """)
 
 
-class Desk(Tenant):
+class TwoReleases(Tenant):
     """An organization whose documents are written by this release and by the one before."""
 
     def write_as_before(self, document_id: UUID, content: str) -> None:
@@ -100,87 +100,91 @@ def _hash(content: str) -> str:
 
 
 @pytest.fixture
-def desks(fresh_environment: dict[str, str]) -> Iterator[list[Desk]]:
+def tenants(fresh_environment: dict[str, str]) -> Iterator[list[TwoReleases]]:
     """Two organizations in a database that the release before has used."""
     with opened_database():
-        desks = [Desk(), Desk()]
+        tenants = [TwoReleases(), TwoReleases()]
         downgrade(BEFORE)
-        yield desks
+        yield tenants
 
 
 WRITERS = ["write_as_before", "write_one", "write_in_batch"]
 
 
-def write_everything(desk: Desk) -> dict[UUID, str]:
+def write_everything(tenant: TwoReleases) -> dict[UUID, str]:
     """Documents whose last writer was the release before or this one, in each way; what their text is now."""
     expected: dict[UUID, str] = {}
     for first in WRITERS:
         for second in WRITERS:
-            (document_id,) = desk.add("raw")
-            getattr(desk, first)(document_id, f"{first}")
-            getattr(desk, second)(document_id, f"{second} after {first}")
+            (document_id,) = tenant.add("raw")
+            getattr(tenant, first)(document_id, f"{first}")
+            getattr(tenant, second)(document_id, f"{second} after {first}")
             expected[document_id] = f"{second} after {first}"
-    (restored,) = desk.add("raw")
-    desk.write_one(restored, "one")
-    desk.write_in_batch(restored, "two")
-    desk.restore(restored, 1)
+    (restored,) = tenant.add("raw")
+    tenant.write_one(restored, "one")
+    tenant.write_in_batch(restored, "two")
+    tenant.restore(restored, 1)
     return expected | {restored: "one"}
 
 
-def test_the_release_before_finds_every_text_until_the_contraction_and_this_one_always(desks: list[Desk]) -> None:
-    old = [desk.add("raw", "raw") for desk in desks]
-    for desk, ids in zip(desks, old, strict=True):
-        desk.write_as_before(ids[0], "written before")
+def test_the_release_before_finds_every_text_until_the_contraction_and_this_one_always(
+    tenants: list[TwoReleases],
+) -> None:
+    old = [tenant.add("raw", "raw") for tenant in tenants]
+    for tenant, ids in zip(tenants, old, strict=True):
+        tenant.write_as_before(ids[0], "written before")
     upgrade()
     expected = []
-    for desk, (processed, pending) in zip(desks, old, strict=True):
-        expected.append(write_everything(desk) | {processed: "written before", pending: "raw"})
-        assert desk.columns() == expected[-1] == desk.texts()
-    versions = [{one.id: one.version for one in desk.documents()} for desk in desks]
+    for tenant, (processed, pending) in zip(tenants, old, strict=True):
+        expected.append(write_everything(tenant) | {processed: "written before", pending: "raw"})
+        assert tenant.columns() == expected[-1] == tenant.texts()
+    versions = [{one.id: one.version for one in tenant.documents()} for tenant in tenants]
     contract()
-    for desk, (_, pending), texts, numbers in zip(desks, old, expected, versions, strict=True):
-        assert desk.texts() == texts
-        assert {one.id: one.version for one in desk.documents()} == numbers, "whoever has read them may write"
-        assert {one for one, content in desk.columns().items() if content is not None} == {pending}
-    for desk, texts in zip(desks, expected, strict=True):
-        texts |= write_everything(desk)
-        assert desk.texts() == texts
+    for tenant, (_, pending), texts, numbers in zip(tenants, old, expected, versions, strict=True):
+        assert tenant.texts() == texts
+        assert {one.id: one.version for one in tenant.documents()} == numbers, "whoever has read them may write"
+        assert {one for one, content in tenant.columns().items() if content is not None} == {pending}
+    for tenant, texts in zip(tenants, expected, strict=True):
+        texts |= write_everything(tenant)
+        assert tenant.texts() == texts
 
 
 def test_a_database_that_nobody_has_used_keeps_no_copies(fresh_environment: dict[str, str]) -> None:
     assert not keeps_copies()
     with opened_database():
-        desk = Desk()
-        document_id = desk.add("raw")[0]
-        assert desk.copies() == 1
-        desk.write_in_batch(document_id, "text")
-        assert (desk.copies(), desk.texts()) == (0, {document_id: "text"})
+        tenant = TwoReleases()
+        document_id = tenant.add("raw")[0]
+        assert tenant.copies() == 1
+        tenant.write_in_batch(document_id, "text")
+        assert (tenant.copies(), tenant.texts()) == (0, {document_id: "text"})
 
 
-def test_a_text_that_is_not_processed_yet_survives_the_contraction(desks: list[Desk]) -> None:
-    desk = desks[0]
-    new, reverted = desk.add("raw", "raw")
+def test_a_text_that_is_not_processed_yet_survives_the_contraction(tenants: list[TwoReleases]) -> None:
+    tenant = tenants[0]
+    new, reverted = tenant.add("raw", "raw")
     for document_id in (new, reverted):
-        desk.write_as_before(document_id, "first")
-        desk.write_as_before(document_id, "second")
+        tenant.write_as_before(document_id, "first")
+        tenant.write_as_before(document_id, "second")
     upgrade()
-    desk.change(new, "draft")
-    desk.change(reverted, "first")
+    tenant.change(new, "draft")
+    tenant.change(reverted, "first")
     contract()
-    assert desk.texts() == {new: "draft", reverted: "first"}
+    assert tenant.texts() == {new: "draft", reverted: "first"}
 
 
-def test_a_history_written_from_its_end_leaves_the_newest_text_to_the_release_before(desks: list[Desk]) -> None:
-    desk = desks[0]
+def test_a_history_written_from_its_end_leaves_the_newest_text_to_the_release_before(
+    tenants: list[TwoReleases],
+) -> None:
+    tenant = tenants[0]
     upgrade()
-    with writing(desk.id) as session:
-        document = Document(organization_id=desk.id, filename="a.txt", latest_version=2)
+    with writing(tenant.id) as session:
+        document = Document(organization_id=tenant.id, filename="a.txt", latest_version=2)
         session.add(document)
         for number, content in ((2, "newest"), (1, "older")):
             session.flush()
             session.add(
                 DocumentVersion(
-                    organization_id=desk.id,
+                    organization_id=tenant.id,
                     document_id=document.id,
                     version_number=number,
                     content=content,
@@ -188,33 +192,35 @@ def test_a_history_written_from_its_end_leaves_the_newest_text_to_the_release_be
                     pipeline="import/1",
                 )
             )
-    assert list(desk.columns().values()) == list(desk.texts().values()) == ["newest"]
+    assert list(tenant.columns().values()) == list(tenant.texts().values()) == ["newest"]
 
 
-def test_what_is_written_while_the_contraction_waits_for_the_row_is_not_removed(desks: list[Desk]) -> None:
-    desk = desks[0]
-    (drafted,) = desk.add("raw")
-    desk.write_as_before(drafted, "processed")
-    (rewritten,) = desk.add("raw")
-    desk.write_as_before(rewritten, "processed")
+def test_what_is_written_while_the_contraction_waits_for_the_row_is_not_removed(tenants: list[TwoReleases]) -> None:
+    tenant = tenants[0]
+    (drafted,) = tenant.add("raw")
+    tenant.write_as_before(drafted, "processed")
+    (rewritten,) = tenant.add("raw")
+    tenant.write_as_before(rewritten, "processed")
     upgrade()
     with ThreadPoolExecutor(1) as pool:
-        with writing(desk.id) as session:
-            session.get_one(Document, (desk.id, drafted)).content = "draft"
-            document = session.get_one(Document, (desk.id, rewritten))
+        with writing(tenant.id) as session:
+            session.get_one(Document, (tenant.id, drafted)).content = "draft"
+            document = session.get_one(Document, (tenant.id, rewritten))
             write_version(session, document, _new(document, "newer"))
             contracted = pool.submit(contraction.change_copies, contraction.REMOVE_COPIES)
             eventually(somebody_waits, what="the contraction to wait")
         contracted.result(10)
-    assert desk.texts() == {drafted: "draft", rewritten: "newer"}
+    assert tenant.texts() == {drafted: "draft", rewritten: "newer"}
 
 
-def test_contraction_goes_on_while_everybody_writes(desks: list[Desk], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contraction_goes_on_while_everybody_writes(
+    tenants: list[TwoReleases], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contraction, "CHUNK", 7)
-    desk = desks[0]
-    desk.add_many(200)
+    tenant = tenants[0]
+    tenant.add_many(200)
     upgrade()
-    ids = list(desk.texts())
+    ids = list(tenant.texts())
     done = threading.Event()
 
     def write(part: list[UUID]) -> int:
@@ -222,7 +228,9 @@ def test_contraction_goes_on_while_everybody_writes(desks: list[Desk], monkeypat
         while not done.is_set() or not rounds:
             rounds += 1
             for number, document_id in enumerate(part):
-                (desk.write_one if number % 2 else desk.write_in_batch)(document_id, f"round {rounds} of {document_id}")
+                (tenant.write_one if number % 2 else tenant.write_in_batch)(
+                    document_id, f"round {rounds} of {document_id}"
+                )
         return rounds
 
     with ThreadPoolExecutor(2) as pool:
@@ -231,76 +239,78 @@ def test_contraction_goes_on_while_everybody_writes(desks: list[Desk], monkeypat
         done.set()
         rounds = [writer.result() for writer in writers]
     expected = {one: f"round {rounds[start]} of {one}" for start in (0, 1) for one in ids[start:200:10]}
-    texts = desk.texts()
+    texts = tenant.texts()
     assert {one: texts[one] for one in expected} == expected
     assert sum(content is not None and content.startswith("text ") for content in texts.values()) == 160
-    assert desk.copies() == 0
+    assert tenant.copies() == 0
 
 
-def test_a_contraction_that_was_killed_is_done_by_the_next_one(desks: list[Desk], processes: Processes) -> None:
-    for desk in desks:
-        desk.add_many(contraction.CHUNK + 100)
+def test_a_contraction_that_was_killed_is_done_by_the_next_one(
+    tenants: list[TwoReleases], processes: Processes
+) -> None:
+    for tenant in tenants:
+        tenant.add_many(contraction.CHUNK + 100)
     upgrade()
-    before = [desk.texts() for desk in desks]
-    last = max(desks[1].texts())
-    with writing(desks[1].id) as session:
+    before = [tenant.texts() for tenant in tenants]
+    last = max(tenants[1].texts())
+    with writing(tenants[1].id) as session:
         session.execute(text("SELECT FROM app.documents WHERE id = :id FOR UPDATE"), {"id": last})
         killed = processes.start("migrate", "--contract")
         eventually(somebody_waits, what="the contraction to wait", within_seconds=30)
         killed.kill9()
-    left = sum(desk.copies() for desk in desks)
+    left = sum(tenant.copies() for tenant in tenants)
     assert 0 < left <= contraction.CHUNK + 100
     contract()
-    assert [desk.copies() for desk in desks] == [0, 0]
-    assert [desk.texts() for desk in desks] == before
+    assert [tenant.copies() for tenant in tenants] == [0, 0]
+    assert [tenant.texts() for tenant in tenants] == before
     contract()
 
 
-def test_going_back_gives_the_release_before_all_texts(desks: list[Desk]) -> None:
+def test_going_back_gives_the_release_before_all_texts(tenants: list[TwoReleases]) -> None:
     upgrade()
-    expected = [write_everything(desk) for desk in desks]
+    expected = [write_everything(tenant) for tenant in tenants]
     contract()
-    for desk, texts in zip(desks, expected, strict=True):
-        (document_id,) = desk.add("raw")
-        desk.write_one(document_id, "written once")
+    for tenant, texts in zip(tenants, expected, strict=True):
+        (document_id,) = tenant.add("raw")
+        tenant.write_one(document_id, "written once")
         texts |= {document_id: "written once"}
     downgrade(BEFORE)
-    for desk, texts in zip(desks, expected, strict=True):
-        assert desk.columns() == texts
+    for tenant, texts in zip(tenants, expected, strict=True):
+        assert tenant.columns() == texts
     assert not keeps_copies()
     upgrade()
     assert keeps_copies()
 
 
-def test_a_migration_and_the_way_back_may_be_repeated(desks: list[Desk]) -> None:
+def test_a_migration_and_the_way_back_may_be_repeated(tenants: list[TwoReleases]) -> None:
     for _ in range(2):
         upgrade()
         contract()
         downgrade(BEFORE)
-    with writing(desks[0].id) as session:
+    with writing(tenants[0].id) as session:
         valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'app.ix_document_search_vector'::regclass"
         assert session.scalar(text(valid)) is True
 
 
-def test_texts_are_found_before_and_after_the_contraction(desks: list[Desk], stack: LocalStack) -> None:
-    desk = desks[0]
-    ids = desk.add("raw", "raw")
-    desk.write_as_before(ids[0], "needle written before")
+def test_texts_are_found_before_and_after_the_contraction(tenants: list[TwoReleases], stack: LocalStack) -> None:
+    tenant = tenants[0]
+    ids = tenant.add("raw", "raw")
+    tenant.write_as_before(ids[0], "needle written before")
     upgrade()
-    desk.write_one(ids[1], "needle written after")
+    tenant.write_one(ids[1], "needle written after")
     for contracted in (False, True):
         if contracted:
             contract()
-        with writing(desk.id) as session:
+        with writing(tenant.id) as session:
             session.execute(text("DELETE FROM app.document_search"))
             assert index_documents(session, ids) == 2
         stack.wait_for_replicas()
-        hits = search_documents(desk.id, "needle")
+        hits = search_documents(tenant.id, "needle")
         snippets = {hit.document_id: "".join(fragment.text for fragment in hit.snippet) for hit in hits}
         assert snippets == {ids[0]: "needle written before", ids[1]: "needle written after"}
 
 
-def test_migrate_says_what_is_left_to_do_and_does_it_when_asked(desks: list[Desk]) -> None:
+def test_migrate_says_what_is_left_to_do_and_does_it_when_asked(tenants: list[TwoReleases]) -> None:
     run = CliRunner().invoke
     assert "run `docworker migrate --contract`" in run(migrate).output
     assert keeps_copies()

@@ -56,14 +56,14 @@ def kind(name: str = LedgerSteps.kind, **options: Any) -> Kind:
     )
 
 
-class Desk:
+class Dispatchers:
     """Dispatchers on one ledger, and a worker that takes messages when the test says so."""
 
     def __init__(self) -> None:
         self._dispatchers: list[Dispatcher] = []
         self._connection: Any = build_app(settings()).connection_for_read()
 
-    def dispatcher(self, *kinds: Kind, **changed: Any) -> Dispatcher:
+    def add(self, *kinds: Kind, **changed: Any) -> Dispatcher:
         """One more dispatcher, with these settings changed."""
         configured = settings().model_copy(update=changed)
         known = {one.name: one for one in kinds or (kind(),)}
@@ -104,25 +104,25 @@ class Desk:
 
 
 @contextmanager
-def open_desk() -> Iterator[Desk]:
-    with opened_database(), closing(Desk()) as desk:
-        yield desk
+def open_dispatchers() -> Iterator[Dispatchers]:
+    with opened_database(), closing(Dispatchers()) as dispatchers:
+        yield dispatchers
 
 
 @pytest.fixture
-def desk(fresh_environment: dict[str, str]) -> Iterator[Desk]:
+def dispatchers(fresh_environment: dict[str, str]) -> Iterator[Dispatchers]:
     """On an empty ledger."""
-    with open_desk() as desk:
-        yield desk
+    with open_dispatchers() as dispatchers:
+        yield dispatchers
 
 
 @pytest.fixture
-def own_desk(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Desk, LocalStack]]:
+def own_dispatchers(own_stack: OwnStack, in_force: InForce) -> Iterator[tuple[Dispatchers, LocalStack]]:
     """On servers of its own, to be damaged."""
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
-    with open_desk() as desk:
-        yield desk, stack
+    with open_dispatchers() as dispatchers:
+        yield dispatchers, stack
 
 
 def jobs() -> list[Any]:
@@ -176,55 +176,55 @@ def planner_waits() -> bool:
 # What the broker holds
 
 
-def test_never_more_messages_at_the_broker_than_the_window(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=2, dispatch_window=3)
+def test_never_more_messages_at_the_broker_than_the_window(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=2, dispatch_window=3)
     for _ in range(3):
         LedgerSteps().enqueue(20)
     for _ in range(5):
         dispatcher.tick()
-        assert desk.depth() == 3
+        assert dispatchers.depth() == 3
     # Nobody took them in time: the jobs go back, the messages are still there.
     advance_clock(3600)
     eventually(lambda: dispatcher.tick() and states() == {"queued": 60}, what="the jobs to go back")
-    assert desk.depth() == 3
-    assert desk.claim_all() == []
+    assert dispatchers.depth() == 3
+    assert dispatchers.claim_all() == []
     dispatcher.tick()
-    assert len(desk.claim_all()) == 6
+    assert len(dispatchers.claim_all()) == 6
 
 
-def test_an_idle_system_sends_a_single_at_once_and_a_backlog_full_batches(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=10, dispatch_window=4)
+def test_an_idle_system_sends_a_single_at_once_and_a_backlog_full_batches(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=10, dispatch_window=4)
     LedgerSteps().enqueue()
     assert [len(message.job_ids) for message in dispatcher.tick().messages] == [1]
-    desk.claim_all()
+    dispatchers.claim_all()
     LedgerSteps().enqueue(100)
     assert [len(message.job_ids) for message in dispatcher.tick().messages] == [10] * 4
 
 
-def test_lost_messages_are_dispatched_again_and_take_no_room_meanwhile(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=2)
+def test_lost_messages_are_dispatched_again_and_take_no_room_meanwhile(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=2)
     lost = LedgerSteps().enqueue(2)
     dispatcher.tick()
-    while desk.take():
+    while dispatchers.take():
         pass
     others = LedgerSteps().enqueue(2)
     assert not dispatcher.tick().messages, "what was sent a moment ago may be on its way"
     advance_clock(3)
     dispatcher.tick()
-    claimed = desk.claim_all()
+    claimed = dispatchers.claim_all()
     assert {one.id for one in claimed} == set(others)
     LedgerSteps(claimed[0].organization_id).finish(claimed)
     advance_clock(3600)
     eventually(lambda: dispatcher.tick().messages, what="the lost ones to be dispatched again")
-    assert {one.id for one in desk.claim_all()} == set(lost)
+    assert {one.id for one in dispatchers.claim_all()} == set(lost)
 
 
 def overdue() -> float:
     return REGISTRY.get_sample_value("docworker_overdue_jobs_total") or 0.0
 
 
-def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=3)
+def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=3)
     LedgerSteps().enqueue(3)
     dispatcher.tick()
     before = overdue()
@@ -232,25 +232,25 @@ def test_what_waits_at_the_broker_behind_slow_work_is_not_overdue(desk: Desk) ->
     assert not dispatcher.tick().messages
     assert states() == {"dispatched": 3}
     assert overdue() == before
-    assert len(desk.claim_all()) == 3
+    assert len(dispatchers.claim_all()) == 3
 
 
-def test_what_a_look_has_just_sent_does_not_make_those_before_it_overdue(desk: Desk) -> None:
+def test_what_a_look_has_just_sent_does_not_make_those_before_it_overdue(dispatchers: Dispatchers) -> None:
     LedgerSteps().enqueue(2)
-    desk.dispatcher(batch_size=1, dispatch_window=4).tick()
+    dispatchers.add(batch_size=1, dispatch_window=4).tick()
     advance_clock(60)
     LedgerSteps().enqueue(2)
     before = overdue()
-    assert len(desk.dispatcher(batch_size=1, dispatch_window=4).tick().messages) == 2
+    assert len(dispatchers.add(batch_size=1, dispatch_window=4).tick().messages) == 2
     assert states() == {"dispatched": 4}
     assert overdue() == before
 
 
-def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=3)
+def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=3)
     (lost,) = LedgerSteps().enqueue()
     dispatcher.tick()
-    desk.take()
+    dispatchers.take()
     LedgerSteps().enqueue(2)
     dispatcher.tick()
     before = overdue()
@@ -260,9 +260,9 @@ def test_of_what_waits_and_what_was_lost_only_the_lost_is_dispatched_again(desk:
     assert overdue() == before + 1
 
 
-def test_while_the_broker_is_away_nothing_is_overdue(own_desk: tuple[Desk, LocalStack]) -> None:
-    desk, stack = own_desk
-    dispatcher = desk.dispatcher()
+def test_while_the_broker_is_away_nothing_is_overdue(own_dispatchers: tuple[Dispatchers, LocalStack]) -> None:
+    dispatchers, stack = own_dispatchers
+    dispatcher = dispatchers.add()
     LedgerSteps().enqueue()
     dispatcher.tick()
     stack.broker.kill()
@@ -277,60 +277,62 @@ def test_while_the_broker_is_away_nothing_is_overdue(own_desk: tuple[Desk, Local
 # Fairness and caps
 
 
-def test_every_tenant_gets_its_turn_whatever_the_age_of_the_others_backlogs(desk: Desk) -> None:
+def test_every_tenant_gets_its_turn_whatever_the_age_of_the_others_backlogs(dispatchers: Dispatchers) -> None:
     """Room comes free one message at a time: the tenants with the oldest jobs must not share it among themselves."""
-    dispatcher = desk.dispatcher(batch_size=5, dispatch_window=2)
+    dispatcher = dispatchers.add(batch_size=5, dispatch_window=2)
     for _ in range(6):
         LedgerSteps().enqueue(200)
     for _ in range(10):
         dispatcher.tick()
-        desk.claim_next()
+        dispatchers.claim_next()
     late = LedgerSteps()
     late.enqueue()
     order = []
     while late.organization_id not in order:
         dispatcher.tick()
-        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+        order += [claimed[0].organization_id for claimed in [dispatchers.claim_next()] if claimed]
     assert len(order) <= 2 + 2, "what waited at the broker, and a couple more"
 
 
-def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=2, dispatch_window=2)
+def test_the_backlogs_of_many_tenants_are_served_in_equal_parts(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=2, dispatch_window=2)
     for _ in range(7):
         LedgerSteps().enqueue(100)
     served: Counter[UUID] = Counter()
     while served.total() < 7 * 4:
         dispatcher.tick()
-        served.update(claimed[0].organization_id for claimed in [desk.claim_next()] if claimed)
+        served.update(claimed[0].organization_id for claimed in [dispatchers.claim_next()] if claimed)
     assert set(served.values()) == {4}
 
 
-def test_who_comes_last_to_a_long_line_of_tenants_is_served_early(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_comes_last_to_a_long_line_of_tenants_is_served_early(
+    dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also behind one that keeps adding jobs."""
     monkeypatch.setattr(dispatch, "_FIRST_STRETCH", 4)
-    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=1)
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=1)
     line = [LedgerSteps() for _ in range(40)]
     for one in line:
         one.enqueue(5)
     for _ in range(3):
         dispatcher.tick()
-        desk.claim_next()
+        dispatchers.claim_next()
     late = LedgerSteps()
     late.enqueue(2)
     order: list[UUID] = []
     while late.organization_id not in order:
         line[0].enqueue(3)
         dispatcher.tick()
-        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+        order += [claimed[0].organization_id for claimed in [dispatchers.claim_next()] if claimed]
     assert len(order) <= 5
     while len(order) < 30:
         dispatcher.tick()
-        order += [claimed[0].organization_id for claimed in [desk.claim_next()] if claimed]
+        order += [claimed[0].organization_id for claimed in [dispatchers.claim_next()] if claimed]
     assert max(Counter(order).values()) == 1, "nobody has a second turn in the round"
 
 
 def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_it_is_quiet(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "MOST_VISITED", 4)
     monkeypatch.setattr(dispatch, "_FIRST_STRETCH", 2)
@@ -339,7 +341,7 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
         one.enqueue()
         with all_jobs_session() as session:
             ledger.pause(session, kind=None, organization_id=one.organization_id)
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     free = LedgerSteps()
     free.enqueue()
     pauses = []
@@ -355,8 +357,8 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
     eventually(lambda: dispatcher.tick() and crowd[7].states() == {"dispatched": 1}, what="the resumed one's turn")
 
 
-def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(batch_size=5, dispatch_window=1)
+def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=5, dispatch_window=1)
     held, other = LedgerSteps(), LedgerSteps()
     held.enqueue(20)
     other.enqueue()
@@ -382,14 +384,14 @@ def refused_by_the_server(
 
 
 def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_go_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused, other = LedgerSteps(), LedgerSteps()
     refused.enqueue(2)
     other.enqueue(2)
     with refused_by_the_server(refused.organization_id), capture_logs() as logs:
         for restarted in range(2):
-            dispatcher = desk.dispatcher()
+            dispatcher = dispatchers.add()
             (message,) = dispatcher.tick().messages
             assert message.parts[0].organization_id == other.organization_id
             assert REGISTRY.get_sample_value("docworker_lanes_set_aside") == 1
@@ -398,19 +400,19 @@ def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_
             other.enqueue()
     monkeypatch.setattr("docworker.worker.dispatcher.loop._SET_ASIDE_SECONDS", 1.0)
     with refused_by_the_server(refused.organization_id):
-        desk.claim_all()
-        dispatcher = desk.dispatcher()
+        dispatchers.claim_all()
+        dispatcher = dispatchers.add()
         dispatcher.tick()
     eventually(lambda: dispatcher.tick() and refused.states() == {"dispatched": 2}, what="it to be tried again")
 
 
-def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
+def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(dispatchers: Dispatchers) -> None:
     refused, other = LedgerSteps(), LedgerSteps()
     soon = datetime.now(UTC) + timedelta(hours=1)
     refused.enqueue(3, run_at=soon)
     other.enqueue(2, run_at=soon)
     advance_clock(7200)
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     with refused_by_the_server(refused.organization_id, allowed="later"), capture_logs() as logs:
         (message,) = eventually(lambda: dispatcher.tick().messages, what="the other's jobs")
         assert [part.organization_id for part in message.parts] == [other.organization_id]
@@ -418,13 +420,13 @@ def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(desk: Desk
     assert len([one for one in logs if one["event"] == "job.set_aside"]) == 3
 
 
-def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(desk: Desk) -> None:
+def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(dispatchers: Dispatchers) -> None:
     refused, other = LedgerSteps(), LedgerSteps()
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     refused.enqueue(2)
     other.enqueue(2)
     dispatcher.tick()
-    while desk.take():
+    while dispatchers.take():
         pass
     advance_clock(3600)
     with refused_by_the_server(refused.organization_id, allowed="state <> 'queued'"):
@@ -432,24 +434,24 @@ def test_overdue_jobs_that_the_server_refuses_to_change_stop_nobody(desk: Desk) 
     assert {part.organization_id for message in messages for part in message.parts} == {other.organization_id}
 
 
-def test_tenants_take_turns_at_a_kind_at_its_cap(desk: Desk) -> None:
-    dispatcher = desk.dispatcher(kind(max_running=1))
+def test_tenants_take_turns_at_a_kind_at_its_cap(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(kind(max_running=1))
     tenants = [LedgerSteps() for _ in range(3)]
     for one in tenants:
         one.enqueue(5)
     order = []
     for _ in range(9):
         dispatcher.tick()
-        (claimed,) = desk.claim_all()
+        (claimed,) = dispatchers.claim_all()
         order.append(claimed.organization_id)
         LedgerSteps(claimed.organization_id).finish([claimed])
     assert set(Counter(order).values()) == {3}
 
 
-def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -> None:
+def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(dispatchers: Dispatchers) -> None:
     capped, free = kind(max_running=4), kind("free")
     planners = [
-        desk.dispatcher(capped, free, batch_size=3, dispatch_window=50, max_running_per_organization=3)
+        dispatchers.add(capped, free, batch_size=3, dispatch_window=50, max_running_per_organization=3)
         for _ in range(2)
     ]
     tenants = [LedgerSteps() for _ in range(3)]
@@ -466,7 +468,7 @@ def test_caps_hold_exactly_while_jobs_run_and_two_dispatchers_plan(desk: Desk) -
     with ThreadPoolExecutor(2) as pool:
         while states()["succeeded"] < 36:
             list(pool.map(tick, planners))
-            claimed = desk.claim_all()
+            claimed = dispatchers.claim_all()
             under_way = [job for job in jobs() if job.state in ("dispatched", "running")]
             most_of_kind = max(most_of_kind, sum(job.kind == capped.name for job in under_way))
             most_of_tenant = max(most_of_tenant, *Counter(job.organization_id for job in under_way).values())
@@ -485,17 +487,19 @@ def finish_free() -> None:
 # Several dispatchers
 
 
-def test_one_dispatcher_plans_and_the_other_stands_by(desk: Desk) -> None:
-    planner, standby = desk.dispatcher(), desk.dispatcher()
+def test_one_dispatcher_plans_and_the_other_stands_by(dispatchers: Dispatchers) -> None:
+    planner, standby = dispatchers.add(), dispatchers.add()
     LedgerSteps().enqueue()
     with held_in_planning(planner.tick) as tick:
         assert not standby.tick().planned
     assert len(tick.result().messages) == 1
-    assert desk.depth() == 1
+    assert dispatchers.depth() == 1
 
 
-def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_cancelled(desk: Desk) -> None:
-    first, second = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
+def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_cancelled(
+    dispatchers: Dispatchers,
+) -> None:
+    first, second = (dispatchers.add(batch_size=1, dispatch_window=2) for _ in range(2))
     first.tick()
     cancelled = LedgerSteps()
     cancelled.enqueue(2)
@@ -504,11 +508,11 @@ def test_what_another_dispatcher_has_sent_takes_room_also_when_its_jobs_were_can
         ledger.cancel(session, ledger.Filter(organization_id=cancelled.organization_id))
     LedgerSteps().enqueue(2)
     first.tick()
-    assert desk.depth() == 2
+    assert dispatchers.depth() == 2
 
 
-def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(desk: Desk) -> None:
-    late, other = (desk.dispatcher(batch_size=1, dispatch_window=2) for _ in range(2))
+def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(dispatchers: Dispatchers) -> None:
+    late, other = (dispatchers.add(batch_size=1, dispatch_window=2) for _ in range(2))
     tenant = LedgerSteps()
     tenant.enqueue(4)
     channel.DEPTH.set(-1)
@@ -541,14 +545,14 @@ def every_connection_of_dispatchers_taken() -> Iterator[None]:
         yield
 
 
-def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
+def test_two_dispatchers_at_full_speed_send_every_job_once(dispatchers: Dispatchers) -> None:
     ids = set(LedgerSteps().enqueue(150)) | set(LedgerSteps().enqueue(150))
     claimed: list[UUID] = []
     sent: list[UUID] = []
-    with running(desk.dispatcher(batch_size=7)), running(desk.dispatcher(batch_size=7)):
+    with running(dispatchers.add(batch_size=7)), running(dispatchers.add(batch_size=7)):
 
         def all_taken() -> bool:
-            while (taken := desk.take()) is not None:
+            while (taken := dispatchers.take()) is not None:
                 message_id, organization_id, job_ids = taken
                 sent.extend(job_ids)
                 claimed.extend(one.id for one in LedgerSteps(organization_id).claim(job_ids, message_id=message_id))
@@ -559,8 +563,10 @@ def test_two_dispatchers_at_full_speed_send_every_job_once(desk: Desk) -> None:
     assert len(claimed) == len(sent) == len(ids)
 
 
-def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: Desk, processes: Processes) -> None:
-    standby = desk.dispatcher(kind("process_document"))
+def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(
+    dispatchers: Dispatchers, processes: Processes
+) -> None:
+    standby = dispatchers.add(kind("process_document"))
     with held_planning():
         LedgerSteps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
@@ -568,11 +574,13 @@ def test_a_standby_takes_over_when_the_planner_is_killed_while_it_plans(desk: De
         assert not standby.tick().planned
         planner.kill9()
     eventually(lambda: standby.tick().messages, within_seconds=10, what="the standby to plan")
-    assert desk.depth() == 1
+    assert dispatchers.depth() == 1
 
 
-def test_a_planner_that_is_stopped_while_it_plans_is_replaced_within_seconds(desk: Desk, processes: Processes) -> None:
-    standby = desk.dispatcher(kind("process_document"))
+def test_a_planner_that_is_stopped_while_it_plans_is_replaced_within_seconds(
+    dispatchers: Dispatchers, processes: Processes
+) -> None:
+    standby = dispatchers.add(kind("process_document"))
     with held_planning():
         LedgerSteps().enqueue(kind="process_document")
         planner = processes.start("dispatcher")
@@ -584,28 +592,28 @@ def test_a_planner_that_is_stopped_while_it_plans_is_replaced_within_seconds(des
     assert time.monotonic() - stopped_at < 5
     planner.send(signal.SIGCONT)
     planner.wait_for_log("dispatcher.waiting")
-    assert desk.depth() == 1, "what it had planned was not published"
+    assert dispatchers.depth() == 1, "what it had planned was not published"
     assert planner.stop() == 0
 
 
 def test_a_planner_that_was_held_up_before_it_publishes_gives_the_jobs_back(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_HELD_UP_SECONDS", 0.0)
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     LedgerSteps().enqueue()
     assert not dispatcher.tick().messages
-    assert (desk.depth(), states()) == (0, {"queued": 1})
+    assert (dispatchers.depth(), states()) == (0, {"queued": 1})
 
 
 # Outages
 
 
 def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_back(
-    own_desk: tuple[Desk, LocalStack],
+    own_dispatchers: tuple[Dispatchers, LocalStack],
 ) -> None:
-    desk, stack = own_desk
-    dispatcher = desk.dispatcher()
+    dispatchers, stack = own_dispatchers
+    dispatcher = dispatchers.add()
     dispatcher.tick()
     stack.broker.kill()
     ids = LedgerSteps().enqueue(5)
@@ -618,12 +626,14 @@ def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_b
     stack.broker.start()
     dispatcher._turn()
     assert dispatcher.health.ready().well
-    assert {one.id for one in desk.claim_all()} == set(ids)
+    assert {one.id for one in dispatchers.claim_all()} == set(ids)
 
 
-def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk: tuple[Desk, LocalStack]) -> None:
-    desk, stack = own_desk
-    dispatcher = desk.dispatcher(batch_size=1)
+def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(
+    own_dispatchers: tuple[Dispatchers, LocalStack],
+) -> None:
+    dispatchers, stack = own_dispatchers
+    dispatcher = dispatchers.add(batch_size=1)
     ids = LedgerSteps().enqueue(3)
     with held_in_planning(dispatcher.tick) as tick:
         stack.broker.kill()
@@ -632,14 +642,14 @@ def test_what_the_broker_does_not_take_any_more_goes_back_to_the_queue(own_desk:
     stack.broker.start()
     assert len(dispatcher.tick().messages) == 1, "a broker that has refused is tried with one"
     assert len(dispatcher.tick().messages) == 2
-    assert {one.id for one in desk.claim_all()} == set(ids)
+    assert {one.id for one in dispatchers.claim_all()} == set(ids)
 
 
 def test_a_broker_that_has_refused_is_tried_again_while_messages_wait_there(
-    own_desk: tuple[Desk, LocalStack],
+    own_dispatchers: tuple[Dispatchers, LocalStack],
 ) -> None:
-    desk, stack = own_desk
-    dispatcher = desk.dispatcher(batch_size=1, dispatch_window=4)
+    dispatchers, stack = own_dispatchers
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=4)
     LedgerSteps().enqueue(2)
     assert len(dispatcher.tick().messages) == 2
     LedgerSteps().enqueue(2)
@@ -651,14 +661,16 @@ def test_a_broker_that_has_refused_is_tried_again_while_messages_wait_there(
     assert len(dispatcher.tick().messages) == 1
 
 
-def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(own_desk: tuple[Desk, LocalStack]) -> None:
+def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(
+    own_dispatchers: tuple[Dispatchers, LocalStack],
+) -> None:
     """Each look at the planner's waits for the broker for longer than a judge may be held up."""
-    desk, stack = own_desk
-    dispatcher = desk.dispatcher(lease=1)
+    dispatchers, stack = own_dispatchers
+    dispatcher = dispatchers.add(lease=1)
     steps = LedgerSteps()
     steps.enqueue()
     dispatcher.tick()
-    (claimed,) = desk.claim_all()
+    (claimed,) = dispatchers.claim_all()
     stack.broker.freeze()
     with running(dispatcher):
         steps.expire([claimed.id])
@@ -667,9 +679,9 @@ def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(own_desk: tu
 
 
 def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatched_again(
-    own_desk: tuple[Desk, LocalStack], processes: Processes
+    own_dispatchers: tuple[Dispatchers, LocalStack], processes: Processes
 ) -> None:
-    desk, stack = own_desk
+    dispatchers, stack = own_dispatchers
     (job_id,) = LedgerSteps().enqueue(kind="process_document")
     with held_planning():
         dispatcher = processes.start("dispatcher", environment={"DOCWORKER_REDISPATCH_AFTER": "1"})
@@ -680,23 +692,25 @@ def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatche
     stack.broker.thaw()
     stack.broker.flush()  # also of what still was in the broker's socket
     (first,) = jobs()
-    standby = desk.dispatcher(kind("process_document"))
+    standby = dispatchers.add(kind("process_document"))
     eventually(lambda: standby.tick().messages, what="the job to be dispatched again")
-    taken = desk.take()
+    taken = dispatchers.take()
     assert taken is not None
     assert taken[2] == [job_id]
     assert taken[0] != first.message_id
 
 
-def test_an_outage_of_the_master_is_waited_out(own_desk: tuple[Desk, LocalStack], processes: Processes) -> None:
-    desk, stack = own_desk
+def test_an_outage_of_the_master_is_waited_out(
+    own_dispatchers: tuple[Dispatchers, LocalStack], processes: Processes
+) -> None:
+    dispatchers, stack = own_dispatchers
     dispatcher = processes.start("dispatcher")
     dispatcher.wait_for_log("dispatcher.started")
     stack.master.kill()
     dispatcher.wait_for_log("dispatcher.waiting")
     stack.master.start()
     LedgerSteps().enqueue(kind="process_document")
-    eventually(lambda: desk.depth() == 1, within_seconds=20, what="the job to be dispatched")
+    eventually(lambda: dispatchers.depth() == 1, within_seconds=20, what="the job to be dispatched")
     assert dispatcher.stop() == 0
 
 
@@ -711,8 +725,8 @@ class FailingKinds(dict[str, Kind]):
         raise next(self._errors)
 
 
-def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(desk: Desk) -> None:
-    dispatcher = desk.dispatcher()
+def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add()
     LedgerSteps().enqueue()
     outage, unknown = [OperationalError("gone")] * 20, [RuntimeError()] * 10
     dispatcher._kinds = FailingKinds(*outage, *unknown, *unknown)  # what may be refused is tried again lane by lane
@@ -722,9 +736,9 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
         dispatcher._turn()
 
 
-def test_a_count_that_fails_costs_no_tick(desk: Desk) -> None:
+def test_a_count_that_fails_costs_no_tick(dispatchers: Dispatchers) -> None:
     """With a backlog so large that counting it takes longer than a statement may."""
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     LedgerSteps().enqueue()
     with reopened_database(lock_timeout=2), ThreadPoolExecutor(2) as pool:
         with held_planning():
@@ -734,7 +748,7 @@ def test_a_count_that_fails_costs_no_tick(desk: Desk) -> None:
             eventually(lambda: somebody_waits("ledger.jobs"), what="the lock to be next")
         turn.result(timeout=10)
         locking.result(timeout=10)
-    assert desk.depth() == 1
+    assert dispatchers.depth() == 1
     assert dispatcher.health.ready().well
 
 
@@ -747,18 +761,20 @@ def lock_jobs_until(done: Future[Any]) -> None:
 # Kinds that not everybody knows
 
 
-def test_a_kind_that_the_dispatcher_does_not_know_stays_queued_and_shows_in_a_gauge(desk: Desk) -> None:
+def test_a_kind_that_the_dispatcher_does_not_know_stays_queued_and_shows_in_a_gauge(dispatchers: Dispatchers) -> None:
     LedgerSteps().enqueue(kind="of_a_newer_release")
     LedgerSteps().enqueue()
-    assert len(desk.dispatcher().tick().messages) == 1
+    assert len(dispatchers.add().tick().messages) == 1
     assert [job.state for job in jobs()] == ["queued", "dispatched"]
     assert REGISTRY.get_sample_value("docworker_unknown_kind_lanes") == 1
 
 
-def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk: Desk, processes: Processes) -> None:
+def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(
+    dispatchers: Dispatchers, processes: Processes
+) -> None:
     worker = processes.start("worker")
     worker.wait_for_log("worker.ready", within_seconds=30)
-    dispatcher = desk.dispatcher(kind("of_a_newer_release"))
+    dispatcher = dispatchers.add(kind("of_a_newer_release"))
     LedgerSteps().enqueue(kind="of_a_newer_release")
     for times in (1, 2):
         eventually(lambda: dispatcher.tick().messages, what="the job to be dispatched")
@@ -770,16 +786,16 @@ def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(desk
 # Waiting
 
 
-def test_a_commit_wakes_an_idle_dispatcher(desk: Desk) -> None:
-    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+def test_a_commit_wakes_an_idle_dispatcher(dispatchers: Dispatchers) -> None:
+    with running(dispatchers.add(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
         eventually(lambda: dispatcher._listener.is_open and waits_for_long(dispatcher), what="the dispatcher to wait")
         LedgerSteps().enqueue()
-        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be dispatched")
+        eventually(lambda: dispatchers.depth() == 1, within_seconds=5, what="the job to be dispatched")
 
 
-def test_a_stop_ends_a_long_wait(desk: Desk) -> None:
+def test_a_stop_ends_a_long_wait(dispatchers: Dispatchers) -> None:
     started = time.monotonic()
-    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+    with running(dispatchers.add(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
         eventually(lambda: waits_for_long(dispatcher), what="the dispatcher to wait")
     assert time.monotonic() - started < 5
 
@@ -793,33 +809,35 @@ def bells() -> set[int]:
         return set(session.scalars(text(listening)))
 
 
-def test_a_lost_listening_connection_is_made_again_and_polling_goes_on(desk: Desk) -> None:
-    with running(desk.dispatcher(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
+def test_a_lost_listening_connection_is_made_again_and_polling_goes_on(dispatchers: Dispatchers) -> None:
+    with running(dispatchers.add(dispatch_interval=LONG_WAIT), waits_long=True) as dispatcher:
         (pid,) = eventually(bells, what="the dispatcher to listen")
         dispatcher._listener._retry_at = time.monotonic() + 1  # for long enough to enqueue unheard
         with all_jobs_session() as session:
             session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
         eventually(lambda: not dispatcher._listener.is_open, what="the loss to be noticed")
         LedgerSteps().enqueue()
-        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the job to be found by polling")
+        eventually(lambda: dispatchers.depth() == 1, within_seconds=5, what="the job to be found by polling")
         eventually(lambda: bells() - {pid}, within_seconds=5, what="the dispatcher to listen again")
         dispatcher.pace.seconds = LONG_WAIT
-        desk.claim_all()
+        dispatchers.claim_all()
         LedgerSteps().enqueue()
-        eventually(lambda: desk.depth() == 1, within_seconds=5, what="the listener to be heard again")
+        eventually(lambda: dispatchers.depth() == 1, within_seconds=5, what="the listener to be heard again")
 
 
 # As a process
 
 
 @pytest.fixture
-def dispatcher_process(desk: Desk, processes: Processes) -> Process:
+def dispatcher_process(dispatchers: Dispatchers, processes: Processes) -> Process:
     started = processes.start("dispatcher")
     started.wait_for_log("dispatcher.started")
     return started
 
 
-def test_it_serves_its_metrics_and_health_and_ends_in_order(dispatcher_process: Process, desk: Desk) -> None:
+def test_it_serves_its_metrics_and_health_and_ends_in_order(
+    dispatcher_process: Process, dispatchers: Dispatchers
+) -> None:
     LedgerSteps().enqueue(3, kind="process_document")
     eventually(lambda: metric("docworker_dispatched_jobs_total", process="dispatcher") == 3)
     assert metric("docworker_dispatcher_planning", process="dispatcher") == 1
@@ -836,11 +854,13 @@ def held_seconds(holder: str) -> float | None:
     return REGISTRY.get_sample_value("docworker_oldest_snapshot_seconds", {"holder": holder})
 
 
-def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(
+    dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gauges, "_OLD_SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(gauges, "_COUNT_SECONDS", 0.0)
     monkeypatch.setattr(gauges, "_SHARE_OF_TIME_FOR_COUNTING", 1e9)
-    dispatcher = desk.dispatcher()
+    dispatcher = dispatchers.add()
     with psycopg.connect(str(settings().owner_url), application_name="forgotten") as foreign, capture_logs() as logs:
         foreign.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         foreign.execute("SELECT count(*) FROM catalog.placements")
@@ -855,8 +875,8 @@ def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(desk: Desk, mo
         assert told["remedy"] == f"SELECT pg_terminate_backend({pid})"
 
 
-def test_who_does_not_plan_tells_no_snapshot(desk: Desk) -> None:
-    planner, standby = desk.dispatcher(), desk.dispatcher()
+def test_who_does_not_plan_tells_no_snapshot(dispatchers: Dispatchers) -> None:
+    planner, standby = dispatchers.add(), dispatchers.add()
     planner.tick()
     assert held_seconds("session") is not None
     with all_jobs_session() as session:
