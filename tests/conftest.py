@@ -131,8 +131,8 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def workers(fresh_environment: dict[str, str], processes: Processes, tmp_path: Path) -> Workers:
-    """Workers with the tasks of `trial_tasks`, on a fresh database and broker prefix."""
+def bare_workers(processes: Processes, tmp_path: Path) -> Workers:
+    """Workers with the tasks of `user_package` and the settings that are in force."""
     install_user_package(tmp_path / "processes")
     directory = tmp_path / "files"
     directory.mkdir()
@@ -140,12 +140,9 @@ def workers(fresh_environment: dict[str, str], processes: Processes, tmp_path: P
 
 
 @pytest.fixture
-def bare_workers(processes: Processes, tmp_path: Path) -> Workers:
-    """As `workers`, with the settings that are in force."""
-    install_user_package(tmp_path / "processes")
-    directory = tmp_path / "files"
-    directory.mkdir()
-    return Workers(processes, directory)
+def workers(fresh_environment: dict[str, str], bare_workers: Workers) -> Workers:
+    """As `bare_workers`, on a fresh database and broker prefix."""
+    return bare_workers
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Starts `python -m worker.cli …` in a moment: forked from a process that has imported the libraries already.
+"""Starts `docworker …` in a moment: forked from a process that has imported the libraries already.
 
 An interpreter imports for longer than most tests of a process take. Only what others wrote, and what does not look at
 the environment, is there before the fork; our own code each process imports by itself, with its own settings. Tests of

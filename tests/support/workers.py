@@ -1,4 +1,4 @@
-"""A worker under workers: started with the tasks of `trial_tasks`, sent messages, asked for metrics and health."""
+"""Workers with the tasks of `user_package`, sent messages, and what their tasks wrote."""
 
 from pathlib import Path
 from typing import Any
