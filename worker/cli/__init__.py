@@ -89,7 +89,7 @@ class LazyGroup(click.Group):
         if subcommand is None:
             return None
         if not ctx.resilient_parsing:  # a shell that completes a line runs nothing
-            # Here, because it imports pydantic: that would make `docworker --help` take twice as long.
+            # Here, because it imports pydantic: `docworker --help` would take five times as long.
             from docworker.worker.cli.local_settings import use_local_stack  # noqa: PLC0415
 
             use_local_stack(cmd_name)

@@ -1,4 +1,4 @@
-"""`python -m worker.cli NAME` is `docworker NAME`."""
+"""`python -m docworker.worker.cli NAME` is `docworker NAME`."""
 
 from docworker.worker.cli import main
 

@@ -34,7 +34,7 @@ def explained(ctx: click.Context) -> Iterator[None]:
     except Exception as error:
         if "sqlalchemy" not in sys.modules:
             raise
-        # Here, because it imports SQLAlchemy, with which `docworker --help` would take ten times as long.
+        # Here, because it imports SQLAlchemy, with which `docworker --help` would take eight times as long.
         from docworker.worker.cli.database_errors import reason_of  # noqa: PLC0415
 
         reason = reason_of(error)

@@ -1,5 +1,4 @@
-"""`use_local_stack`: the settings of the stack that `docworker up` runs in this directory, for a command that is given
-none."""
+"""`use_local_stack`: apply the settings of the stack that `docworker up` runs here to a command that is given none."""
 
 import os
 from collections.abc import Mapping

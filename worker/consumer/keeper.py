@@ -17,7 +17,11 @@ from collections.abc import Callable
 
 import structlog
 
+from docworker.db.cluster import open_database
+from docworker.db.settings import settings
 from docworker.jobs.execution.lease_board import Board, is_stopped
+from docworker.jobs.execution.lease_keeper import TICK_SECONDS, Keeper
+from docworker.worker import logs
 
 log = structlog.get_logger(__name__)
 
@@ -97,12 +101,6 @@ def main(descriptor: int, parent: int) -> None:
     _die_with(parent)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the worker, which needs its leases to the end
-    # Only now, because they take most of a second, in which a signal would end us.
-    from docworker.db.cluster import open_database  # noqa: PLC0415
-    from docworker.db.settings import settings  # noqa: PLC0415
-    from docworker.jobs.execution.lease_keeper import TICK_SECONDS, Keeper  # noqa: PLC0415
-    from docworker.worker import logs  # noqa: PLC0415
-
     logs.configure(settings())
     open_database(settings(), application_name="docworker worker")
     board = Board.open(descriptor)

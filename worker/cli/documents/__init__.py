@@ -1,0 +1,1 @@
+"""The section Documents of `docworker --help`."""

@@ -1,4 +1,4 @@
-"""`docworker documents`: the tree of an organization's documents with their state."""
+"""`docworker documents`: show the tree of an organization's documents with their state."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""`docworker restore`: an old version of a document becomes the newest one again."""
+"""`docworker restore`: make an old version of a document the newest one again."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`docworker search`: documents that contain words, best first."""
+"""`docworker search`: find documents that contain words, best first."""
 
 import re
 

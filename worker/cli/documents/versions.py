@@ -1,4 +1,4 @@
-"""`docworker history`, `show` and `diff`: the versions of one document."""
+"""`docworker history`, `show` and `diff`: list, print and compare the versions of one document."""
 
 import sys
 from difflib import unified_diff

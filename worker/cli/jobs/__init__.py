@@ -1,0 +1,1 @@
+"""The section Jobs of `docworker --help`."""

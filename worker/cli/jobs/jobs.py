@@ -1,4 +1,7 @@
-"""`docworker jobs`: look at jobs, and take part in their fate. Following a fan-out is in `worker.cli.jobs.watch`."""
+"""`docworker jobs`: list and show jobs, retry and cancel them, pause kinds and organizations.
+
+Following a fan-out is in `worker.cli.jobs.watch`.
+"""
 
 import json
 from collections.abc import Callable, Collection, Iterator
@@ -221,7 +224,7 @@ def _demand_a_place(kind: str | None, slug: str | None, verb: str) -> None:
     if kind is None and slug is None:
         raise click.UsageError(f"say what to {verb}: --kind, --organization, or both")
     if kind is not None:
-        # Here, because the other commands need neither Celery nor the pipeline and start in two thirds of the time.
+        # Here, because the other commands need neither Celery nor the pipeline and start in three quarters of the time.
         from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415
 
         known_kind(kind)

@@ -1,4 +1,4 @@
-"""`docworker demo`: everything on servers of its own, the samples through it, and what came of them.
+"""`docworker demo`: start everything on servers of its own, process the samples, and show what came of them.
 
 What each sample must end as is in expected.json beside them (see samples/README.md).
 """

@@ -1,4 +1,4 @@
-"""`docworker dispatcher` and `docworker beat`: the processes that run no jobs, each in the foreground."""
+"""`docworker dispatcher` and `docworker beat`: run these processes in the foreground."""
 
 import click
 

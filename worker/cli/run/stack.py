@@ -1,4 +1,4 @@
-"""`docworker up` and `docworker stack`: PostgreSQL, its replicas and a broker on this machine, for development."""
+"""`docworker up` and `docworker stack`: run PostgreSQL, its replicas and a broker on this machine, for development."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

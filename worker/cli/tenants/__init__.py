@@ -1,0 +1,1 @@
+"""The section Tenants of `docworker --help`."""
