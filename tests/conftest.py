@@ -16,6 +16,7 @@ from docworker.jobs.kinds.processing import close_pipeline
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database
+from tests.support.faults import environment_of_any_master
 from tests.support.order import begin_with_the_longest
 from tests.support.processes import Processes
 from tests.support.signals import let_programs_hear_signals
@@ -113,7 +114,7 @@ def in_force(tmp_path: Path) -> Iterator[InForce]:
             values = isolated_settings(stack, "docworker", tmp_path)
             values |= {
                 name: value
-                for name, value in stack.environment(any_master=True).items()
+                for name, value in environment_of_any_master(stack).items()
                 if name in {"DOCWORKER_OWNER_URL", "DOCWORKER_MASTER_URL", "DOCWORKER_DISPATCHER_URL"}
             }
             contexts.enter_context(applied(values))

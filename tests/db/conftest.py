@@ -9,6 +9,7 @@ from docworker.db.cluster import Database, close_database, open_database
 from docworker.db.settings import settings
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import resume_replay, thaw
 from tests.support.replicas import OpenDatabase
 from tests.support.stack import applied, temporary_stack
 
@@ -31,10 +32,10 @@ def servers(shared_servers: LocalStack) -> Iterator[LocalStack]:
     """A master and two replicas to do harm to; afterwards they run and replay again."""
     yield shared_servers
     for replica in shared_servers.replicas:
-        replica.thaw()
+        thaw(replica)
         if not replica.running:
             replica.start()
-        replica.resume_replay()
+        resume_replay(replica)
     shared_servers.wait_for_replicas()
 
 

@@ -29,6 +29,7 @@ from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.fanout import process_folder
 from docworker.worker.app import build_app
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import flush
 from tests.support.network import Proxy, proxy_to, stopped, through
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
@@ -190,7 +191,7 @@ class World:
         self._running[0].kill9()
 
     def flush_the_broker(self) -> None:
-        self.stack.broker.flush()
+        flush(self.stack.broker)
 
     def restart_the_broker(self) -> None:
         self.stack.broker.kill()

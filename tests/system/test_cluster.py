@@ -18,6 +18,7 @@ from pytest_celery.vendors.redis.broker.api import RedisTestBroker
 from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.local.servers.valkey import ValkeyServer
+from tests.support.faults import flush
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.user_package import install_user_package
@@ -217,7 +218,7 @@ def test_after_a_flush_of_the_broker_new_messages_are_taken(celery_setup: Celery
     container = celery_setup.broker.container if celery_setup.broker else None
     assert isinstance(container, BrokerProcess)
 
-    container._server.flush()
+    flush(container._server)
     ran = load.ran()
     load.send(5)
 

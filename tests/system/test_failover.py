@@ -26,6 +26,7 @@ from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.kinds.documents import process_document
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import failover, promote
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
@@ -87,7 +88,7 @@ class Load:
         """Kill and promote; wait for the first job that succeeds afterwards, and tell how long that took."""
         self.stack.master.kill()
         killed_at = datetime.now(UTC)
-        self.stack.failover()
+        failover(self.stack)
         promoted_at = datetime.now(UTC)
         query = (
             "SELECT finished_at FROM ledger.jobs WHERE finished_at > %s AND state = 'succeeded'"
@@ -217,7 +218,7 @@ def test_old_master_that_comes_back_writable_gets_no_work(load: Load) -> None:
         eventually(lambda: states()["succeeded"] >= 100, within_seconds=20, what="100 jobs to succeed")
         worker = next(process for process in load.running if process.name == "worker")
         load.stack.wait_for_replicas()
-        former = load.stack.failover()
+        former = failover(load.stack)
         former.start()
         assert not former.is_in_recovery()
     for child in worker.children:
@@ -240,7 +241,7 @@ def test_message_that_the_ledger_does_not_know_has_the_servers_asked(load: Load)
     with writing(tenant.id):
         pass
     assert database.cluster(HOME).timelines.highest == 1
-    load.stack.replicas[0].promote()
+    promote(load.stack.replicas[0])
     message = new_id()
     promoted = load.stack.replicas[0]
     query = (

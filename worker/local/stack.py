@@ -277,17 +277,13 @@ class LocalStack:
 
     # For those who use it
 
-    def environment(self, *, database: str = DATABASE, any_master: bool = False) -> dict[str, str]:
-        """The DOCWORKER_* settings for this stack.
-
-        With `any_master`, addresses of the master name every server and ask for the one that takes writes, so that
-        they survive a failover.
-        """
+    def environment(self, *, database: str = DATABASE) -> dict[str, str]:
+        """The DOCWORKER_* settings for this stack."""
         replicas = (replica.url(WORKER, self._state.password(WORKER), database) for replica in self.replicas)
         return {
-            "DOCWORKER_OWNER_URL": self._master_url(OWNER, database, any_master=any_master),
-            "DOCWORKER_MASTER_URL": self._master_url(WORKER, database, any_master=any_master),
-            "DOCWORKER_DISPATCHER_URL": self._master_url(DISPATCHER, database, any_master=any_master),
+            "DOCWORKER_OWNER_URL": self._master_url(OWNER, database),
+            "DOCWORKER_MASTER_URL": self._master_url(WORKER, database),
+            "DOCWORKER_DISPATCHER_URL": self._master_url(DISPATCHER, database),
             "DOCWORKER_REPLICA_URLS": " ".join(replicas),
             "DOCWORKER_BROKER_URL": self.broker.url,
             "DOCWORKER_STORE": str(self.store),
@@ -295,12 +291,8 @@ class LocalStack:
             **{metrics_port_setting(name): str(self._state.ports[name]) for name in PROCESSES},
         }
 
-    def _master_url(self, role: str, database: str, *, any_master: bool) -> str:
-        password = self._state.password(role)
-        if not any_master:
-            return self.master.url(role, password, database)
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in (self.master, *self.replicas))
-        return f"postgresql://{role}:{password}@{hosts}/{database}?target_session_attrs=read-write"
+    def _master_url(self, role: str, database: str) -> str:
+        return self.master.url(role, self._state.password(role), database)
 
     def status(self) -> list[ServerStatus]:
         """One line for each server."""
@@ -320,30 +312,6 @@ class LocalStack:
         """Wait until every replica has replayed what is committed on the master now."""
         for replica in self.replicas:
             replica.wait_for(self.master, within_seconds=within_seconds)
-
-    def failover(self, to: PostgresServer | None = None) -> PostgresServer:
-        """Kill the master, promote a replica, let the others follow it; returns the former master.
-
-        Bring that one back with `rejoin`, or with its own `start` for an old master that does not know.
-        """
-        former, chosen = self.master, to or self.replicas[0]
-        former.kill()
-        chosen.promote()
-        self._state.master = chosen.name
-        self._state.save(self._home)
-        self._following.remove(chosen.name)
-        for replica in self.replicas:
-            replica.follow(chosen)
-        self._write_environment()
-        log.info("stack.failed_over", former=former.name, master=chosen.name)
-        return former
-
-    def rejoin(self, former: PostgresServer) -> None:
-        """Rewind a former master and make it a replica of the present one."""
-        former.rewind_to(self.master)
-        self._following.append(former.name)
-        self._write_environment()
-        self._await_streaming(former)
 
     def _write_environment(self) -> None:
         write_environment(self.directory, self.environment())

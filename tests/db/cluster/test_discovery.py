@@ -22,6 +22,7 @@ from docworker.db.settings import HOME, settings
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import environment_of_any_master, failover, freeze, promote, thaw
 from tests.support.stack import OwnStack, applied, temporary_stack
 from tests.support.waiting import eventually
 
@@ -33,11 +34,11 @@ class Returned:
 
     def __init__(self, stack: LocalStack) -> None:
         self.stack = stack
-        self.environment = stack.environment(any_master=True)
-        self.old: PostgresServer = stack.failover()
+        self.environment = environment_of_any_master(stack)
+        self.old: PostgresServer = failover(stack)
         self.old.start()
         assert not self.old.is_in_recovery()
-        environment = stack.environment(any_master=True)
+        environment = environment_of_any_master(stack)
         old, new = (f"127.0.0.1:{server.port}" for server in (self.old, stack.master))
         for name in ("OWNER", "MASTER", "DISPATCHER"):
             address = environment[f"DOCWORKER_{name}_URL"]
@@ -169,14 +170,14 @@ def test_frozen_new_master_is_not_taken_for_absent(afresh: Returned) -> None:
     open_database(settings(), application_name="tests")
     assert write() == "00000002"
     close_database()
-    afresh.stack.master.freeze()
+    freeze(afresh.stack.master)
     try:
         with applied(afresh.environment | {"DOCWORKER_CONNECT_TIMEOUT": "2"}):
             open_database(settings(), application_name="tests")
             with pytest.raises((StaleMasterError, DBAPIError)):
                 write()
     finally:
-        afresh.stack.master.thaw()
+        thaw(afresh.stack.master)
     assert eventually(write) == "00000002"
 
 
@@ -187,14 +188,14 @@ def test_one_that_is_connected_to_the_old_master_learns_of_the_new_one(
     monkeypatch.setattr("docworker.db.cluster.discovery.LOOK_AGAIN_SECONDS", 0.2)
     monkeypatch.setattr("docworker.worker.dispatcher.listener.LOOK_AGAIN_SECONDS", 0.2)
     stack = own_stack(replicas=1, migrated=True)
-    environment = stack.environment(any_master=True) | {"DOCWORKER_REPLICA_URLS": ""}
+    environment = environment_of_any_master(stack) | {"DOCWORKER_REPLICA_URLS": ""}
     with applied(environment):
         open_database(settings(), application_name="tests")
         listener = Listener(settings())
         try:
             assert listener.open()
             assert {write(), oversee()} == {"00000001"}
-            stack.replicas[0].promote()
+            promote(stack.replicas[0])
             eventually(lambda: write() == "00000002")
             eventually(lambda: oversee() == "00000002")
 
@@ -228,7 +229,7 @@ def test_silent_server_delays_the_first_connection_only(returned: Returned) -> N
     returned.forget()
     with applied(returned.environment):
         open_database(settings(), application_name="tests")
-        returned.old.freeze()
+        freeze(returned.old)
         try:
             assert write() == "00000002"
             close_database()
@@ -248,5 +249,5 @@ def test_silent_server_delays_the_first_connection_only(returned: Returned) -> N
             survey.take()
             assert time.monotonic() - started < 1
         finally:
-            returned.old.thaw()
+            thaw(returned.old)
             close_database()

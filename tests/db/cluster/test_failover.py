@@ -18,6 +18,7 @@ from docworker.db.sessions.exchanges import transact
 from docworker.db.sessions.statements import Call, Statement
 from docworker.db.settings import HOME, settings
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import environment_of_any_master, failover, promote
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import OwnStack, applied
 from tests.support.waiting import eventually
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.timeout(90)
 
 def open_naming_all(stack: LocalStack, **overrides: object) -> Database:
     """Open the database with addresses of the master that name every server."""
-    environment = stack.environment(any_master=True) | {"DOCWORKER_REPLICA_SAMPLE_INTERVAL": "0.05"}
+    environment = environment_of_any_master(stack) | {"DOCWORKER_REPLICA_SAMPLE_INTERVAL": "0.05"}
     environment |= {f"DOCWORKER_{name.upper()}": str(value) for name, value in overrides.items()}
     with applied(environment):
         return open_database(settings(), application_name="tests")
@@ -42,7 +43,7 @@ def test_failover_is_ridden_through_and_the_old_master_is_refused_when_it_return
     assert sees(*before)[0]
     stack.wait_for_replicas()
 
-    former = stack.failover()
+    former = failover(stack)
     after = write_row_in_time()
     assert (before[1].timeline, after[1].timeline) == (1, 2)
     # A position of before the failover is on another timeline: the master answers once the replica follows that one.
@@ -83,7 +84,7 @@ def test_old_master_is_refused_where_it_is_the_only_one_named(
     row = write_row()
     assert sees(*row)[0]
     stack.wait_for_replicas()
-    stack.replicas[0].promote()
+    promote(stack.replicas[0])
     # The promoted server is no replica any more, and nothing may be written to the other one.
     eventually(lambda: database.cluster(HOME).monitor.timelines.highest == 2)
     with pytest.raises(StaleMasterError, match="timeline 1, but timeline 2 was seen") as caught:
@@ -98,7 +99,7 @@ def test_replica_that_was_promoted_is_not_read_as_a_replica(own_stack: OwnStack,
     open_on(stack, replica_sample_interval=30)  # what the monitor knows is of before the promotion
     organization_id, position = write_row()
     assert sees(organization_id, position)[1] == "replica1"
-    stack.replicas[0].promote()
+    promote(stack.replicas[0])
     assert sees(organization_id)[1:] == ("master", "promoted")
 
 
@@ -113,7 +114,7 @@ def test_write_that_the_new_master_never_got_is_known_to_be_foreign(own_stack: O
     stack.master.kill()
     for replica in (promoted, other):
         replica.start()
-    stack.failover(promoted)
+    failover(stack, promoted)
     later = write_row_in_time()
     while not later[1].lsn > lost.lsn + 100_000:
         later = write_row()

@@ -16,6 +16,7 @@ from docworker.db.sessions import TenantSession, read, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import freeze
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.waiting import eventually
 
@@ -45,7 +46,7 @@ def unhealthy(database: Database) -> Any:
 def test_frozen_replica_delays_a_reader_for_a_second_at_most(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_wait=2)
     eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
-    servers.replicas[0].freeze()
+    freeze(servers.replicas[0])
     slowest = 0.0
     for _ in range(30):
         row = write_row()
@@ -61,7 +62,7 @@ def test_frozen_replica_delays_a_reader_for_a_second_at_most(servers: LocalStack
 def test_first_reader_of_a_process_waits_little_for_a_frozen_replica(
     servers: LocalStack, open_on: OpenDatabase
 ) -> None:
-    servers.replicas[0].freeze()
+    freeze(servers.replicas[0])
     open_on(servers, replica_wait=0.3)
     row = write_row()
     started = time.monotonic()

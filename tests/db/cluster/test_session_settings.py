@@ -21,6 +21,7 @@ from docworker.migrations.runner import downgrade, upgrade
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.servers.roles import OWNER, ROLES, drop_database
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import environment_of_any_master
 from tests.support.ledger import LedgerSteps
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, unique_name
@@ -196,7 +197,7 @@ def test_positions_samples_and_the_ledger_do_not_look_at_defaults(hostile: Local
 def test_address_of_all_servers_is_not_put_off_by_a_read_only_default(
     hostile: LocalStack, open_on: OpenDatabase
 ) -> None:
-    environment = hostile.environment(any_master=True)
+    environment = environment_of_any_master(hostile)
     open_on(hostile, master_url=environment["DOCWORKER_MASTER_URL"])
     write_row()
 

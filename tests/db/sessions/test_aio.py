@@ -17,6 +17,7 @@ from docworker.db.sessions import aio, organization_of
 from docworker.db.sessions.aio import AsyncTenantSession
 from docworker.db.settings import settings
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import freeze, pause_replay
 from tests.support.replicas import OpenDatabase
 
 pytestmark = pytest.mark.timeout(60)
@@ -67,7 +68,7 @@ def test_paused_replicas_are_waited_for_without_stopping_the_loop(servers: Local
         async with opened():
             await sees(*await write_row())
             for replica in servers.replicas:
-                replica.pause_replay()
+                pause_replay(replica)
             row = await write_row()
             beats = 0
 
@@ -92,7 +93,7 @@ def test_frozen_replica_delays_a_coroutine_for_a_second_at_most(servers: LocalSt
         async with opened():
             for _ in range(6):
                 await sees(*await write_row())
-            servers.replicas[0].freeze()
+            freeze(servers.replicas[0])
             async with asyncio.timeout(10):
                 for _ in range(20):
                     assert await sees(*await write_row()) == (True, "replica")

@@ -23,6 +23,7 @@ from docworker.db.models import Document
 from docworker.db.sessions import position_after, read, writing
 from docworker.db.settings import HOME, settings
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import environment_of_any_master, failover, pause_replay, resume_replay
 from tests.support.stack import OwnStack, applied
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
@@ -241,16 +242,16 @@ def text_of(document: Document) -> str:
 def pause_at_random(stack: LocalStack, chance: random.Random) -> None:
     for replica in stack.replicas:
         if chance.random() < 0.5:
-            replica.pause_replay()
+            pause_replay(replica)
         else:
-            replica.resume_replay()
+            resume_replay(replica)
 
 
 def promote_the_furthest(stack: LocalStack) -> int:
     """Kill the master, promote who received most; returns where the new timeline begins."""
     stack.master.kill()
     received = [(parse_lsn(one.execute("SELECT pg_last_wal_receive_lsn()::text")[0][0]), one) for one in stack.replicas]
-    stack.failover(max(received, key=lambda pair: pair[0])[1])
+    failover(stack, max(received, key=lambda pair: pair[0])[1])
     content = stack.master.execute("SELECT pg_read_file('pg_wal/00000002.history')")[0][0]
     return parse_lsn(content.split()[1])
 
@@ -259,7 +260,7 @@ def promote_the_furthest(stack: LocalStack) -> int:
 def test_no_update_is_lost_and_no_read_goes_back_amid_lag_and_a_promotion(own_stack: OwnStack, seed: int) -> None:
     stack = own_stack(replicas=2, migrated=True)
     chance = random.Random(seed)
-    with applied(stack.environment(any_master=True) | SETTINGS):
+    with applied(environment_of_any_master(stack) | SETTINGS):
         open_database(settings(), application_name="tests")
         history = History(Tenant(), seed)
         history.start()

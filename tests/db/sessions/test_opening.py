@@ -14,6 +14,7 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import position_after, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import pause_replay, resume_replay
 from tests.support.replicas import OpenDatabase, sees, statements_on, write_row
 from tests.support.waiting import eventually
 
@@ -24,11 +25,11 @@ def test_reader_with_a_position_goes_to_the_replica_that_has_it(servers: LocalSt
     open_on(servers, replica_wait=5)
     sees(new_id())
     for paused, other in ((0, "replica2"), (1, "replica1")):
-        servers.replicas[paused].pause_replay()
+        pause_replay(servers.replicas[paused])
         for _ in range(5):
             found, where, _ = sees(*write_row())
             assert (found, where) == (True, other)
-        servers.replicas[paused].resume_replay()
+        resume_replay(servers.replicas[paused])
 
 
 def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
@@ -37,7 +38,7 @@ def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
     database = open_on(servers, replica_wait=0.2)
     sees(new_id())
     for replica in servers.replicas:
-        replica.pause_replay()
+        pause_replay(replica)
     started = time.monotonic()
     assert sees(*write_row()) == (True, "master", "behind")
     assert 0.2 <= time.monotonic() - started < 1
@@ -48,7 +49,7 @@ def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
     assert sees(*write_row()) == (True, "master", "lagging")
     assert time.monotonic() - started < 0.15
     for replica in servers.replicas:
-        replica.resume_replay()
+        resume_replay(replica)
     eventually(lambda: sees(*write_row())[:2] in {(True, "replica1"), (True, "replica2")})
 
 
@@ -60,7 +61,7 @@ def test_reader_that_waits_turns_to_the_replica_that_moves(servers: LocalStack, 
     try:
         write_row()
         ahead.wait_for(servers.master)
-        ahead.pause_replay()
+        pause_replay(ahead)
         assert sees(*write_row()) == (True, "replica2", "waited")
     finally:
         late.configure(recovery_min_apply_delay="0")
@@ -75,7 +76,7 @@ def test_no_reader_with_a_position_ever_misses_its_row(servers: LocalStack, open
     for number in range(500):
         if chance.random() < 0.06:
             replica = chance.randrange(2)
-            (servers.replicas[replica].resume_replay if replica in paused else servers.replicas[replica].pause_replay)()
+            (resume_replay if replica in paused else pause_replay)(servers.replicas[replica])
             paused ^= {replica}
         organization_id, position = write_row()
         found, where, why = sees(organization_id, WalPosition.parse(str(position)))
@@ -91,7 +92,7 @@ def test_row_of_a_paused_replica_is_missed_without_a_position(servers: LocalStac
     open_on(servers)
     sees(new_id())
     for replica in servers.replicas:
-        replica.pause_replay()
+        pause_replay(replica)
     organization_id, position = write_row()
     assert sees(organization_id)[0] is False
     assert sees(organization_id, position)[0] is True
@@ -100,14 +101,14 @@ def test_row_of_a_paused_replica_is_missed_without_a_position(servers: LocalStac
 def test_reader_without_a_position_avoids_replicas_that_lag_too_far(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_max_lag=0.3)
     sees(new_id())
-    servers.replicas[0].pause_replay()
+    pause_replay(servers.replicas[0])
     write_row()
     eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica2"})
-    servers.replicas[1].pause_replay()
+    pause_replay(servers.replicas[1])
     write_row()
     eventually(lambda: sees(new_id())[1:] == ("master", "lagging"))
     for replica in servers.replicas:
-        replica.resume_replay()
+        resume_replay(replica)
     eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica1", "replica2"})
 
 

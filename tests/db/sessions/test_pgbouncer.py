@@ -21,6 +21,7 @@ from docworker.db.settings import settings
 from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.server import free_port
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import pause_replay
 from tests.support.ledger import LedgerSteps
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, temporary_directory
@@ -126,7 +127,7 @@ def test_readers_see_what_was_written_whichever_server_they_meet() -> None:
 
 def test_paused_replica_is_passed_over(servers: LocalStack) -> None:
     sees(*write_row())
-    servers.replicas[0].pause_replay()
+    pause_replay(servers.replicas[0])
     for _ in range(5):
         assert sees(*write_row())[:2] == (True, "replica2")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from docworker.worker.local.servers.valkey import ValkeyServer
 from docworker.worker.local.stack import LocalStack
 from tests.support.broker_faults import BROKER_FAULTS, forbidden, new_password, without_password
 from tests.support.database import opened_database
+from tests.support.faults import freeze, thaw
 from tests.support.metrics import get, metric
 from tests.support.network import Proxy, proxy_to
 from tests.support.processes import Process, Processes
@@ -105,7 +107,7 @@ def between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None
 
 LINK_FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
     "refused": lambda scene: between(scene.broker.kill, scene.broker.start),
-    "frozen": lambda scene: between(scene.broker.freeze, scene.broker.thaw),
+    "frozen": lambda scene: between(partial(freeze, scene.broker), partial(thaw, scene.broker)),
     "silent": lambda scene: between(scene.proxy.freeze, scene.proxy.resume),
     "cut off": lambda scene: between(scene.proxy.cut, scene.proxy.resume),
 }

@@ -13,6 +13,7 @@ from docworker.db import ledger
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
+from tests.support.faults import freeze, thaw
 from tests.support.metrics import get
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
@@ -142,14 +143,14 @@ def test_without_its_master_a_worker_is_alive_and_not_ready(
     processes.start("worker").wait_for_log("worker.ready", within_seconds=30)
     eventually(lambda: get("/readyz")[0] == 200, within_seconds=20)
     if outage == "frozen":
-        stack.master.freeze()
+        freeze(stack.master)
     else:
         stack.master.kill()
     eventually(lambda: get("/readyz")[0] == 503, within_seconds=15)
     assert '"master_answers": false' in get("/readyz")[1]
     assert get("/healthz")[0] == 200
     if outage == "frozen":
-        stack.master.thaw()
+        thaw(stack.master)
     else:
         stack.master.start()
     eventually(lambda: get("/readyz")[0] == 200, within_seconds=15)

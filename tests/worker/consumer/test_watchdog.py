@@ -6,6 +6,7 @@ from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.consumer.watchdog import Activity, BrokerProbe, Watchdog
 from docworker.worker.consumer.worker import DEAF_EXIT_CODE
+from tests.support.faults import freeze, thaw
 from tests.support.metrics import get
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
@@ -161,10 +162,10 @@ def test_a_frozen_broker_is_an_outage_and_not_deafness(
     worker.wait_for_log("worker.ready")
     eventually(lambda: get("/readyz")[0] == 200)
 
-    stack.broker.freeze()
+    freeze(stack.broker)
     eventually(lambda: get("/readyz")[0] == 503, within_seconds=30)
     probe = BrokerProbe(build_app(settings()).connection_for_read, settings().queue)
-    stack.broker.thaw()
+    thaw(stack.broker)
 
     eventually(lambda: get("/readyz")[0] == 200, within_seconds=40)
     assert probe.waiting() == 0

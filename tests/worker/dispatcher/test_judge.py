@@ -20,6 +20,7 @@ from docworker.jobs.execution.leases import leases
 from docworker.worker.dispatcher.judge import Judge
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database
+from tests.support.faults import freeze, thaw
 from tests.support.ledger import LedgerSteps
 from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
@@ -69,9 +70,9 @@ def watched_for(judge: Judge, seconds: float) -> Callable[[], bool]:
 
 
 def frozen_master(stack: LocalStack) -> None:
-    stack.master.freeze()
+    freeze(stack.master)
     time.sleep(2 * LEASE)
-    stack.master.thaw()
+    thaw(stack.master)
 
 
 def locked_jobs(_: LocalStack) -> None:

@@ -35,6 +35,7 @@ from docworker.worker.dispatcher.loop import Dispatcher, Tick
 from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, reopened_database, somebody_waits
+from tests.support.faults import flush, freeze, thaw
 from tests.support.ledger import LedgerSteps, dispatched
 from tests.support.metrics import get, metric
 from tests.support.processes import Process, Processes
@@ -270,7 +271,7 @@ def test_while_the_broker_is_away_nothing_is_overdue(own_dispatchers: tuple[Disp
     dispatcher.tick()
     assert states() == {"dispatched": 1}
     stack.broker.start()
-    stack.broker.flush()
+    flush(stack.broker)
     eventually(lambda: dispatcher.tick().messages, what="the lost one to be dispatched again")
 
 
@@ -671,11 +672,11 @@ def test_a_frozen_broker_does_not_keep_the_dispatcher_from_rescuing(
     steps.enqueue()
     dispatcher.tick()
     (claimed,) = dispatchers.claim_all()
-    stack.broker.freeze()
+    freeze(stack.broker)
     with running(dispatcher):
         steps.expire([claimed.id])
         eventually(lambda: states() == {"queued": 1}, within_seconds=20, what="the rescue")
-    stack.broker.thaw()
+    thaw(stack.broker)
 
 
 def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatched_again(
@@ -686,11 +687,11 @@ def test_jobs_of_a_dispatcher_killed_between_commit_and_publishing_are_dispatche
     with held_planning():
         dispatcher = processes.start("dispatcher", environment={"DOCWORKER_REDISPATCH_AFTER": "1"})
         eventually(planner_waits, within_seconds=20, what="the dispatcher to plan")
-        stack.broker.freeze()
+        freeze(stack.broker)
     eventually(lambda: states() == {"dispatched": 1}, what="the commit")
     dispatcher.kill9()
-    stack.broker.thaw()
-    stack.broker.flush()  # also of what still was in the broker's socket
+    thaw(stack.broker)
+    flush(stack.broker)  # also of what still was in the broker's socket
     (first,) = jobs()
     standby = dispatchers.add(kind("process_document"))
     eventually(lambda: standby.tick().messages, what="the job to be dispatched again")

@@ -8,6 +8,7 @@ import pytest
 from docworker.db.settings import settings
 from docworker.worker.http.health import LoopHealth, ask
 from tests.support.commands import docworker
+from tests.support.faults import freeze, thaw
 from tests.support.metrics import get, metric, port
 from tests.support.network import stopped
 from tests.support.processes import Processes
@@ -102,10 +103,10 @@ def test_while_the_master_is_frozen_a_dispatcher_and_a_beat_are_alive_and_not_re
     processes.start(name).wait_for_log(f"{name}.started")
     eventually(lambda: get("/readyz", process=name)[0] == 200, within_seconds=20)
 
-    stack.master.freeze()
+    freeze(stack.master)
     eventually(lambda: get("/readyz", process=name)[0] == 503, within_seconds=15)
     assert get("/healthz", process=name)[0] == 200
-    stack.master.thaw()
+    thaw(stack.master)
     eventually(lambda: get("/readyz", process=name)[0] == 200, within_seconds=15)
 
 

@@ -5,6 +5,16 @@ import pytest
 
 from docworker.worker.local.launching import NotInTimeError
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import (
+    environment_of_any_master,
+    failover,
+    flush,
+    freeze,
+    pause_replay,
+    rejoin,
+    resume_replay,
+    thaw,
+)
 from tests.support.stack import OwnStack
 from tests.support.waiting import eventually
 
@@ -19,13 +29,13 @@ def test_paused_replica_stands_still_until_it_is_resumed(own_stack: OwnStack) ->
     stack.master.execute("CREATE TABLE lines (number int)")
     stack.wait_for_replicas()
     paused, other = stack.replicas
-    paused.pause_replay()
+    pause_replay(paused)
     stack.master.execute("INSERT INTO lines VALUES (1)")
     other.wait_for(stack.master)
     with pytest.raises(NotInTimeError, match=r"postgres2 replays .* of postgres1"):
         paused.wait_for(stack.master, within_seconds=0.2)
     assert count(stack) == [1, 0, 1]
-    paused.resume_replay()
+    resume_replay(paused)
     stack.wait_for_replicas()
     assert count(stack) == [1, 1, 1]
 
@@ -47,10 +57,10 @@ def test_killed_server_refuses_connections_and_comes_back_with_its_data(own_stac
 def test_frozen_replica_answers_nobody_until_it_is_thawed(own_stack: OwnStack) -> None:
     stack = own_stack(replicas=1)
     replica = stack.replicas[0]
-    replica.freeze()
+    freeze(replica)
     with pytest.raises(psycopg.OperationalError, match="timeout"):
         replica.connect(connect_timeout=2)
-    replica.thaw()
+    thaw(replica)
     assert replica.execute("SELECT 1") == [(1,)]
 
 
@@ -64,7 +74,7 @@ def test_broker_keeps_messages_over_a_kill_and_loses_them_in_a_flush(own_stack: 
     broker.start()
     with broker.connect() as client:
         assert client.llen("queue") == 2
-        broker.flush()
+        flush(broker)
         assert client.llen("queue") == 0
 
 
@@ -72,10 +82,10 @@ def test_promoted_replica_takes_writes_on_a_new_timeline_and_the_others_follow(o
     stack = own_stack(replicas=2)
     stack.master.execute("CREATE TABLE lines (number int)")
     stack.wait_for_replicas()
-    before = stack.environment(any_master=True)["DOCWORKER_OWNER_URL"]
+    before = environment_of_any_master(stack)["DOCWORKER_OWNER_URL"]
     chosen, other = stack.replicas
 
-    former = stack.failover()
+    former = failover(stack)
     assert stack.master is chosen
     assert stack.replicas == [other]
     assert not former.running
@@ -97,10 +107,10 @@ def test_former_master_is_rewound_and_forgets_what_the_new_one_never_got(own_sta
     former = stack.master
     former.kill()
     stack.replicas[0].start()
-    stack.failover()
+    failover(stack)
     stack.master.execute("INSERT INTO lines VALUES (3)")
 
-    stack.rejoin(former)
+    rejoin(stack, former)
     stack.wait_for_replicas()
     assert former.execute("SELECT array_agg(number) FROM lines") == [([3],)]
     assert stack.status()[0].role == "replica"
@@ -108,7 +118,7 @@ def test_former_master_is_rewound_and_forgets_what_the_new_one_never_got(own_sta
 
 def test_master_after_a_failover_is_the_master_of_the_next_start(own_stack: OwnStack) -> None:
     stack = own_stack(replicas=1)
-    stack.failover()
+    failover(stack)
     stack.master.execute("CREATE TABLE lines ()")
     stack.stop()
     stack.start()

@@ -18,7 +18,6 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from docworker.db.errors import DocworkerError
 from docworker.worker.local.home import write_private
 from docworker.worker.local.launching import ServerUser, finish_tool, is_alive, run_tool, start_tool, wait_until
 from docworker.worker.local.servers.server import HOST, Server
@@ -331,44 +330,6 @@ class PostgresServer(Server):
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
         self.user.own(path)
-
-    def pause_replay(self) -> None:
-        """Stop applying WAL on this replica (it is still received); returns when it has stopped."""
-        self.execute("SELECT pg_wal_replay_pause()")
-        wait_until(
-            lambda: self.execute("SELECT pg_get_wal_replay_pause_state()")[0][0] == "paused",
-            what=f"{self.name} pauses its replay",
-            within_seconds=20,
-        )
-
-    def resume_replay(self) -> None:
-        """Apply WAL again."""
-        self.execute("SELECT pg_wal_replay_resume()")
-
-    def promote(self, *, within_seconds: int = 30) -> None:
-        """Make this running replica a master, on a new timeline; returns when it takes writes."""
-        if not self.execute("SELECT pg_promote(true, %s)", [within_seconds])[0][0]:
-            raise DocworkerError(f"{self.name} was not promoted within {within_seconds} s: see {self.log_path}")
-        self._primary = None
-
-    def rewind_to(self, primary: "PostgresServer") -> None:
-        """Make this former master a running replica of `primary`, throwing away what `primary` never got."""
-        self.stop()
-        # The control file, by which pg_rewind knows the new timeline, is written with the first checkpoint on it.
-        primary.execute("CHECKPOINT")
-        self._write_config()
-        run_tool(
-            [
-                *(self._programs / "pg_rewind", "--target-pgdata", self.data),
-                *("--source-server", primary.tool_conninfo(), "--config-file", self._config_path),
-                *([] if self._durable else ["--no-sync"]),
-            ],
-            user=self.user,
-            environment=self._tool_environment(),
-        )
-        self.follow(primary)
-        self.start()
-        self.drop_slots()
 
 
 class Copy:

@@ -58,7 +58,6 @@ class Server(ABC):
         self.data = home / name
         self.log_path = home / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._frozen: list[int] = []
 
     @abstractmethod
     def _command(self) -> list[str | Path]:
@@ -155,8 +154,9 @@ class Server(ABC):
 
     def begin_stop(self, *, at_once: bool = False) -> None:
         """The first half of `stop`, for several servers at once; `at_once` when the data is not needed any more."""
-        self.thaw()
         if self.pid is not None:
+            # One that was stopped in its tracks would not hear it.
+            signal_all([self.pid, *children(self.pid)], signal.SIGCONT)
             signal_all([self.pid], self.abort_signal if at_once else self.stop_signal)
 
     def finish_stop(self, *, within_seconds: float = STOP_SECONDS) -> None:
@@ -176,18 +176,6 @@ class Server(ABC):
         if self._process.poll() is None:
             kill_family(self._process.pid)
             self._process.wait()
-        self._frozen = []
-
-    def freeze(self) -> None:
-        """Stop all of the server's processes in their tracks: it accepts connections and never answers."""
-        assert self.pid is not None, f"{self.name} does not run"
-        self._frozen = [self.pid, *children(self.pid)]
-        signal_all(self._frozen, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Undo `freeze`."""
-        signal_all(self._frozen, signal.SIGCONT)
-        self._frozen = []
 
     def leftover_pid(self) -> int | None:
         """The process id of a server on our data that is not our child: its owner was killed."""

@@ -41,11 +41,6 @@ class ValkeyServer(Server):
             self.url, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), retries=0)
         )
 
-    def flush(self) -> None:
-        """Lose every message and everything else the broker knows."""
-        with self.connect() as client:
-            client.flushall()
-
     def _command(self) -> list[str | Path]:
         return [self._programs / "valkey-server", self._config_path]
 
