@@ -41,6 +41,13 @@ def test_files_exist(path: Path) -> None:
     assert missing == []
 
 
+@page
+def test_linked_tests_exist(path: Path) -> None:
+    linked = re.findall(r"\]\(([^)#]+\.py)#(\w+)\)", path.read_text())
+    missing = [(file, name) for file, name in linked if f"def {name}(" not in (path.parent / file).read_text()]
+    assert missing == []
+
+
 def test_each_dependency_is_explained() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
