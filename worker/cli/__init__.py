@@ -6,8 +6,7 @@ A subcommand's module is imported only when that subcommand runs; what it does i
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,8 +15,7 @@ from docworker.db.errors import DocworkerError
 from docworker.worker.cli.errors import explained
 
 
-@dataclass(frozen=True)
-class Subcommand:
+class Subcommand(NamedTuple):
     """Where a subcommand is in this package (`module:attribute`), and the line it has in `docworker --help`."""
 
     target: str
