@@ -1,7 +1,12 @@
 """The layout that docs/architecture.md describes: no circle, and no room that grows into a corridor."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+from docworker.db.models import Base
 from tests.support.house import Code, circles, floors
 from tests.support.project import PROJECT
 
@@ -14,6 +19,22 @@ def test_no_room_has_a_circle_of_imports_or_more_entries_than_can_be_overlooked(
     arrows = CODE.arrows(room)
     assert circles(arrows) == []
     assert len(arrows) <= MOST_ENTRIES, "give a subject of its own a room of its own"
+
+
+PRODUCT = [path for name, path in CODE.modules.items() if not name.startswith("db.models")]
+TABLE = re.compile(
+    r"\b(app|auth|ledger|catalog)\.(" + "|".join(table.name for table in Base.metadata.sorted_tables) + r")\b"
+)
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_statements_take_tables_from_the_models_and_sessions_a_cluster_by_its_name(path: Path) -> None:
+    """`schema_translate_map` does not reach into text, and a cluster that is not named would be the home cluster."""
+    tree = ast.parse(path.read_text())
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in prose]
+    assert [one for one in texts if TABLE.search(one)] == []
+    assert not re.search(r"\.cluster\(\)", path.read_text())
 
 
 def test_a_circle_is_found_however_long() -> None:

@@ -7,7 +7,7 @@ from celery import Celery
 
 from docworker.db.settings import settings
 from docworker.worker.app import build_app
-from docworker.worker.consumer.watchdog import BrokerProbe
+from docworker.worker.brokers.depth import BrokerProbe
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
 

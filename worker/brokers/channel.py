@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from docworker.db.ledger import Message
 from docworker.jobs.task import LedgerTask, limits_of_message
+from docworker.worker.brokers.depth import waiting_in
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class Broker:
         """Messages waiting now; None when the broker does not answer, or would take no message."""
         try:
             with self._open_channel() as channel:
-                depth = int(self._queue(channel).queue_declare().message_count)
+                depth = waiting_in(self._queue, channel)
                 self._try(channel)
         except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not there
             log.warning("broker.unreachable", error=str(error))

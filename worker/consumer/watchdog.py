@@ -11,43 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from kombu.connection import Connection
-from kombu.entity import Exchange, Queue
+
+from docworker.worker.brokers.depth import PROBE_TIMEOUT_SECONDS
 
 log = structlog.get_logger(__name__)
 
-PROBE_TIMEOUT_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 1.0
-
-
-class BrokerProbe:
-    """Asks the broker how many messages wait in a queue, over a connection that it keeps."""
-
-    def __init__(self, connect: Callable[[], Connection], queue: str) -> None:
-        self._connect = connect
-        self._queue = Queue(queue, Exchange(queue))
-        self._connection: Connection | None = None
-
-    def waiting(self) -> int | None:
-        """The number of waiting messages; None when the broker does not answer."""
-        try:
-            if self._connection is None:
-                self._connection = self._connect()
-            # Not a passive declaration: on Redis that looks for the queue without the key prefix, and finds none.
-            declared = self._queue(self._connection.default_channel).queue_declare()
-            return int(declared.message_count)
-        except Exception as error:  # noqa: BLE001 - each transport has its own errors, and all mean: no answer
-            log.debug("broker.not_reachable", error=str(error))
-            self.close()
-            return None
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.release()
-            except Exception as error:  # noqa: BLE001
-                log.debug("broker.close_failed", error=str(error))
 
 
 @dataclass(frozen=True)

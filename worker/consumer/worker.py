@@ -31,10 +31,11 @@ from docworker.jobs.execution.leases import share_board
 from docworker.jobs.task import LedgerTask, limits_of_message
 from docworker.worker import children, logs
 from docworker.worker.app import celery_app
+from docworker.worker.brokers.depth import PROBE_TIMEOUT_SECONDS, BrokerProbe
 from docworker.worker.consumer.consumer import TakeOver
 from docworker.worker.consumer.keeper import KeeperProcess
 from docworker.worker.consumer.shutdown import Shutdown
-from docworker.worker.consumer.watchdog import PROBE_TIMEOUT_SECONDS, Activity, BrokerProbe, Watchdog
+from docworker.worker.consumer.watchdog import Activity, Watchdog
 from docworker.worker.http.child_metrics import LivingCollector
 from docworker.worker.http.health import Pulse, Report
 from docworker.worker.http.server import MetricsServer

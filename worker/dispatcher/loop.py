@@ -155,8 +155,8 @@ class Dispatcher:
                 window=self._settings.dispatch_window,
                 look_seconds=time.monotonic() - started,
             )
-            if tick.brought and self.pace.hears:
-                self.pace.rung()
+            if tick.brought and self.pace.listens:
+                self.pace.notified()
         else:
             self.health.failed(tick.failure)
             self.pace.failed()
@@ -164,8 +164,8 @@ class Dispatcher:
     def _wait(self) -> None:
         looked_at = time.monotonic()
         while not self._stopping and (left := looked_at + self.pace.seconds - time.monotonic()) > 0:
-            if self._listener.wait(left) and self.pace.hears:
-                self.pace.rung()
+            if self._listener.wait(left) and self.pace.listens:
+                self.pace.notified()
 
     def tick(self) -> Tick:
         """Plan, mark, commit; then publish, holding nothing. What the broker does not take goes back to the queue; when

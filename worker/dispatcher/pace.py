@@ -11,14 +11,14 @@ _REST = 0.5
 
 
 class Pace:
-    """`seconds` until the next look; `hears` says whether a ring is a reason to look sooner."""
+    """`seconds` until the next look; `listens` says whether a notification is a reason to look sooner."""
 
     def __init__(self, longest_seconds: float) -> None:
         self._longest = longest_seconds
         self._longest_while_full = min(LONGEST_WHILE_FULL_SECONDS, longest_seconds)
         self._rest_seconds = 0.0
         self.seconds = SHORTEST_SECONDS
-        self.hears = True
+        self.listens = True
 
     def looked(self, *, sent: int, room: int, window: int, look_seconds: float) -> None:
         """After a look that `sent` messages where there was `room` in a `window`.
@@ -28,8 +28,8 @@ class Pace:
         later when it was less. Without one, there may be jobs whose ring nobody heard: look soon, then less and less.
         """
         self._rest_seconds = _REST * look_seconds
-        self.hears = sent < room
-        if self.hears:
+        self.listens = sent < room
+        if self.listens:
             self.seconds = SHORTEST_SECONDS if sent else self._longer(self._longest)
         elif 2 * room > window:
             self.seconds = min(max(self.seconds / 2, SHORTEST_SECONDS), self._longest_while_full)
@@ -40,10 +40,10 @@ class Pace:
 
     def failed(self) -> None:
         """After a look that came to nothing: what failed just now does not work because somebody rings."""
-        self.hears = False
+        self.listens = False
         self.seconds = self._longer(self._longest)
 
-    def rung(self) -> None:
+    def notified(self) -> None:
         """Somebody has committed jobs."""
         self.seconds = min(self.seconds, max(self._rest_seconds, SHORTEST_SECONDS))
 

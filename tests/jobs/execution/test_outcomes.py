@@ -478,6 +478,23 @@ def test_a_batch_pays_for_what_it_began_and_left_and_not_for_what_it_never_came_
     assert "settle each attempt of a batch" in (ended[1].error_message or "")
 
 
+def test_looking_at_a_batch_begins_nothing_and_changes_nothing(tenant: Tenant) -> None:
+    """However often, and whoever looks: what a failure is held against is what was begun."""
+
+    def do(batch: Batch) -> None:
+        assert [attempt.id for attempt in batch] == [attempt.id for attempt in batch] == ids
+        assert (len(batch), len(list(batch)), batch.begun) == (3, 3, [])
+        first = next(batch.starting())
+        assert batch.begun == [first]
+        assert len(list(batch)) == 3
+        raise RuntimeError("of the first one")
+
+    task = batched(do)
+    ids = enter_batch(tenant, task, 3)
+    deliver(task)
+    assert [(state(one).attempt, state(one).error_class) for one in ids] == [(1, "RuntimeError"), (0, None), (0, None)]
+
+
 def test_a_batch_function_that_takes_none_of_its_jobs_pays_for_all(tenant: Tenant) -> None:
     def do(batch: Batch) -> None: ...
 

@@ -4,7 +4,8 @@ import pytest
 
 from docworker.db.settings import settings
 from docworker.worker.app import build_app
-from docworker.worker.consumer.watchdog import Activity, BrokerProbe, Watchdog
+from docworker.worker.brokers.depth import BrokerProbe
+from docworker.worker.consumer.watchdog import Activity, Watchdog
 from docworker.worker.consumer.worker import DEAF_EXIT_CODE
 from tests.support.faults import freeze, thaw
 from tests.support.metrics import get

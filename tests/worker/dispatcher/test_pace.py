@@ -35,15 +35,15 @@ def test_it_looks_again_soon_after_it_has_sent_all_there_was() -> None:
 def test_a_ring_makes_it_look_soon() -> None:
     pace = Pace(LONGEST)
     settled(pace, sent=0, room=WINDOW)
-    pace.rung()
+    pace.notified()
     assert pace.seconds == SHORTEST_SECONDS
 
 
 def test_it_is_deaf_while_nothing_can_be_sent_anyway() -> None:
     pace = Pace(LONGEST)
-    assert not look(pace, sent=2, room=2).hears
-    assert not look(pace, sent=0, room=0).hears
-    assert look(pace, sent=1, room=2).hears
+    assert not look(pace, sent=2, room=2).listens
+    assert not look(pace, sent=0, room=0).listens
+    assert look(pace, sent=1, room=2).listens
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_ring_right_after_a_look_waits_for_a_share_of_the_time_a_look_takes() 
     pace = Pace(LONGEST)
     for _ in range(50):
         pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=0.1)
-    pace.rung()
+    pace.notified()
     assert pace.seconds == 0.05
-    pace.rung()
+    pace.notified()
     assert pace.seconds == 0.05
 
 
@@ -83,7 +83,7 @@ def test_a_ring_never_makes_it_look_later() -> None:
     pace = Pace(LONGEST)
     pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=20)
     before = pace.seconds
-    pace.rung()
+    pace.notified()
     assert pace.seconds == before
 
 
@@ -92,4 +92,4 @@ def test_a_failure_is_not_repeated_at_once_whoever_rings() -> None:
     for _ in range(50):
         pace.failed()
     assert pace.seconds == LONGEST
-    assert not pace.hears
+    assert not pace.listens
