@@ -10,6 +10,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         > requirements.txt \
     && /opt/docworker/bin/pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
+COPY docworker docworker
 COPY db db
 COPY jobs jobs
 COPY migrations migrations

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project import PROJECT
-
-PACKAGED = ("docworker", "db", "jobs", "worker", "migrations", "pyproject.toml", "README.md", "LICENSE")
+from tests.support.project import PACKAGED, PROJECT
 
 
 @pytest.fixture(scope="module")

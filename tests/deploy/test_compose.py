@@ -8,7 +8,7 @@ import pytest
 from honcho.environ import parse_procfile
 
 from docworker.db.settings import Settings
-from tests.support.project import PROJECT
+from tests.support.project import PACKAGED, PROJECT
 
 COMPOSE = PROJECT / "docker-compose.yml"
 
@@ -54,6 +54,7 @@ def test_files_that_are_mounted_or_copied_exist() -> None:
     assert not missing
     admitted = {line.removeprefix("!") for line in (PROJECT / ".dockerignore").read_text().split() if line[0] == "!"}
     assert set(copied) == admitted
+    assert set(PACKAGED) <= set(copied), "the image installs the package from what is copied"
 
 
 def test_compose_file_is_valid() -> None:

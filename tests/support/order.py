@@ -11,6 +11,7 @@ LONGEST = (
     "system/test_main_job.py",
     "worker/brokers/test_faults.py",
     "support/test_growth.py",
+    "test_installation.py",
     "worker/cli/run/test_demo.py",
     "system/test_failover.py",
     "db/cluster/test_failover.py",
