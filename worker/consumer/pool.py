@@ -75,10 +75,9 @@ class _Processes(asynpool.AsynPool):
                 end_group(pid)
 
     def did_start_ok(self) -> bool:
-        """Whether there is a child when the loop begins. One that was killed by then is replaced like any other; the
-        pool's own answer would end the worker."""
-        self._join_exited_workers()
-        return bool(self._pool)
+        """Whether no child has ended by itself before the loop begins, as one does that cannot be opened. Those that
+        were killed by then are replaced like any other; the pool's own answer would end the worker."""
+        return all(child.exitcode is None or child.exitcode < 0 for child in self._pool)
 
     def _pids(self) -> set[int]:
         return {process.pid for process in self._pool}

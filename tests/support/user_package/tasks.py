@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from celery import shared_task
+from celery import shared_task, signals
 from celery.worker.control import control_command
 from sqlalchemy import text
 
@@ -25,6 +25,18 @@ from docworker.jobs.execution.leases import stopping
 from tests.support.waiting import eventually
 
 LONGEST_SECONDS = 60
+
+
+KILL_CHILDREN = "DOCWORKER_TESTS_KILL_CHILDREN"
+
+
+@signals.worker_ready.connect
+def kill_children_before_the_loop(sender: Any, **_: Any) -> None:
+    """Where the environment says so, all of them: between the start of the pool and that of the loop."""
+    if KILL_CHILDREN in os.environ:
+        for child in sender.controller.pool._pool._pool:
+            os.kill(child.pid, signal.SIGKILL)
+            eventually(lambda: child.exitcode is not None, what="it ends")  # noqa: B023
 
 
 @shared_task(name="tests.write")

@@ -11,6 +11,7 @@ import pytest
 
 from docworker.worker.local.launching import is_alive
 from tests.support.metrics import metric
+from tests.support.user_package.tasks import KILL_CHILDREN
 from tests.support.waiting import eventually
 from tests.support.workers import Workers
 
@@ -97,6 +98,19 @@ def test_a_fork_looks_for_no_garbage_in_what_was_imported(workers: Workers) -> N
     workers.send("frozen", path=workers.path("out"))
     (frozen,) = eventually(lambda: workers.lines("out"), within_seconds=20)
     assert int(frozen) > 50_000
+
+
+@pytest.mark.parametrize("children", ["1", "2"])
+def test_children_that_are_killed_before_the_loop_begins_are_replaced(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, children: str
+) -> None:
+    """Celery takes it for a pool that cannot start, and ends the worker."""
+    monkeypatch.setenv(KILL_CHILDREN, "1")
+    worker = workers.start(worker_processes=children)
+    for _ in range(4):
+        workers.send("write", path=workers.path("out"))
+    eventually(lambda: len(workers.lines("out")) == 4, within_seconds=20)
+    assert is_alive(worker.pid)
 
 
 def test_a_child_that_has_served_its_messages_is_replaced_at_once(workers: Workers) -> None:
