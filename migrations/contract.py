@@ -52,12 +52,11 @@ def contract() -> None:
         connection.execute(_LOCK_TIMEOUT)
         connection.execute(text("DROP TRIGGER IF EXISTS keep_copy ON app.document_versions"))
         connection.execute(text("DROP FUNCTION IF EXISTS app.keep_copy()"))
-    change_copies(REMOVE_COPIES)
+    change_copies(REMOVE_COPIES, _engine())
 
 
-def change_copies(statement: TextClause) -> None:
-    """Run a statement for the documents of every organization, a chunk a transaction."""
-    engine = _engine()
+def change_copies(statement: TextClause, engine: Engine) -> None:
+    """Run a statement for the documents of each organization in this database's catalog, a chunk a transaction."""
     with engine.connect() as connection:
         organizations = connection.scalars(_ORGANIZATIONS).all()
         connection.rollback()

@@ -7,6 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from docworker.migrations.names import do, quoted
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -14,16 +16,18 @@ depends_on = None
 
 
 SCHEMAS = ("app", "auth", "ledger", "catalog")
-TENANT_TABLES = (
-    "app.folders",
-    "app.documents",
-    "app.document_versions",
-    "app.document_search",
-    "app.tags",
-    "app.document_tags",
-    "auth.users",
-    "ledger.jobs",
+# Those of an organization. In its own schema all of them lie side by side.
+TABLES = (
+    "organizations",
+    "audit_log",
+    "folders",
+    "tags",
+    "documents",
+    "document_search",
+    "document_tags",
+    "document_versions",
 )
+EVERYTHING = "SELECT, INSERT, UPDATE, DELETE"
 CURRENT_ORGANIZATION = "(SELECT nullif(current_setting('docworker.organization_id', true), '')::uuid)"
 
 # One ringing transaction at a time: a NOTIFY in every commit would queue all commits behind one lock. Who finds the
@@ -43,80 +47,64 @@ $$
 # Texts are most of the data, and compressing them with pglz most of the price of a write: lz4 where the server was
 # built with it, else none, for which they take about half as much room again.
 COMPRESS = """
-DO $$
 BEGIN
     IF (SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
-        ALTER TABLE app.documents ALTER COLUMN content SET COMPRESSION lz4;
-        ALTER TABLE app.document_versions ALTER COLUMN content SET COMPRESSION lz4;
+        ALTER TABLE {documents} ALTER COLUMN content SET COMPRESSION lz4;
+        ALTER TABLE {versions} ALTER COLUMN content SET COMPRESSION lz4;
     ELSE
-        ALTER TABLE app.documents ALTER COLUMN content SET STORAGE EXTERNAL;
-        ALTER TABLE app.document_versions ALTER COLUMN content SET STORAGE EXTERNAL;
+        ALTER TABLE {documents} ALTER COLUMN content SET STORAGE EXTERNAL;
+        ALTER TABLE {versions} ALTER COLUMN content SET STORAGE EXTERNAL;
     END IF;
 END
-$$
 """
 
 
 def upgrade() -> None:
     for schema in SCHEMAS:
         op.execute(f"CREATE SCHEMA {schema}")
-    create_tables()
-    op.execute(COMPRESS)
+    create_documents(app="app", auth="auth")
+    create_catalog_and_ledger()
+
+
+def upgrade_tenant(schema: str) -> None:
+    create_documents(app=schema, auth=schema)
+
+
+def create_documents(*, app: str, auth: str) -> None:
+    """Everything that holds what an organization has, but its jobs."""
+    create_document_tables(app, auth)
+    documents, versions = quoted(app, "documents"), quoted(app, "document_versions")
+    op.execute(do(COMPRESS.format(documents=documents, versions=versions)))
+    for schema in dict.fromkeys((app, auth)):
+        op.execute(f"GRANT USAGE ON SCHEMA {quoted(schema)} TO docworker_worker")
+    for schema, table in (*((app, table) for table in TABLES), (auth, "users")):
+        # The log is append-only, and deleting an organization's documents leaves it alone.
+        granted = "SELECT, INSERT" if table == "audit_log" else EVERYTHING
+        op.execute(f"GRANT {granted} ON {quoted(schema, table)} TO docworker_worker")
+        isolate(quoted(schema, table), "id" if table == "organizations" else "organization_id")
+
+
+def create_catalog_and_ledger() -> None:
+    create_catalog_and_ledger_tables()
     op.execute(RING)
     op.execute("CREATE TRIGGER ring AFTER INSERT ON ledger.jobs FOR EACH STATEMENT EXECUTE FUNCTION ledger.ring()")
-    isolate_tenants()
-    grant()
-
-
-def isolate_tenants() -> None:
-    for table in TENANT_TABLES:
-        isolate(table, f"organization_id = {CURRENT_ORGANIZATION}")
-    isolate("app.organizations", f"id = {CURRENT_ORGANIZATION}")
-    # The log is append-only, and deleting an organization's documents leaves it alone.
-    isolate("app.audit_log", f"organization_id = {CURRENT_ORGANIZATION}")
+    isolate("ledger.jobs", "organization_id")
     op.execute("CREATE POLICY every_job ON ledger.jobs TO docworker_dispatcher USING (true) WITH CHECK (true)")
+    op.execute("GRANT USAGE ON SCHEMA ledger, catalog TO docworker_worker, docworker_dispatcher")
+    op.execute(f"GRANT {EVERYTHING} ON ledger.jobs TO docworker_worker")
+    op.execute("GRANT SELECT, INSERT ON catalog.placements TO docworker_worker")
+    op.execute(f"GRANT {EVERYTHING} ON ALL TABLES IN SCHEMA ledger TO docworker_dispatcher")
+    op.execute("GRANT SELECT ON catalog.placements TO docworker_dispatcher")
 
 
-def isolate(table: str, condition: str) -> None:
+def isolate(table: str, organization: str) -> None:
+    condition = f"{organization} = {CURRENT_ORGANIZATION}"
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     op.execute(f"CREATE POLICY own_organization ON {table} USING ({condition}) WITH CHECK ({condition})")
 
 
-def grant() -> None:
-    everything = "SELECT, INSERT, UPDATE, DELETE"
-    op.execute("GRANT USAGE ON SCHEMA app, auth, ledger, catalog TO docworker_worker")
-    op.execute(f"GRANT {everything} ON ALL TABLES IN SCHEMA app, auth TO docworker_worker")
-    op.execute("REVOKE UPDATE, DELETE ON app.audit_log FROM docworker_worker")
-    op.execute(f"GRANT {everything} ON ledger.jobs TO docworker_worker")
-    op.execute("GRANT SELECT, INSERT ON catalog.placements TO docworker_worker")
-    op.execute("GRANT USAGE ON SCHEMA ledger, catalog TO docworker_dispatcher")
-    op.execute(f"GRANT {everything} ON ALL TABLES IN SCHEMA ledger TO docworker_dispatcher")
-    op.execute("GRANT SELECT ON catalog.placements TO docworker_dispatcher")
-
-
-def create_tables() -> None:
-    op.create_table(
-        "organizations",
-        sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("slug", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("clock_timestamp()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "updated_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("clock_timestamp()"),
-            nullable=False,
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_organizations")),
-        sa.UniqueConstraint("slug", name=op.f("uq_organizations_slug")),
-        schema="app",
-    )
+def create_catalog_and_ledger_tables() -> None:
     op.create_table(
         "placements",
         sa.Column("organization_id", sa.Uuid(), nullable=False),
@@ -281,6 +269,30 @@ def create_tables() -> None:
         sa.PrimaryKeyConstraint("schedule", "due_at", name=op.f("pk_schedule_fires")),
         schema="ledger",
     )
+
+
+def create_document_tables(app: str, auth: str) -> None:
+    op.create_table(
+        "organizations",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("slug", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column(
+            "updated_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_organizations")),
+        sa.UniqueConstraint("slug", name=op.f("uq_organizations_slug")),
+        schema=app,
+    )
     op.create_table(
         "audit_log",
         sa.Column("organization_id", sa.Uuid(), nullable=False),
@@ -297,17 +309,17 @@ def create_tables() -> None:
             nullable=False,
         ),
         sa.ForeignKeyConstraint(
-            ["organization_id"], ["app.organizations.id"], name=op.f("fk_audit_log_organization_id")
+            ["organization_id"], [f"{app}.organizations.id"], name=op.f("fk_audit_log_organization_id")
         ),
         sa.PrimaryKeyConstraint("organization_id", "id", name=op.f("pk_audit_log")),
-        schema="app",
+        schema=app,
     )
     op.create_index(
         op.f("ix_audit_log_organization_id_created_at"),
         "audit_log",
         ["organization_id", "created_at"],
         unique=False,
-        schema="app",
+        schema=app,
     )
     op.create_table(
         "folders",
@@ -331,19 +343,21 @@ def create_tables() -> None:
         sa.CheckConstraint("parent_id <> id", name=op.f("ck_folders_not_its_own_parent")),
         sa.ForeignKeyConstraint(
             ["organization_id", "parent_id"],
-            ["app.folders.organization_id", "app.folders.id"],
+            [f"{app}.folders.organization_id", f"{app}.folders.id"],
             name=op.f("fk_folders_organization_id_parent_id"),
         ),
-        sa.ForeignKeyConstraint(["organization_id"], ["app.organizations.id"], name=op.f("fk_folders_organization_id")),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], [f"{app}.organizations.id"], name=op.f("fk_folders_organization_id")
+        ),
         sa.PrimaryKeyConstraint("organization_id", "id", name=op.f("pk_folders")),
-        schema="app",
+        schema=app,
     )
     op.create_index(
         "uq_folders_organization_id_parent_id_name",
         "folders",
         ["organization_id", "parent_id", "name"],
         unique=True,
-        schema="app",
+        schema=app,
         postgresql_nulls_not_distinct=True,
         postgresql_where="deleted_at IS NULL",
     )
@@ -364,10 +378,10 @@ def create_tables() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
-        sa.ForeignKeyConstraint(["organization_id"], ["app.organizations.id"], name=op.f("fk_tags_organization_id")),
+        sa.ForeignKeyConstraint(["organization_id"], [f"{app}.organizations.id"], name=op.f("fk_tags_organization_id")),
         sa.PrimaryKeyConstraint("organization_id", "id", name=op.f("pk_tags")),
         sa.UniqueConstraint("organization_id", "name", name=op.f("uq_tags_organization_id_name")),
-        schema="app",
+        schema=app,
     )
     op.create_table(
         "users",
@@ -388,16 +402,18 @@ def create_tables() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
-        sa.ForeignKeyConstraint(["organization_id"], ["app.organizations.id"], name=op.f("fk_users_organization_id")),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], [f"{app}.organizations.id"], name=op.f("fk_users_organization_id")
+        ),
         sa.PrimaryKeyConstraint("organization_id", "id", name=op.f("pk_users")),
-        schema="auth",
+        schema=auth,
     )
     op.create_index(
         "uq_users_organization_id_email",
         "users",
         ["organization_id", sa.literal_column("lower(email)")],
         unique=True,
-        schema="auth",
+        schema=auth,
     )
     op.create_table(
         "documents",
@@ -435,26 +451,26 @@ def create_tables() -> None:
         sa.CheckConstraint("latest_version >= 0", name=op.f("ck_documents_latest_version")),
         sa.ForeignKeyConstraint(
             ["organization_id", "folder_id"],
-            ["app.folders.organization_id", "app.folders.id"],
+            [f"{app}.folders.organization_id", f"{app}.folders.id"],
             name=op.f("fk_documents_organization_id_folder_id"),
         ),
         sa.ForeignKeyConstraint(
             ["organization_id", "owner_id"],
-            ["auth.users.organization_id", "auth.users.id"],
+            [f"{auth}.users.organization_id", f"{auth}.users.id"],
             name=op.f("fk_documents_organization_id_owner_id"),
         ),
         sa.ForeignKeyConstraint(
-            ["organization_id"], ["app.organizations.id"], name=op.f("fk_documents_organization_id")
+            ["organization_id"], [f"{app}.organizations.id"], name=op.f("fk_documents_organization_id")
         ),
         sa.PrimaryKeyConstraint("organization_id", "id", name=op.f("pk_documents")),
-        schema="app",
+        schema=app,
     )
     op.create_index(
         "ix_documents_deleted",
         "documents",
         ["organization_id", "deleted_at"],
         unique=False,
-        schema="app",
+        schema=app,
         postgresql_where="deleted_at IS NOT NULL",
     )
     op.create_index(
@@ -462,7 +478,7 @@ def create_tables() -> None:
         "documents",
         ["organization_id", "id"],
         unique=False,
-        schema="app",
+        schema=app,
         postgresql_where="status = 'pending' AND deleted_at IS NULL",
     )
     op.create_index(
@@ -470,7 +486,7 @@ def create_tables() -> None:
         "documents",
         ["organization_id", "folder_id", "filename"],
         unique=True,
-        schema="app",
+        schema=app,
         postgresql_nulls_not_distinct=True,
         postgresql_where="deleted_at IS NULL",
     )
@@ -482,19 +498,19 @@ def create_tables() -> None:
         sa.Column("vector", postgresql.TSVECTOR(), nullable=False),
         sa.ForeignKeyConstraint(
             ["organization_id", "document_id"],
-            ["app.documents.organization_id", "app.documents.id"],
+            [f"{app}.documents.organization_id", f"{app}.documents.id"],
             name=op.f("fk_document_search_organization_id_document_id"),
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("organization_id", "document_id", name=op.f("pk_document_search")),
-        schema="app",
+        schema=app,
     )
     op.create_index(
         "ix_document_search_vector",
         "document_search",
         ["vector"],
         unique=False,
-        schema="app",
+        schema=app,
         postgresql_using="gin",
     )
     op.create_table(
@@ -504,25 +520,25 @@ def create_tables() -> None:
         sa.Column("tag_id", sa.Uuid(), nullable=False),
         sa.ForeignKeyConstraint(
             ["organization_id", "document_id"],
-            ["app.documents.organization_id", "app.documents.id"],
+            [f"{app}.documents.organization_id", f"{app}.documents.id"],
             name=op.f("fk_document_tags_organization_id_document_id"),
             ondelete="CASCADE",
         ),
         sa.ForeignKeyConstraint(
             ["organization_id", "tag_id"],
-            ["app.tags.organization_id", "app.tags.id"],
+            [f"{app}.tags.organization_id", f"{app}.tags.id"],
             name=op.f("fk_document_tags_organization_id_tag_id"),
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("organization_id", "document_id", "tag_id", name=op.f("pk_document_tags")),
-        schema="app",
+        schema=app,
     )
     op.create_index(
         op.f("ix_document_tags_organization_id_tag_id"),
         "document_tags",
         ["organization_id", "tag_id"],
         unique=False,
-        schema="app",
+        schema=app,
     )
     op.create_table(
         "document_versions",
@@ -544,15 +560,20 @@ def create_tables() -> None:
         sa.CheckConstraint("version_number >= 1", name=op.f("ck_document_versions_version_number")),
         sa.ForeignKeyConstraint(
             ["organization_id", "document_id"],
-            ["app.documents.organization_id", "app.documents.id"],
+            [f"{app}.documents.organization_id", f"{app}.documents.id"],
             name=op.f("fk_document_versions_organization_id_document_id"),
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("organization_id", "document_id", "version_number", name=op.f("pk_document_versions")),
-        schema="app",
+        schema=app,
     )
 
 
 def downgrade() -> None:
     for schema in reversed(SCHEMAS):
         op.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+def downgrade_tenant(schema: str) -> None:
+    op.execute(f"DROP TABLE {', '.join(quoted(schema, table) for table in (*TABLES, 'users'))}")
+    op.execute(f"REVOKE USAGE ON SCHEMA {quoted(schema)} FROM docworker_worker")
