@@ -180,7 +180,7 @@ def examine(driver: Any, server: Server) -> tuple[int, int | None]:
 
 
 def _check_capacity(dialect: Dialect, connection: Any, settings: Settings, server: Server) -> None:
-    max_connections, superuser_reserved, reserved = (
+    max_connections, superuser_reserved, reserved, tenant_databases = (
         int(limit or 0) for limit in ask(dialect.get_driver_connection(connection), LIMITS)
     )
     try:
@@ -189,6 +189,7 @@ def _check_capacity(dialect: Dialect, connection: Any, settings: Settings, serve
             max_connections=max_connections,
             superuser_reserved=superuser_reserved,
             reserved=reserved,
+            tenant_databases=tenant_databases,
             cluster=server.cluster,
         )
     except ConfigurationError:

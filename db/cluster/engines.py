@@ -4,7 +4,9 @@ Engines never cross a fork: whoever forks opens a database of its own in the chi
 """
 
 import os
+import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from docworker.db.cluster.monitor import ReplicaMonitor
 from docworker.db.cluster.pool import MeasuredPool, OpenSessions
 from docworker.db.cluster.roundtrip import SERVER
 from docworker.db.cluster.servers import Server, Timelines, replica_role
+from docworker.db.cluster.tenant_databases import TenantDatabases
 from docworker.db.errors import ConfigurationError, ForkedEngineError
 from docworker.db.settings import HOME, Settings
 from docworker.db.settings import settings as settings_of_environment
@@ -23,7 +26,7 @@ from docworker.db.settings import settings as settings_of_environment
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
-    """One master and the replicas that follow it.
+    """One database on a master and the replicas that follow it.
 
     `lease` is the connection that renews leases; `dispatcher` sees the jobs of all organizations, where it is allowed.
     """
@@ -45,36 +48,65 @@ class Cluster:
         optional = (self.master, *self.replicas, self.lease, self.dispatcher)
         return [engine for engine in optional if engine is not None]
 
-    def dispose(self) -> None:
-        self.monitor.stop()
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses a connection."""
+        pools = [engine.pool for engine in self.engines]
+        return not any(pool.checkedout() for pool in pools if isinstance(pool, MeasuredPool))
+
+    def dispose_engines(self) -> None:
         for engine in self.engines:
             engine.dispose()
+
+    def dispose(self) -> None:
+        self.monitor.stop()
+        self.dispose_engines()
 
 
 class Database:
     """All clusters of this process."""
 
-    def __init__(self, clusters: Mapping[str, Cluster], settings: Settings) -> None:
+    def __init__(self, clusters: Mapping[str, Cluster], settings: Settings, application_name: str) -> None:
         self.settings = settings
         self._clusters = clusters
+        self._application_name = application_name
+        self._tenants: TenantDatabases[Cluster] = TenantDatabases(settings.databases_open)
         self._pid = os.getpid()
-        engines = [engine for cluster in clusters.values() for engine in cluster.engines]
-        self._long_sessions = LongSessionWatch(engines, limit_seconds=settings.long_session)
+        self._long_sessions = LongSessionWatch(self._open_engines, limit_seconds=settings.long_session)
         self._long_sessions.start()
 
-    def cluster(self, name: str) -> Cluster:
-        """Raises ForkedEngineError in a process that did not open this database, ConfigurationError for a name that
-        no setting knows."""
+    def cluster(self, name: str, database: str | None = None) -> Cluster:
+        """A cluster's own database, or another one on its servers. Use what it gives soon, and ask again the next time:
+        the engines of a database that was not used for longest are disposed for others.
+
+        Raises ForkedEngineError in a process that did not open this database, ConfigurationError for a name that no
+        setting knows.
+        """
         if os.getpid() != self._pid:
             raise ForkedEngineError(
                 f"the database was opened in process {self._pid} and is used in process {os.getpid()}: "
                 "open it after the fork"
             )
         self.settings.addresses(name)
-        return self._clusters[name]
+        if database is None:
+            return self._clusters[name]
+        return self._tenants.get(name, database, lambda: self._build_tenant_database(name, database))
+
+    def _build_tenant_database(self, name: str, database: str) -> Cluster:
+        return build_tenant_database(self._clusters[name], database, self.settings, self._application_name)
+
+    def pause(self, seconds: float) -> None:
+        """How code waits that has sessions of this database."""
+        time.sleep(seconds)
+
+    def _open_engines(self) -> list[Engine]:
+        clusters = [*self._clusters.values(), *self._tenants.open()]
+        return [engine for cluster in clusters for engine in cluster.engines]
 
     def dispose(self) -> None:
         self._long_sessions.stop()
+        for cluster in self._tenants.forget():
+            cluster.dispose_engines()
         for cluster in self._clusters.values():
             cluster.dispose()
 
@@ -91,12 +123,19 @@ def open_database(settings: Settings | None = None, *, application_name: str = "
     close_database()
     settings = settings or settings_of_environment()
     clusters = {name: build_cluster(name, settings, application_name) for name in settings.cluster_names}
-    _current = Database(clusters, settings)
+    _current = Database(clusters, settings, application_name)
     return _current
+
+
+awaited: ContextVar[Any] = ContextVar("awaited", default=None)
+"""The asyncio twin of `Database` that is used instead, in code that runs where its waiting can be awaited."""
 
 
 def database() -> Database:
     """The database of this process; raises ConfigurationError when none is open."""
+    twin: Database | None = awaited.get()
+    if twin is not None:
+        return twin
     if _current is None:
         raise ConfigurationError("no database is open in this process: call docworker.open_database() first")
     return _current
@@ -138,6 +177,30 @@ def build_cluster(name: str, settings: Settings, application_name: str, *, build
     )
 
 
+def build_tenant_database(
+    of: Cluster, database: str, settings: Settings, application_name: str, *, build: BuildEngine | None = None
+) -> Cluster:
+    """Another database on a cluster's servers, watched by the cluster's monitor. It is used by one organization, so a
+    process keeps one connection to each server, and opens more for as long as they are in use."""
+    addresses = settings.addresses(of.name, database)
+    build = build or build_engine
+
+    def engine(url: str, role: str) -> Engine:
+        server = Server(of.name, role, of.timelines, database)
+        suffix = " lease" if role == "lease" else ""
+        limits = {"pool_size": 1, "max_overflow": 0 if role == "lease" else settings.max_overflow}
+        return build(url, settings, server, application_name=f"{application_name}{suffix}", **limits)
+
+    return Cluster(
+        name=of.name,
+        master=engine(addresses.master_url, "master"),
+        replicas=tuple(engine(url, replica_role(number)) for number, url in enumerate(addresses.replica_urls)),
+        lease=engine(addresses.master_url, "lease"),
+        dispatcher=(None if addresses.dispatcher_url is None else engine(addresses.dispatcher_url, "dispatcher")),
+        monitor=of.monitor,
+    )
+
+
 def build_engine(url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any) -> Engine:
     """One measured and watched engine; `limits` are pool arguments other than those of the settings."""
     engine = create_engine(
@@ -173,13 +236,12 @@ def watched(engine: Engine, server: Server, settings: Settings) -> Engine:
     return engine
 
 
-def owner_engine(settings: Settings, cluster: str = HOME) -> Engine:
-    """The owner's engine for migrations; raises ConfigurationError when DOCWORKER_OWNER_URL is not set."""
-    owner_url = settings.addresses(cluster).owner_url
+def owner_engine(settings: Settings, cluster: str = HOME, database: str | None = None) -> Engine:
+    """The owner's engine for migrations; raises ConfigurationError when its address is not set."""
+    owner_url = settings.addresses(cluster, database).owner_url
     if owner_url is None:
-        raise ConfigurationError(
-            "DOCWORKER_OWNER_URL is not set: give the master's address as the role that owns the database"
-        )
+        setting = "DOCWORKER_OWNER_URL" if cluster == HOME else f"owner_url of {cluster} in DOCWORKER_CLUSTERS"
+        raise ConfigurationError(f"{setting} is not set: give the master's address as the role that owns the database")
     arguments = connect_arguments(owner_url, settings, "docworker migrate")
     engine = create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
     # Without a limit: an index is made for as long as it takes, but not on a server that is gone.

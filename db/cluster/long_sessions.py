@@ -1,7 +1,7 @@
 """`LongSessionWatch`: names the sessions that are open for too long, with the place they were opened at."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import Engine
 
@@ -13,7 +13,7 @@ _LONGEST_INTERVAL_SECONDS = 1.0
 class LongSessionWatch:
     """A thread of its own: who leaks a session of the only server should hear of it as well. Each is logged once."""
 
-    def __init__(self, engines: Sequence[Engine], *, limit_seconds: float) -> None:
+    def __init__(self, engines: Callable[[], Iterable[Engine]], *, limit_seconds: float) -> None:
         self._engines = engines
         self._limit_seconds = limit_seconds
         self._stopped = threading.Event()
@@ -27,7 +27,7 @@ class LongSessionWatch:
 
     def _run(self) -> None:
         while not self._stopped.wait(min(_LONGEST_INTERVAL_SECONDS, self._limit_seconds / 2)):
-            for engine in self._engines:
+            for engine in self._engines():
                 self._report(engine)
 
     def _report(self, engine: Engine) -> None:

@@ -33,6 +33,10 @@ class OpenSession:
     def of(cls, frame: FrameType) -> Self:
         return cls(frame.f_code.co_filename, frame.f_lineno, time.monotonic())
 
+    @property
+    def place(self) -> str:
+        return f"{self.filename}:{self.line}"
+
     def open_seconds(self) -> float:
         return time.monotonic() - self.opened_at
 
@@ -41,11 +45,10 @@ class OpenSession:
         if not self.reported:
             self.reported = True
             metrics.LONG_SESSIONS.inc()
-            opened_at = f"{self.filename}:{self.line}"
-            log.warning("session.long", opened_at=opened_at, open_seconds=round(self.open_seconds(), 1))
+            log.warning("session.long", opened_at=self.place, open_seconds=round(self.open_seconds(), 1))
 
     def __str__(self) -> str:
-        return f"{self.filename}:{self.line} ({self.open_seconds():.1f} s)"
+        return f"{self.place} ({self.open_seconds():.1f} s)"
 
 
 class OpenSessions:

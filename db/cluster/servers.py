@@ -86,11 +86,13 @@ def _place_of(system_identifier: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Which server an engine talks to, for checks, metrics and messages. `role` is master, replicaN, dispatcher, …"""
+    """Which server an engine talks to, for checks, metrics and messages. `role` is master, replicaN, dispatcher, …;
+    `database` is None for the cluster's own."""
 
     cluster: str
     role: str
     timelines: Timelines
+    database: str | None = None
 
     @property
     def is_replica(self) -> bool:

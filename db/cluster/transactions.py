@@ -36,6 +36,7 @@ _MASTER = (
     " pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) END,"
     "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
 )
+_MASTER_COLUMNS = 3
 IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
 
 _CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
@@ -63,7 +64,7 @@ def begin(
     server = server_of(connection)
     driver: Any = connection.connection.driver_connection
     connection.info["read_only"] = read_only
-    if first is not None:
+    if not read_only:
         limit_statements(driver, statement_seconds)  # it may have to wait for a lock
     sent = opening(connection, context, read_only=read_only) + ("" if first is None else f";{first}")
     _, last, *answers = roundtrip.exchange(connection, sent, timeout_seconds)
@@ -80,6 +81,12 @@ def opening(connection: Connection, context: str, *, read_only: bool = False) ->
     question = _STANDING if server_of(connection).is_replica else _MASTER
     newer = session_settings.for_newer_servers(connection.connection.driver_connection)
     return f"{begin};SELECT {question},{context}{newer}"
+
+
+def begin_snapshot(connection: Connection, context: str) -> None:
+    """End what has only read, and begin a transaction all of whose statements see one snapshot."""
+    newer = session_settings.for_newer_servers(connection.connection.driver_connection)
+    roundtrip.exchange(connection, f"COMMIT;{session_settings.BEGIN_SNAPSHOT};SELECT {context}{newer}")
 
 
 def limit_statements(driver: Any, seconds: float | None) -> None:
@@ -128,6 +135,36 @@ def ask_clock(engine: Engine) -> float:
         return float(text_of(result, 3) or 0)
 
     return _ask(engine, _CLOCK, seconds, _CLOCK_ANSWER_SECONDS)
+
+
+def ask_rows(
+    engine: Engine, columns: str, source: str, *, timeout_seconds: float | None = None
+) -> list[list[str | None]]:
+    """A SELECT of these columns, as texts, which gives at least one row; asked as `ask_position`. Raises
+    DemotedMasterError where it was answered by a server that is not the master."""
+
+    def read(connection: Connection, result: PGresult) -> list[list[str | None]]:
+        check_master(connection, server_of(connection), result, 0)
+        return _texts(result, _MASTER_COLUMNS)
+
+    return _ask(engine, f"SELECT {_MASTER},{columns} FROM {source}", read, timeout_seconds)  # noqa: S608
+
+
+def ask_rows_within(connection: Connection, columns: str, source: str) -> list[list[str | None]]:
+    """As `ask_rows`, in a transaction that has begun on a master."""
+    (result,) = roundtrip.exchange(connection, f"SELECT {columns} FROM {source}")  # noqa: S608
+    return _texts(result, 0)
+
+
+def _texts(result: PGresult, first: int) -> list[list[str | None]]:
+    return [
+        [_decoded(result.get_value(row, column)) for column in range(first, result.nfields)]
+        for row in range(result.ntuples)
+    ]
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def _ask(

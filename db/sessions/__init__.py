@@ -7,18 +7,23 @@ from docworker.db.sessions.opening import (
     position_after,
     read,
     reading,
+    settling,
     writing,
 )
+from docworker.db.sessions.statement_watch import StatementCounts, count_statements
 from docworker.db.sessions.tenant_session import TenantSession, organization_of
 
 __all__ = [
+    "StatementCounts",
     "TenantSession",
     "all_jobs_session",
+    "count_statements",
     "lease_session",
     "look_up",
     "organization_of",
     "position_after",
     "read",
     "reading",
+    "settling",
     "writing",
 ]

@@ -7,13 +7,14 @@ asyncio's engines.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from docworker.db import catalog
 from docworker.db.cluster import Cluster, engines
 from docworker.db.cluster.balancer import ReadFrom
 from docworker.db.cluster.health import ServerHealth
@@ -22,6 +23,7 @@ from docworker.db.cluster.long_sessions import LongSessionWatch
 from docworker.db.cluster.pool import AsyncMeasuredPool, OpenSession
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.servers import Server
+from docworker.db.cluster.tenant_databases import TenantDatabases
 from docworker.db.cluster.transactions import ask_position, master_of
 from docworker.db.errors import ConfigurationError
 from docworker.db.sessions import opening
@@ -32,6 +34,7 @@ from docworker.db.settings import HOME, Settings
 from docworker.db.settings import settings as settings_of_environment
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class AsyncTenantSession(AsyncSession):
@@ -59,13 +62,14 @@ class AsyncDatabase:
 
     def __init__(self, settings: Settings, *, application_name: str = "docworker") -> None:
         self.settings = settings
+        self._application_name = application_name
         self._engines: list[AsyncEngine] = []
         self._clusters = {
             name: engines.build_cluster(name, settings, application_name, build=self._build)
             for name in settings.cluster_names
         }
-        opened = [engine for cluster in self._clusters.values() for engine in cluster.engines]
-        self._long_sessions = LongSessionWatch(opened, limit_seconds=settings.long_session)
+        self._tenants: TenantDatabases[Cluster] = TenantDatabases(settings.databases_open)
+        self._long_sessions = LongSessionWatch(self._open_engines, limit_seconds=settings.long_session)
         self._long_sessions.start()
 
     def _build(self, url: str, settings: Settings, server: Server, *, application_name: str, **limits: Any) -> Any:
@@ -75,17 +79,33 @@ class AsyncDatabase:
         self._engines.append(engine)
         return engines.watched(engine.sync_engine, server, settings)
 
-    def cluster(self, name: str) -> Cluster:
+    def cluster(self, name: str, database: str | None = None) -> Cluster:
+        """As `db.cluster.Database.cluster`."""
         self.settings.addresses(name)
-        return self._clusters[name]
+        if database is None:
+            return self._clusters[name]
+        return self._tenants.get(name, database, lambda: self._build_tenant_database(name, database))
+
+    def _build_tenant_database(self, name: str, database: str) -> Cluster:
+        return engines.build_tenant_database(
+            self._clusters[name], database, self.settings, self._application_name, build=self._build
+        )
+
+    def pause(self, seconds: float) -> None:
+        """How code waits that runs where that can be awaited."""
+        _pause(seconds)
+
+    def _open_engines(self) -> list[Engine]:
+        clusters = [*self._clusters.values(), *self._tenants.open()]
+        return [engine for cluster in clusters for engine in cluster.engines]
 
     def placed(self, organization_id: UUID | None) -> Placed:
-        """Where an organization's sessions go."""
-        place = catalog.place_of(organization_id)
-        return Placed(self.cluster(place.cluster), place.schema, self.settings)
+        """Where an organization's sessions go; asks the catalog, so it runs where that can be awaited."""
+        return opening.placed(organization_id, self)
 
     async def dispose(self) -> None:
         self._long_sessions.stop()
+        self._tenants.forget()
         for cluster in self._clusters.values():
             await asyncio.to_thread(cluster.monitor.stop)
         for engine in self._engines:
@@ -128,6 +148,16 @@ async def close_database() -> None:
 
 
 @asynccontextmanager
+async def lifespan(_app: object = None) -> AsyncIterator[None]:
+    """For web frameworks, `FastAPI(lifespan=lifespan)`: the database is open while the application runs."""
+    await open_database()
+    try:
+        yield
+    finally:
+        await close_database()
+
+
+@asynccontextmanager
 async def reading(
     organization_id: UUID | None,
     *,
@@ -136,9 +166,10 @@ async def reading(
     avoid: Collection[int] = (),
 ) -> AsyncIterator[AsyncTenantSession]:
     """As `db.sessions.reading`."""
+    where = await greenlet_spawn(database().placed, organization_id)
     session = await greenlet_spawn(
         opening.open_reading,
-        database().placed(organization_id),
+        where,
         organization_id,
         position,
         source,
@@ -173,10 +204,10 @@ async def read(
 @asynccontextmanager
 async def writing(organization_id: UUID | None) -> AsyncIterator[AsyncTenantSession]:
     """As `db.sessions.writing`."""
-    cluster, schema, settings = database().placed(organization_id)
-    session = TenantSession(cluster.master, organization_id, settings, schema=schema)
+    session = await greenlet_spawn(
+        opening.open_writing, organization_id, database(), pause=_pause, open_session=OpenSession.of(opener())
+    )
     async with AsyncTenantSession(session) as wrapped:
-        await greenlet_spawn(session.begin_now)
         yield wrapped
         await wrapped.commit()
 
@@ -186,7 +217,7 @@ async def routing(
     organization_id: UUID | None, *, position: WalPosition | None = None
 ) -> AsyncIterator[AsyncTenantSession]:
     """An AsyncSession around a `RoutingSession`; rolls back what the block does not commit."""
-    where = database().placed(organization_id)
+    where = await greenlet_spawn(database().placed, organization_id)
     session = RoutingSession(organization_id, position=position, where=where, pause=_pause)
     async with AsyncTenantSession(session) as wrapped:
         yield wrapped
@@ -196,6 +227,18 @@ async def position_after(session: AsyncSession | None = None) -> WalPosition:
     """As `db.sessions.position_after`, for a session or for the home cluster."""
     engine = master_of(database().cluster(HOME) if session is None else session.sync_session)
     return await greenlet_spawn(ask_position, engine)
+
+
+async def run(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Call a synchronous function that opens sessions by `db.sessions`; its waiting is awaited.
+
+    It must not wait otherwise, for a file or by sleeping: that would hold up the event loop.
+    """
+    token = engines.awaited.set(database())
+    try:
+        return await greenlet_spawn(partial(function, *arguments, **named))
+    finally:
+        engines.awaited.reset(token)
 
 
 async def health() -> list[ServerHealth]:

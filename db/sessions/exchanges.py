@@ -4,7 +4,7 @@ For the ledger's own steps of a single job, which cost more in exchanges than in
 (`db.sessions.opening`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,10 +12,11 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from docworker.db.catalog import SERVED
 from docworker.db.cluster import roundtrip, transactions
 from docworker.db.cluster.positions import WalPosition
-from docworker.db.errors import InvalidArgumentError
-from docworker.db.sessions.opening import placed
+from docworker.db.errors import InvalidArgumentError, MovingOrganizationError
+from docworker.db.sessions.opening import Placed, once_arrived, placed
 from docworker.db.sessions.statements import Call, Row, ready, rows_of
 from docworker.db.sessions.tenant_session import context_of, turn_to
 
@@ -38,16 +39,36 @@ def transact(calls: Sequence[Call]) -> Committed:
     """Make these calls on the master, one after the other, and commit them together.
 
     Raises what a session would: then nothing was written, or, if the connection was lost, nobody knows. The answer of
-    a server that turns out to be no master, or an old one, is refused.
+    a server that turns out to be no master, or an old one, is refused, and so is one of a place that an organization
+    has left since this process asked for it: what was claimed there, nobody runs.
     """
+    places = once_arrived(lambda: _places(calls))
+    committed = _transact(calls, places)
+    for where in places.values():
+        if where.fence is not None:
+            where.fence.check(None)
+    return committed
+
+
+def _places(calls: Sequence[Call]) -> dict[UUID, Placed]:
+    """Of each organization; the calls are one transaction, so all of them are in one database."""
+    places = {call.organization_id: placed(call.organization_id, states=SERVED) for call in calls}
+    if len({where.cluster for where in places.values()}) > 1:
+        raise MovingOrganizationError(
+            f"the organizations {', '.join(map(str, places))} are no longer in one database: a transaction for each"
+        )
+    return places
+
+
+def _transact(calls: Sequence[Call], places_of: Mapping[UUID, Placed]) -> Committed:
     organization_id = calls[0].organization_id
-    cluster, _, settings = placed(organization_id)
+    cluster, _, settings, fence = places_of[organization_id]
     with cluster.master.connect() as connection:
         driver: Any = connection.connection.driver_connection
         transactions.limit_statements(driver, settings.statement_timeout)
         connection.info["read_only"] = False
-        opening = transactions.opening(connection, context_of(organization_id, settings))
-        sent, places = _joined(connection, calls, organization_id)
+        opening = transactions.opening(connection, context_of(organization_id, settings, fence))
+        sent, places = _joined(connection, calls, places_of)
         _, asked, _, *answers, committed = roundtrip.exchange(
             connection, ";".join([opening, _BY_INDEX, *sent, "COMMIT"])
         )
@@ -68,14 +89,17 @@ def commit_with(session: Session, call: Call) -> list[Row]:
     return rows_of(connection, answered)
 
 
-def _joined(connection: Connection, calls: Sequence[Call], organization_id: UUID) -> tuple[list[str], list[int]]:
+def _joined(
+    connection: Connection, calls: Sequence[Call], places_of: Mapping[UUID, Placed]
+) -> tuple[list[str], list[int]]:
     """What is to be sent, and the places of the calls in it."""
+    organization_id = calls[0].organization_id
     sent: list[str] = []
     places: list[int] = []
     for call in calls:
         if call.organization_id != organization_id:
             organization_id = call.organization_id
-            sent.append(f"SELECT {turn_to(organization_id)}")
+            sent.append(f"SELECT {turn_to(organization_id, places_of[organization_id].fence)}")
         places.append(len(sent))
         sent.append(ready(connection, call))
     return sent, places

@@ -15,13 +15,18 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from docworker.db import catalog, metrics
+from docworker.db.catalog import OpenClusters, Place
 from docworker.db.cluster import Cluster, database, transactions
 from docworker.db.cluster.balancer import Choice, ReadFrom, choose
 from docworker.db.cluster.pool import OpenSession
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.replica_status import ReplicaStatus
-from docworker.db.errors import ConfigurationError
+from docworker.db.errors import ConfigurationError, MovingOrganizationError, UnavailableOrganizationError
 from docworker.db.faults import Fault, classify
+from docworker.db.models import PlacementState
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions.fence import Fence
+from docworker.db.sessions.remembered import remembered
 from docworker.db.sessions.statements import Call
 from docworker.db.sessions.tenant_session import TenantSession, opener
 from docworker.db.settings import HOME, Settings
@@ -30,6 +35,8 @@ T = TypeVar("T")
 
 _ANSWER_SECONDS = 1.0
 """A replica that does not begin a transaction within this is passed over."""
+_ARRIVAL_SECONDS, _ARRIVAL_POLL_SECONDS = 5.0, 0.02
+"""Who wants to write waits for so long while an organization arrives at another place."""
 
 
 @contextmanager
@@ -46,7 +53,8 @@ def reading(
     has replayed it, if need be after a wait of `replica_wait`. Else, or with source="master", on the master.
     `None` as organization sees the catalog only; `avoid` are numbers of replicas not to use.
     """
-    with open_reading(placed(organization_id), organization_id, position, source, avoid) as session:
+    where = placed(organization_id)
+    with open_reading(where, organization_id, position, source, avoid, pause=database().pause) as session:
         yield session
 
 
@@ -89,18 +97,56 @@ def writing(organization_id: UUID | None, *, first: Call | None = None) -> Itera
 
     `first` is a statement that travels with the BEGIN; the session has what it returned as `first_rows`.
     """
-    cluster, schema, settings = placed(organization_id)
-    with TenantSession(cluster.master, organization_id, settings, schema=schema, first=first) as session:
+    with open_writing(organization_id, first=first) as session:
+        yield session
+        session.commit()
+
+
+@contextmanager
+def settling(organization_id: UUID) -> Iterator[TenantSession]:
+    """As `writing`, and also while the organization is suspended: for the ends of jobs that had begun by then."""
+    try:
+        opened = open_writing(organization_id)
+    except MovingOrganizationError:
+        raise
+    except UnavailableOrganizationError:
+        place = catalog.place_of(organization_id, database(), states=(PlacementState.SUSPENDED,))
+        with writing_at(place, organization_id) as session:
+            yield session
+        return
+    with opened as session:
+        yield session
+        session.commit()
+
+
+@contextmanager
+def writing_at(place: Place, organization_id: UUID) -> Iterator[TenantSession]:
+    """As `writing`, at a place whatever the catalog says: for who makes, moves or drops the organization there."""
+    current = database()
+    engine = current.cluster(place.cluster, place.database).master
+    with TenantSession(engine, organization_id, current.settings, schema=place.schema) as session:
         session.begin_now()
         yield session
         session.commit()
 
 
 @contextmanager
-def lease_session(organization_id: UUID) -> Iterator[TenantSession]:
-    """As `writing`, on the one connection that renews leases and waits for no other session of this process."""
-    cluster, schema, settings = placed(organization_id)
-    with TenantSession(cluster.lease, organization_id, settings, schema=schema) as session:
+def reading_at(place: Place, organization_id: UUID) -> Iterator[TenantSession]:
+    """A READ ONLY session on the master, at a place whatever the catalog says."""
+    current = database()
+    engine = current.cluster(place.cluster, place.database).master
+    with TenantSession(engine, organization_id, current.settings, schema=place.schema, read_only=True) as session:
+        session.begin_now()
+        yield session
+
+
+@contextmanager
+def lease_session(organization_id: UUID, place: Place) -> Iterator[TenantSession]:
+    """As `writing`, on the one connection that renews leases and waits for no other session of this process; at a place
+    that is known, so that nobody is asked for it."""
+    current = database()
+    engine = current.cluster(place.cluster, place.database).lease
+    with TenantSession(engine, organization_id, current.settings, schema=place.schema) as session:
         yield session
         session.commit()
 
@@ -116,15 +162,16 @@ def look_up(organization_id: UUID | None, query: Callable[[Session], T | None]) 
 
 
 @contextmanager
-def all_jobs_session(cluster: str = HOME) -> Iterator[TenantSession]:
-    """A session on a cluster's master as the dispatcher's role: the jobs of all organizations there, and nothing else
-    of theirs."""
+def all_jobs_session(cluster: str = HOME, database_name: str | None = None) -> Iterator[TenantSession]:
+    """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
+    unless another one is named, and nothing else of theirs."""
     current = database()
-    engine = current.cluster(cluster).dispatcher
+    engine = current.cluster(cluster, database_name).dispatcher
     if engine is None:
-        raise ConfigurationError(
-            "DOCWORKER_DISPATCHER_URL is not set: give the master's address as the role docworker_dispatcher"
+        setting = (
+            "DOCWORKER_DISPATCHER_URL" if cluster == HOME else f"dispatcher_url of {cluster} in DOCWORKER_CLUSTERS"
         )
+        raise ConfigurationError(f"{setting} is not set: give the master's address as the role docworker_dispatcher")
     with TenantSession(engine, None, current.settings) as session:
         session.begin_now()
         yield session
@@ -142,18 +189,69 @@ def position_after(session_or_cluster: Session | Cluster) -> WalPosition:
 
 
 class Placed(NamedTuple):
-    """Where an organization's sessions go, in this process."""
+    """Where an organization's sessions go, in this process; those that write, behind the fence."""
 
     cluster: Cluster
     schema: str
     settings: Settings
+    fence: Fence | None
 
 
-def placed(organization_id: UUID | None) -> Placed:
-    """Raises ConfigurationError when no database is open, or the organization's cluster is unknown here."""
-    place = catalog.place_of(organization_id)
-    current = database()
-    return Placed(current.cluster(place.cluster), place.schema, current.settings)
+def placed(
+    organization_id: UUID | None, among: OpenClusters | None = None, *, states: Collection[str] = catalog.READABLE
+) -> Placed:
+    """Raises ConfigurationError when no database is open, or the organization's cluster is unknown here; and what
+    `catalog.answer_of` does."""
+    among = among or database()
+    answer = catalog.answer_of(organization_id, among, states=states)
+    place = answer.place
+    fence = None if organization_id in (None, SYSTEM_ORGANIZATION_ID) else Fence(organization_id, answer, among)
+    return Placed(among.cluster(place.cluster, place.database), place.schema, among.settings, fence)
+
+
+def once_arrived(attempt: Callable[[], T], pause: Callable[[float], None] = time.sleep) -> T:
+    """Try again while the organization arrives somewhere else, for a few seconds. Raises MovingOrganizationError after
+    that."""
+    deadline = time.monotonic() + _ARRIVAL_SECONDS
+    while True:
+        try:
+            return attempt()
+        except MovingOrganizationError:
+            if time.monotonic() > deadline:
+                raise
+        pause(_ARRIVAL_POLL_SECONDS)
+
+
+def open_writing(
+    organization_id: UUID | None,
+    among: OpenClusters | None = None,
+    *,
+    first: Call | None = None,
+    pause: Callable[[float], None] = time.sleep,
+    open_session: OpenSession | None = None,
+) -> TenantSession:
+    """What `writing` opens, in a transaction; the caller commits and closes it. Otherwise as `open_reading`."""
+    opened_by = open_session or OpenSession.of(opener())
+
+    def attempt() -> TenantSession:
+        cluster, schema, settings, fence = placed(organization_id, among, states=catalog.SERVED)
+        session = TenantSession(
+            cluster.master,
+            organization_id,
+            settings,
+            schema=schema,
+            open_session=opened_by,
+            first=first,
+            fence=fence,
+        )
+        try:
+            session.begin_now()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    return once_arrived(attempt, pause)
 
 
 def open_reading(
@@ -169,12 +267,14 @@ def open_reading(
     """What `reading` opens; the caller closes it. `pause` is how to wait in this kind of program; `open_session` says
     where it was opened, where that cannot be seen from here."""
     candidates = _Candidates(where, organization_id, pause, open_session or OpenSession.of(opener()))
-    cluster, _, settings = where
+    cluster, settings = where.cluster, where.settings
     try:
         if source == "master":
             choice = Choice(None, "asked" if not avoid else "avoided")
         else:
             cluster.monitor.start()
+            if position is None:
+                position = _remembered_of(cluster)
             choice = choose(candidates, cluster.monitor, settings, position, avoid=avoid)
         session = candidates.session_for(choice)
     except BaseException:
@@ -182,6 +282,12 @@ def open_reading(
         raise
     metrics.READS.labels(choice.target, choice.reason).inc()
     return session
+
+
+def _remembered_of(cluster: Cluster) -> WalPosition | None:
+    """How far the last write of this request's user was on this cluster, if there is a request."""
+    seen = remembered.get()
+    return None if seen is None else seen.of(cluster.monitor.timelines.system_identifier)
 
 
 class _Candidates:

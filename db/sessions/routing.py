@@ -21,6 +21,7 @@ from docworker.db.cluster.balancer import ReadFrom
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.sessions.opening import Placed, open_reading, placed
+from docworker.db.sessions.statement_watch import StatementCounts
 from docworker.db.sessions.tenant_session import TenantSession
 
 # Functions that change nothing and lock nothing. Any other may, and goes to the master.
@@ -44,6 +45,9 @@ class RoutingSession(TenantSession):
     A SELECT is plain when it locks nothing, has no textual SQL in it, and calls only functions known to read. The
     replica has replayed `position`, if one is given; it stays the same one within a transaction. `using("master")`
     sends everything to the master, `using("replica")` also what is not known to be a read (it fails if it writes).
+
+    Its first write raises MovingOrganizationError when the organization has left its place since it was
+    opened.
     """
 
     def __init__(
@@ -56,13 +60,16 @@ class RoutingSession(TenantSession):
         **options: Any,
     ) -> None:
         where = where or placed(organization_id)
-        super().__init__(where.cluster.master, organization_id, where.settings, schema=where.schema, **options)
+        super().__init__(
+            where.cluster.master, organization_id, where.settings, schema=where.schema, fence=where.fence, **options
+        )
         self.position = position
         self._where = where
         self._pause = pause
         self._reader: TenantSession | None = None
         self._forced: ReadFrom | None = None
         self._wrote = False
+        self._counts: list[StatementCounts] = []
 
     @property
     def stays_on_master(self) -> bool:
@@ -118,6 +125,12 @@ class RoutingSession(TenantSession):
             self._reader.close()
             self._reader = None
 
+    def watch_statements(self, counts: StatementCounts) -> None:
+        super().watch_statements(counts)
+        self._counts.append(counts)
+        if self._reader is not None:
+            self._reader.watch_statements(counts)
+
     def _changes(self) -> bool:
         return bool(self._flushing or self.new or self.deleted or self.identity_map.check_modified())
 
@@ -135,6 +148,8 @@ class RoutingSession(TenantSession):
             if reader.choice is None or reader.choice.number is None:
                 reader.close()
                 return self.master
+            for counts in self._counts:
+                reader.watch_statements(counts)
             self._reader = reader
         return self._reader.connection()
 

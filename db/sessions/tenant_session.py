@@ -14,13 +14,16 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from docworker.db.catalog import SHARED_SCHEMA
+from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS
 from docworker.db.cluster import session_settings, transactions
 from docworker.db.cluster.balancer import Choice
 from docworker.db.cluster.pool import MeasuredPool, OpenSession, OpenSessions
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.replica_status import ReplicaStatus
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
+from docworker.db.sessions.fence import Fence
+from docworker.db.sessions.remembered import remembered
+from docworker.db.sessions.statement_watch import RepeatedStatements, StatementCounts
 from docworker.db.sessions.statements import Call, Row, ready, rows_of
 from docworker.db.settings import Settings
 
@@ -58,10 +61,11 @@ class TenantSession(Session):
         answer_seconds: float | None = None,
         open_session: OpenSession | None = None,
         first: Call | None = None,
+        fence: Fence | None = None,
         **options: Any,
     ) -> None:
         if schema != SHARED_SCHEMA:
-            bind = bind.execution_options(schema_translate_map={SHARED_SCHEMA: schema})
+            bind = bind.execution_options(schema_translate_map=dict.fromkeys(TENANT_SCHEMAS, schema))
         super().__init__(bind=bind, expire_on_commit=False, **options)
         self.organization_id = organization_id
         self.settings = settings
@@ -70,10 +74,15 @@ class TenantSession(Session):
         self.read_only = read_only
         self.status: ReplicaStatus | None = None
         self._answer_seconds = answer_seconds
-        self._context = context_of(organization_id, settings)
+        self._fence = fence
+        self._context = context_of(organization_id, settings, fence)
         self.open_session = open_session or OpenSession.of(opener())
         self._held: list[OpenSessions] = []
         self._connection: Connection | None = None
+        most = settings.repeated_statements
+        self._watches: list[StatementCounts] = []
+        if most:
+            self._watches.append(RepeatedStatements(most, opened_at=self.open_session.place))
         self._first = first
         self.first_rows: list[Row] = []
 
@@ -90,9 +99,12 @@ class TenantSession(Session):
             self.connection()
 
     def begun(self, connection: Connection) -> None:
-        """A transaction begins on `connection`: tell it the organization, and see what the server is."""
+        """A transaction begins on `connection`: tell it the organization, and see what the server is, and whether the
+        organization is still there."""
         self._hold(connection.engine)
         self._connection = connection
+        for watch in self._watches:
+            watch.listen(connection)
         first, self._first = self._first, None
         self.status, answers = transactions.begin(
             connection,
@@ -102,13 +114,42 @@ class TenantSession(Session):
             timeout_seconds=self._answer_seconds,
             statement_seconds=self.settings.statement_timeout,
         )
+        if self._fence is not None:
+            self._fence.check(connection)
         self.first_rows = [row for answer in answers for row in rows_of(connection, answer)]
+
+    def watch_statements(self, counts: StatementCounts) -> None:
+        """Have the statements counted that this session sends from now on."""
+        self._watches.append(counts)
+        if self._connection is not None and self.in_transaction():
+            counts.listen(self._connection)
 
     def limit_statements(self, seconds: float) -> None:
         """Give each statement of this transaction so long instead of `statement_timeout`; 0: as long as it takes."""
         connection = self.connection()
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_milliseconds(seconds)}")
         transactions.limit_statements(connection.connection.driver_connection, seconds)
+
+    def hold_snapshot(self) -> None:
+        """Have all further statements of a reading session see one snapshot. It is meant to last, and not reported."""
+        transactions.begin_snapshot(self.connection(), self._context)
+        self.open_session.reported = True
+
+    def commit(self) -> None:
+        """As SQLAlchemy's; in a request whose user is to see his writes, how far they are is remembered."""
+        seen = remembered.get()
+        if seen is None or self.read_only:
+            super().commit()
+            return
+        self.flush()  # which may begin the transaction
+        connection = self._connection
+        if connection is None or connection.closed or not connection.in_transaction():
+            super().commit()
+        elif self.in_nested_transaction():
+            super().commit()
+            seen.note(transactions.ask_position(self.master))
+        else:
+            self.commit_with_position()
 
     def commit_with_position(self) -> WalPosition:
         """Commit, and say how much a reader must see to see it; costs no round trip beyond the COMMIT.
@@ -119,7 +160,10 @@ class TenantSession(Session):
             raise InvalidArgumentError("a savepoint is open: leave it before the commit")
         self.flush()
         position = transactions.commit(self.connection())
-        self.commit()
+        super().commit()
+        seen = remembered.get()
+        if seen is not None:
+            seen.note(position)
         return position
 
     def position_at(self, lsn: int) -> WalPosition:
@@ -168,13 +212,14 @@ def organization_of(session: Any) -> UUID:
     return UUID(str(organization_id))
 
 
-def turn_to(organization_id: UUID | None) -> str:
-    """What makes a transaction one organization's, as an SQL expression."""
+def turn_to(organization_id: UUID | None, fence: Fence | None = None) -> str:
+    """What makes a transaction one organization's, as a list of SQL expressions."""
     name = "" if organization_id is None else str(UUID(str(organization_id)))
-    return f"pg_catalog.set_config('docworker.organization_id','{name}',true)"
+    context = f"pg_catalog.set_config('docworker.organization_id','{name}',true)"
+    return context if fence is None else f"{context},{fence.lock}"
 
 
-def context_of(organization_id: UUID | None, settings: Settings) -> str:
+def context_of(organization_id: UUID | None, settings: Settings, fence: Fence | None = None) -> str:
     """The settings of a transaction as a list of SQL expressions; nothing in it needs quoting."""
     limits = session_settings.for_transaction(
         {
@@ -183,7 +228,7 @@ def context_of(organization_id: UUID | None, settings: Settings) -> str:
             "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
         }
     )
-    return f"{limits},{turn_to(organization_id)}"
+    return f"{limits},{turn_to(organization_id, fence)}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -10,14 +10,26 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
+from docworker.db.catalog import AT_HOME
 from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.models import Organization, Placement
 from docworker.db.models.base import new_id
-from docworker.db.sessions import look_up, reading, writing
+from docworker.db.sessions import look_up, reading
+from docworker.db.sessions.opening import writing_at
 
 SYSTEM_SLUG = "system"
 """Stands for no organization but for the jobs that serve them all."""
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def check_slug(slug: str) -> None:
+    """Raises InvalidArgumentError when it is malformed or reserved."""
+    if not _SLUG.fullmatch(slug):
+        raise InvalidArgumentError(
+            f"{slug!r} cannot be a slug: use 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
+        )
+    if slug == SYSTEM_SLUG:
+        raise InvalidArgumentError(f"{slug!r} is what commands call the jobs of the installation: choose another slug")
 
 
 def create_organization(slug: str, name: str | None = None) -> UUID:
@@ -25,12 +37,7 @@ def create_organization(slug: str, name: str | None = None) -> UUID:
 
     Raises InvalidArgumentError when the slug is malformed, taken or reserved.
     """
-    if not _SLUG.fullmatch(slug):
-        raise InvalidArgumentError(
-            f"{slug!r} cannot be a slug: use 1 to 63 of a-z, 0-9 and '-', with a letter or digit at both ends"
-        )
-    if slug == SYSTEM_SLUG:
-        raise InvalidArgumentError(f"{slug!r} is what commands call the jobs of the installation: choose another slug")
+    check_slug(slug)
     organization_id = new_id()
     place = (
         insert(Placement)
@@ -38,7 +45,7 @@ def create_organization(slug: str, name: str | None = None) -> UUID:
         .on_conflict_do_nothing()
         .returning(Placement.organization_id)
     )
-    with writing(organization_id) as session:
+    with writing_at(AT_HOME, organization_id) as session:
         if session.scalar(place) is None:
             raise InvalidArgumentError(f"an organization with the slug {slug!r} exists already: choose another slug")
         session.add(Organization(id=organization_id, slug=slug, name=name or slug))
@@ -53,7 +60,7 @@ def organization_id_of(slug: str) -> UUID:
     if organization_id is not None:
         return organization_id
     raise NotFoundError(
-        f"no organization has the slug {slug!r}: see `docworker organizations list`, "
+        f"no organization has the slug {slug!r}: see `docworker tenants list`, "
         f"or make it with `docworker organizations add {slug}`"
     )
 

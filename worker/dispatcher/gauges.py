@@ -1,7 +1,14 @@
-"""`LedgerGauges`: what waits in the ledger, and who keeps its dead rows, counted now and then by the one who plans."""
+"""`LedgerGauges`: what waits in a ledger, and who keeps its dead rows, counted now and then by the one who plans.
 
+The gauges name the cluster and no organization: of the ledgers on one cluster they tell the sum (`ClusterGauges`).
+"""
+
+import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from prometheus_client import Gauge
@@ -20,19 +27,89 @@ _OLD_SNAPSHOT_SECONDS = 300.0
 _OLD_SNAPSHOT_AGAIN_SECONDS = 900.0
 """Between two lines of the log about one holder."""
 
-BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("kind", "state"))
+BACKLOG = Gauge("docworker_ledger_jobs", "Live jobs.", ("cluster", "kind", "state"))
 OLDEST_SNAPSHOT = Gauge(
     "docworker_oldest_snapshot_seconds",
     "For how long the oldest snapshot has kept dead rows from being removed, by what holds it.",
-    ("holder",),
+    ("cluster", "holder"),
 )
-OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.")
+OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.", ("cluster",))
+UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.", ("cluster",))
+LANES_SET_ASIDE = Gauge(
+    "docworker_lanes_set_aside",
+    "Queues whose jobs the server refuses to dispatch; the log says why. Tried again.",
+    ("cluster",),
+)
+
+
+@dataclass
+class _Part:
+    """Of one ledger."""
+
+    jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    oldest_seconds: float = 0.0
+    set_aside: int = 0
+    unknown: int = 0
+
+
+class ClusterGauges:
+    """What the ledgers on one cluster have, its own and those in databases of single organizations, added up. Safe in
+    threads."""
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+        self._guard = threading.Lock()
+        self._parts: defaultdict[str, _Part] = defaultdict(_Part)
+        self._shown: set[tuple[str, str]] = set()
+
+    def count(self, ledger_name: str, counts: Sequence[tuple[str, str, int]], oldest_seconds: float) -> None:
+        """Live jobs by kind and state, and how long the oldest due one has been waiting."""
+        with self._guard:
+            part = self._parts[ledger_name]
+            part.jobs = Counter({(kind, state): jobs for kind, state, jobs in counts})
+            part.oldest_seconds = oldest_seconds
+            self._publish_jobs()
+
+    def leave_out(self, ledger_name: str, *, set_aside: int, unknown: int) -> None:
+        """Queues that are not dispatched."""
+        with self._guard:
+            part = self._parts[ledger_name]
+            part.set_aside, part.unknown = set_aside, unknown
+            self._publish_lanes()
+
+    def forget(self, ledger_name: str) -> None:
+        """It has nothing to do, or is gone."""
+        with self._guard:
+            if self._parts.pop(ledger_name, None) is not None:
+                self._publish_jobs()
+                self._publish_lanes()
+
+    def _publish_jobs(self) -> None:
+        jobs: Counter[tuple[str, str]] = Counter()
+        for part in self._parts.values():
+            jobs.update(part.jobs)
+        for kind, state in self._shown - jobs.keys():
+            BACKLOG.remove(self._cluster, kind, state)
+        self._shown = set(jobs)
+        for (kind, state), count in jobs.items():
+            BACKLOG.labels(self._cluster, kind, state).set(count)
+        OLDEST.labels(self._cluster).set(max((part.oldest_seconds for part in self._parts.values()), default=0.0))
+
+    def _publish_lanes(self) -> None:
+        LANES_SET_ASIDE.labels(self._cluster).set(sum(part.set_aside for part in self._parts.values()))
+        UNKNOWN.labels(self._cluster).set(sum(part.unknown for part in self._parts.values()))
 
 
 class LedgerGauges:
     """`update()` after each look; `leave_to_planner()` where another one plans."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: str, database_name: str | None, sums: ClusterGauges) -> None:
+        self._cluster = cluster
+        self._name = database_name or ""
+        self._is_whole_cluster = database_name is None
+        self._session = partial(all_jobs_session, cluster, database_name)
+        self._sums = sums
+        self._log = log.bind(**({} if database_name is None else {"database": database_name}), cluster=cluster)
         self._count_at = float("-inf")
         self._snapshots = SnapshotWatch()
         self._old_snapshots: dict[str, float] = {}
@@ -40,28 +117,33 @@ class LedgerGauges:
 
     def leave_to_planner(self) -> None:
         """Of old snapshots the one who plans tells."""
-        OLDEST_SNAPSHOT.clear()
+        if self._is_whole_cluster:
+            for holder in HOLDERS:
+                OLDEST_SNAPSHOT.remove(self._cluster, holder)
 
-    def update(self) -> None:
+    def forget(self) -> None:
+        """This ledger is not looked at any more."""
+        self._sums.forget(self._name)
+
+    def update(self, *, set_aside: int, unknown: int) -> None:
         """With a large backlog counting takes long: it then happens less often, never while we plan, and what has been
         sent counts for more than a count that takes longer than a statement may."""
+        self._sums.leave_out(self._name, set_aside=set_aside, unknown=unknown)
         started = time.monotonic()
         if started < self._count_at:
             return
         try:
-            with all_jobs_session() as session:
-                self._tell_snapshots(self._snapshots.look(session))
-            with all_jobs_session() as session:
+            if self._is_whole_cluster:
+                with self._session() as session:
+                    self._tell_snapshots(self._snapshots.look(session))
+            with self._session() as session:
                 counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
         except Exception as error:
             if not classify(error).retryable:
                 raise
-            log.warning("ledger.not_counted", error=first_line(error))
+            self._log.warning("ledger.not_counted", error=first_line(error))
         else:
-            BACKLOG.clear()
-            for kind, state, jobs in counts:
-                BACKLOG.labels(kind, state).set(jobs)
-            OLDEST.set(oldest)
+            self._sums.count(self._name, counts, oldest)
         now = time.monotonic()
         self._count_at = now + max(_COUNT_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_COUNTING)
 
@@ -69,13 +151,13 @@ class LedgerGauges:
         """Of each kind of holder the oldest, in the metrics; each that has become old, in the log, now and then."""
         for kind in HOLDERS:
             ages = (one.seconds for one in holders if one.holder == kind)
-            OLDEST_SNAPSHOT.labels(kind).set(max(ages, default=0.0))
+            OLDEST_SNAPSHOT.labels(self._cluster, kind).set(max(ages, default=0.0))
         now = time.monotonic()
         self._old_snapshots = {who: again_at for who, again_at in self._old_snapshots.items() if again_at > now}
         for one in holders:
             if one.seconds >= _OLD_SNAPSHOT_SECONDS and one.who not in self._old_snapshots:
                 self._old_snapshots[one.who] = now + _OLD_SNAPSHOT_AGAIN_SECONDS
-                log.warning(
+                self._log.warning(
                     "snapshot.old",
                     holder=one.holder,
                     who=one.who,
@@ -84,7 +166,7 @@ class LedgerGauges:
                     remedy=one.remedy,
                 )
         if not self._snapshots.sees_all and not self._hides_snapshots:
-            log.warning(
+            self._log.warning(
                 "snapshots.hidden",
                 shown="replication slots and prepared transactions",
                 remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",

@@ -4,6 +4,7 @@ Without a connection waiting is just waiting: the polling finds the work.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
 from socket import socketpair
@@ -16,7 +17,7 @@ from psycopg import sql
 from docworker.db.cluster.connections import connect_arguments, connect_plainly, discovery_of, examine
 from docworker.db.cluster.discovery import LOOK_AGAIN_SECONDS
 from docworker.db.cluster.servers import Server, Timelines
-from docworker.db.errors import DemotedMasterError
+from docworker.db.errors import ConfigurationError, DemotedMasterError
 from docworker.db.settings import HOME, Settings
 from docworker.worker.logs import first_line
 
@@ -27,14 +28,17 @@ _SHARE_OF_TIME_FOR_RETRIES = 0.1
 
 
 class Listener:
-    """`open()`, then `wait()` as often as needed; `wake()` from a signal handler."""
+    """`open()`, then `wait()` as often as needed; `wake()` from a signal handler. A notification that names another
+    place is for `heard`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, cluster: str = HOME, *, heard: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._heard_of = heard
         self._settings = settings
-        arguments = connect_arguments(
-            settings.listen_url or settings.dispatcher_database_url(), settings, "docworker listener"
-        )
-        self._server = Server(HOME, "listener", Timelines())
+        self._log = log.bind(cluster=cluster)
+        arguments = connect_arguments(_address(settings, cluster), settings, "docworker listener")
+        self._server = Server(cluster, "listener", Timelines())
         self._discovery = discovery_of(arguments, settings, self._server)
         self._examine_at = float("-inf")
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
@@ -56,12 +60,12 @@ class Listener:
             self._examine(self._connection)
             self._connection.execute(sql.SQL("LISTEN docworker_jobs"))
         except (psycopg.Error, DemotedMasterError) as error:
-            log.warning("listener.silent", error=first_line(error))
+            self._log.warning("listener.silent", error=first_line(error))
             self._hang_up()
             now = time.monotonic()
             self._retry_at = now + max(_SHORTEST_RETRY_SECONDS, (now - started) / _SHARE_OF_TIME_FOR_RETRIES)
             return False
-        log.debug("listener.listening")
+        self._log.debug("listener.listening")
         return True
 
     def wait(self, seconds: float) -> bool:
@@ -89,11 +93,14 @@ class Listener:
 
     def _heard(self, connection: psycopg.Connection[tuple[object, ...]]) -> bool:
         try:
-            return bool(list(connection.notifies(timeout=0)))
+            places = {one.payload for one in connection.notifies(timeout=0)}
         except psycopg.Error as error:
-            log.warning("listener.lost", error=first_line(error))
+            self._log.warning("listener.lost", error=first_line(error))
             self._hang_up()
             return True
+        for place in filter(None, places):
+            self._heard_of(place)
+        return "" in places
 
     def _examine(self, connection: psycopg.Connection[Any]) -> None:
         """Raises StaleMasterError on an old master, which nobody notifies."""
@@ -105,7 +112,7 @@ class Listener:
         try:
             self._examine(connection)
         except (psycopg.Error, DemotedMasterError) as error:
-            log.warning("listener.lost", error=first_line(error))
+            self._log.warning("listener.lost", error=first_line(error))
             self._hang_up()
 
     def _forget_wakes(self) -> None:
@@ -116,3 +123,17 @@ class Listener:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _address(settings: Settings, cluster: str) -> str:
+    """Raises ConfigurationError where the dispatcher has none."""
+    if cluster == HOME:
+        return settings.listen_url or settings.dispatcher_database_url()
+    addresses = settings.addresses(cluster)
+    url = addresses.listen_url or addresses.dispatcher_url
+    if url is None:
+        raise ConfigurationError(
+            f"DOCWORKER_CLUSTERS: {cluster} has no dispatcher_url: give its master's address as the role "
+            "docworker_dispatcher"
+        )
+    return url

@@ -1,14 +1,15 @@
-"""`Dispatcher`: moves due jobs from the ledger to the broker.
+"""`Dispatcher`: moves due jobs from one cluster's ledger to the broker.
 
 Several may run; at each tick one of them plans and the others stand by. It keeps the broker's queue short: the backlog
 stays in PostgreSQL. Beside it runs a judge (`worker.dispatcher.judge`), which rescues jobs whose worker fell silent.
+All clusters of an installation are served by `worker.dispatcher.clusters`, a dispatcher each.
 """
 
-import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -17,20 +18,21 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
-from docworker.db.cluster import close_database, database, open_database
+from docworker.db.cluster import database
 from docworker.db.faults import Fault, classify
-from docworker.db.ledger import LaneKey, Message, Walk
+from docworker.db.ledger import LaneKey, Limits, Load, Message, Walk
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import HOME, Settings
 from docworker.jobs.dispatch_limits import limits_of
+from docworker.jobs.execution.continuity import Continuity
 from docworker.jobs.kind import Kind
 from docworker.worker.brokers.channel import Broker
-from docworker.worker.dispatcher.gauges import LedgerGauges
-from docworker.worker.dispatcher.judge import Judge
+from docworker.worker.dispatcher.gauges import ClusterGauges, LedgerGauges
+from docworker.worker.dispatcher.judge import Judge, VisitingJudge
 from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.dispatcher.pace import Pace
+from docworker.worker.dispatcher.shares import WANTS_SECONDS, Caps, Window
 from docworker.worker.http.health import LoopHealth
-from docworker.worker.http.server import serving
 from docworker.worker.logs import first_line
 
 log = structlog.get_logger(__name__)
@@ -49,11 +51,33 @@ _UNKNOWN_FAILURES = 10
 see."""
 
 OVERDUE = Counter("docworker_overdue_jobs_total", "Dispatched jobs that nobody claimed in time.")
-UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.")
-LANES_SET_ASIDE = Gauge(
-    "docworker_lanes_set_aside", "Queues whose jobs the server refuses to dispatch; the log says why. Tried again."
+PLANNING = Gauge(
+    "docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.", ("cluster",)
 )
-PLANNING = Gauge("docworker_dispatcher_planning", "1 on the dispatcher that plans, 0 on those that stand by.")
+
+
+class Shared:
+    """What the dispatchers of one process share."""
+
+    def __init__(self, settings: Settings, kinds: Mapping[str, Kind]) -> None:
+        self.window = Window(settings.dispatch_window)
+        self.caps = Caps(kinds, settings.lease)
+        self.continuity = {name: Continuity() for name in settings.cluster_names}
+        """How long each cluster's judge has watched its server."""
+        self.gauges = {name: ClusterGauges(name) for name in settings.cluster_names}
+
+    def join(self, name: str) -> None:
+        """Before any of them plans: this ledger is one of theirs."""
+        self.window.join(name)
+        self.caps.join(name)
+
+
+def health_of(settings: Settings) -> LoopHealth:
+    """How long a dispatcher may take for a turn."""
+    return LoopHealth(
+        stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval,
+        ready_within_seconds=_READY_SECONDS + settings.dispatch_interval,
+    )
 
 
 @dataclass
@@ -65,7 +89,17 @@ class _Look:
     messages: list[Message] = field(default_factory=list)
     walks: list[Walk] = field(default_factory=list)
     saw_all: bool = True
+    wants_more: bool = False
+    places_at: float | None = None
+    """Since when it has held places of kinds with a cap."""
     planned_at: float = 0.0
+
+    @property
+    def is_held_up(self) -> bool:
+        now = time.monotonic()
+        return now - self.planned_at > _HELD_UP_SECONDS or (
+            self.places_at is not None and now - self.places_at > Caps.HOLD_SECONDS
+        )
 
 
 @dataclass(frozen=True)
@@ -85,16 +119,33 @@ class Tick:
 class Dispatcher:
     """`run()` until `stop()`; `tick()` is one look, for tests."""
 
-    def __init__(self, settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
-        self.health = LoopHealth(
-            stuck_after_seconds=_STUCK_AFTER_SECONDS + settings.dispatch_interval,
-            ready_within_seconds=_READY_SECONDS + settings.dispatch_interval,
-        )
+    def __init__(
+        self,
+        settings: Settings,
+        app: Celery,
+        kinds: Mapping[str, Kind],
+        *,
+        cluster: str = HOME,
+        database_name: str | None = None,
+        shared: Shared | None = None,
+        health: LoopHealth | None = None,
+        broker: Broker | None = None,
+        heard: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """With a `database_name` for the ledger of a database of a single organization, whose turns somebody else
+        takes: `turn()` instead of `run()`."""
+        self.health = health or health_of(settings)
         self._settings = settings
         self._kinds = kinds
-        self._broker = Broker(app, settings.queue)
-        self._listener = Listener(settings)
-        self.judge = Judge(settings.lease)
+        self._cluster = cluster
+        self._shared = shared or Shared(settings, kinds)
+        self.name = cluster if database_name is None else f"{cluster}/{database_name}"
+        self._is_whole_cluster = database_name is None
+        self._log = log.bind(**({} if database_name is None else {"database": database_name}), cluster=cluster)
+        self._session = partial(all_jobs_session, cluster, database_name)
+        self._broker = broker or Broker(app, settings.queue)
+        self._listener = Listener(settings, cluster, heard=heard)
+        self.judge = self._judge(database_name)
         self._turns = ledger.Turns()
         self._shortcuts = self._no_shortcuts()
         self._arrived_until: datetime | None = None
@@ -102,12 +153,20 @@ class Dispatcher:
         self._unknown: dict[LaneKey, float] = {}
         self._set_aside: dict[LaneKey, float] = {}
         self._refused: dict[UUID, float] = {}
-        self._gauges = LedgerGauges()
+        self._gauges = LedgerGauges(cluster, database_name, self._shared.gauges[cluster])
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
         self._broker_takes = True
         self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
+        self.wants_seconds = WANTS_SECONDS
+        """So long a share of the room is kept for it; it looks again before that."""
+
+    def _judge(self, database_name: str | None) -> Judge:
+        lease_seconds, continuity = self._settings.lease, self._shared.continuity[self._cluster]
+        if database_name is None:
+            return Judge(lease_seconds, self._cluster, continuity=continuity)
+        return VisitingJudge(lease_seconds, self._cluster, database_name=database_name, continuity=continuity)
 
     def run(self) -> None:
         """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
@@ -116,7 +175,7 @@ class Dispatcher:
         self.judge.start()
         try:
             while not self._stopping:
-                self._turn()
+                self.turn()
                 self._wait()
         finally:
             self.close()
@@ -126,12 +185,17 @@ class Dispatcher:
         self._stopping = True
         self._listener.wake()
 
+    def hang_up(self) -> None:
+        """For who takes its turns: there are no more."""
+        self._gauges.forget()
+        self._listener.close()
+
     def close(self) -> None:
         self.judge.stop()
-        self._listener.close()
+        self.hang_up()
         self._broker.close()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         started = time.monotonic()
         self.judge.raise_failure()
         try:
@@ -142,7 +206,7 @@ class Dispatcher:
             if not fault.retryable or self._unknown_failures >= _UNKNOWN_FAILURES:
                 raise
             reason = first_line(error)
-            log.warning("dispatcher.waiting", error=reason, fault=fault.value)
+            self._log.warning("dispatcher.waiting", error=reason, fault=fault.value)
             self.health.failed(reason)
             self.pace.failed()
             return
@@ -152,7 +216,7 @@ class Dispatcher:
             self.pace.looked(
                 sent=len(tick.messages) or tick.is_amid,
                 room=tick.room,
-                window=self._settings.dispatch_window,
+                window=self._shared.window.share_of(self.name),
                 look_seconds=time.monotonic() - started,
             )
             if tick.brought and self.pace.listens:
@@ -173,18 +237,17 @@ class Dispatcher:
         behind that, in transactions of its own."""
         asked_at = time.monotonic()
         depth = self._broker.depth()
+        sent = waiting = 0
         try:
-            look = self._look(depth, asked_at)
-        except Exception as error:
-            self._shortcuts = self._no_shortcuts()  # what it has changed is as it was before
-            if not ledger.is_refused(error):
-                raise
-            look = self._look(depth, asked_at, is_apart=True)
-        messages = self._publish(look.messages, look.planned_at)
+            look = self._look_again_if_refused(depth, asked_at)
+            messages = self._publish(look)
+            sent, waiting = len(messages), self._turns.organizations * look.wants_more
+        finally:
+            self._shared.window.took(self.name, sent, waiting=waiting, wants_seconds=self.wants_seconds)
         brought = False
         if look.planner:
-            brought = depth is not None and self._bring(depth + len(messages), asked_at)
-            self._gauges.update()
+            brought = depth is not None and self._bring(depth, asked_at, len(messages))
+            self._gauges.update(set_aside=len(self._set_aside), unknown=len(self._unknown))
         else:
             self._gauges.leave_to_planner()
         broker_is_well = depth is not None and len(messages) == len(look.messages)
@@ -208,27 +271,42 @@ class Dispatcher:
             ),
         )
 
+    def _look_again_if_refused(self, depth: int | None, asked_at: float) -> "_Look":
+        try:
+            return self._look(depth, asked_at)
+        except Exception as error:
+            self._shortcuts = self._no_shortcuts()  # what it has changed is as it was before
+            if not ledger.is_refused(error):
+                raise
+            return self._look(depth, asked_at, is_apart=True)
+
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
-        with all_jobs_session() as session:
+        with self._session() as session:
             planner = ledger.may_plan(session)
-            PLANNING.set(planner)
+            if self._is_whole_cluster:
+                PLANNING.labels(self._cluster).set(planner)
             look = _Look(planner, self._settings.dispatch_window)
             if planner and depth is not None:
                 self._meet_newcomers(session)
                 look = self._plan(session, depth, asked_at, is_apart=is_apart)
+            elif not planner and self._shared.window.is_shared:
+                # Another process plans for this ledger: what it lets run counts for the caps of the other ones here.
+                self._shared.caps.know(self.name, ledger.load(session, self._shortcuts).jobs_of_kind)
         look.planned_at = time.monotonic()
         for walk in look.walks:
             self._turns.take(walk)
         return look
 
-    def _publish(self, messages: Sequence[Message], planned_at: float) -> Sequence[Message]:
+    def _publish(self, look: "_Look") -> Sequence[Message]:
         """Returns what was sent."""
-        held_up_seconds = time.monotonic() - planned_at
-        if messages and held_up_seconds > _HELD_UP_SECONDS:
-            log.warning("dispatcher.held_up", seconds=round(held_up_seconds, 1), messages=len(messages))
+        messages = look.messages
+        if messages and look.is_held_up:
+            seconds = round(time.monotonic() - look.planned_at, 1)
+            self._log.warning("dispatcher.held_up", seconds=seconds, messages=len(messages))
             unsent: Sequence[Message] = messages
         else:
-            unsent = self._broker.publish(messages, timeline=str(database().cluster(HOME).timelines))
+            timelines = database().cluster(self._cluster).timelines
+            unsent = self._broker.publish(messages, cluster=self._cluster, timeline=str(timelines))
         if messages:
             self._broker_takes = not unsent
         if unsent:
@@ -237,40 +315,41 @@ class Dispatcher:
 
     def _take_back(self, unsent: Sequence[Message]) -> None:
         try:
-            with all_jobs_session() as session:
+            with self._session() as session:
                 ledger.undispatch(session, unsent, self._shortcuts)
         except Exception as error:
             if not ledger.is_refused(error):
                 raise
-            log.warning("jobs.not_taken_back", error=first_line(error))  # they will be overdue, each for itself
+            self._log.warning("jobs.not_taken_back", error=first_line(error))  # they will be overdue, each for itself
 
-    def _bring(self, depth: int, asked_at: float) -> bool:
+    def _bring(self, depth: int, asked_at: float, sent: int) -> bool:
         """Bring into the queue what has become due, or is to be dispatched again; whether there was anything."""
         now = time.monotonic()
         if now - self._brought_at < _BRING_SECONDS:
             return False
         self._brought_at = now
+        waiting = self._shared.window.waiting(self.name, depth=depth, asked_at=asked_at, sent=sent)
         try:
-            with all_jobs_session() as session:
-                return ledger.may_plan(session) and self._bring_in(session, depth, asked_at)
+            with self._session() as session:
+                return ledger.may_plan(session) and self._bring_in(session, waiting, asked_at)
         except Exception as error:
             self._shortcuts = self._no_shortcuts()
             if not ledger.is_refused(error):
                 if not classify(error).retryable:
                     raise
-                log.warning("jobs.not_brought", error=first_line(error))
+                self._log.warning("jobs.not_brought", error=first_line(error))
                 return False
-        with all_jobs_session() as session:
+        with self._session() as session:
             if ledger.may_plan(session):
-                self._leave_refused_out(session, depth)
+                self._leave_refused_out(session, waiting)
         return True
 
-    def _bring_in(self, session: Session, depth: int, asked_at: float) -> bool:
+    def _bring_in(self, session: Session, waiting: int, asked_at: float) -> bool:
         due = ledger.promote(session, self._refused, self._shortcuts)
         self._turns.came(due)
-        return self._sweep(session, depth, asked_at) > 0 or bool(due)
+        return self._sweep(session, waiting, asked_at) > 0 or bool(due)
 
-    def _sweep(self, session: Session, depth: int, asked_at: float) -> int:
+    def _sweep(self, session: Session, waiting: int, asked_at: float) -> int:
         """Dispatch again what was lost on its way. Not by a look at the broker that has grown old: what has been sent
         since would be taken for what waits there."""
         now = time.monotonic()
@@ -279,19 +358,19 @@ class Dispatcher:
         self._swept_at = now
         held_up = ledger.requeue_held_up(session, self._refused, self._shortcuts)
         if held_up:
-            log.debug("jobs.held_up", jobs=held_up)
-        overdue = ledger.requeue_overdue(session, waiting=depth, without=self._refused, shortcuts=self._shortcuts)
+            self._log.debug("jobs.held_up", jobs=held_up)
+        overdue = ledger.requeue_overdue(session, waiting=waiting, without=self._refused, shortcuts=self._shortcuts)
         if overdue:
             OVERDUE.inc(overdue)
-            log.warning("jobs.overdue", jobs=overdue)
+            self._log.warning("jobs.overdue", jobs=overdue)
         return held_up + overdue
 
-    def _leave_refused_out(self, session: Session, depth: int) -> None:
+    def _leave_refused_out(self, session: Session, waiting: int) -> None:
         now = time.monotonic()
         self._refused = {job_id: until for job_id, until in self._refused.items() if until > now}
-        for job_id, error in ledger.find_refused(session, waiting=depth, without=self._refused).items():
+        for job_id, error in ledger.find_refused(session, waiting=waiting, without=self._refused).items():
             self._refused[job_id] = now + _SET_ASIDE_SECONDS
-            log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
+            self._log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
 
     def _meet_newcomers(self, session: Session) -> None:
         """Whose jobs have just come, while a round takes many looks or not all lanes are looked for."""
@@ -309,25 +388,29 @@ class Dispatcher:
         """
         now = time.monotonic()
         self._set_aside = {lane: until for lane, until in self._set_aside.items() if until > now}
-        LANES_SET_ASIDE.set(len(self._set_aside))
         left_out = set(self._set_aside)
         look: _Look | None = None
+        granted = 0
         while True:
             under_way = ledger.load(session, self._shortcuts)
             sent = 0 if look is None else len(look.messages)
-            left = self._settings.dispatch_window - max(under_way.messages, depth + sent)
+            if look is None:
+                granted = self._take_room(under_way, depth, asked_at)
+            left = granted - sent
             # What others have sent since a look at the broker that is too old is in neither count.
             is_old = time.monotonic() - asked_at > ledger.JUST_SENT_SECONDS
             if is_old or not self._broker_takes:  # then one is tried, not all that there seems to be room for
                 left = min(left, 1 - sent)
             look = look or _Look(True, left)
             if left <= 0:
+                look.wants_more = bool(look.messages) or self._would_send(session, under_way, left_out)
                 return look
+            places_at, limits = time.monotonic(), self._limits(under_way)
             dispatched = ledger.dispatch_due(
                 session,
                 self._turns,
                 under_way,
-                limits_of(self._kinds, self._settings, under_way),
+                limits,
                 capacity=left,
                 redispatch_after_seconds=self._settings.redispatch_after,
                 left_out=left_out,
@@ -337,6 +420,9 @@ class Dispatcher:
             look.messages += dispatched.messages
             look.walks.append(dispatched.walk)
             look.saw_all = dispatched.walk.saw_all
+            look.wants_more = len(look.messages) >= left
+            if self._take_places(dispatched.walk):
+                look.places_at = look.places_at or places_at
             self._note_unknown(dispatched.unknown)
             for lane, error in dispatched.refused.items():
                 self._put_aside(lane, error)
@@ -344,11 +430,44 @@ class Dispatcher:
             if not (dispatched.short or dispatched.refused):
                 return look
 
+    def _take_room(self, under_way: Load, depth: int, asked_at: float) -> int:
+        shared = self._shared
+        if shared.window.is_shared:
+            shared.caps.know(self.name, under_way.jobs_of_kind)
+        return shared.window.take(self.name, depth=depth, just_sent=under_way.messages, asked_at=asked_at)
+
+    def _take_places(self, walk: Walk) -> bool:
+        """Whether any places of kinds with a cap were taken, which are those of all ledgers."""
+        if not self._shared.window.is_shared:
+            return False
+        planner = walk.planner
+        return self._shared.caps.took(self.name, planner.jobs_of_kind, self._turns.queued(planner))
+
+    def _limits(self, under_way: Load) -> Limits:
+        limits = limits_of(self._kinds, self._settings, under_way)
+        if not self._shared.window.is_shared:
+            return limits
+        return replace(limits, cap_of_kind=self._shared.caps.take(self.name, under_way.jobs_of_kind))
+
+    def _would_send(self, session: Session, under_way: Load, left_out: Collection[LaneKey]) -> bool:
+        """Whether there is anything to send if there were room: else no share is kept for this ledger."""
+        if not self._shared.window.is_shared:
+            return False
+        walk = ledger.plan(
+            session,
+            self._turns,
+            under_way,
+            limits_of(self._kinds, self._settings, under_way),
+            capacity=1,
+            left_out=left_out,
+            shortcuts=self._shortcuts,
+        )
+        return bool(walk.planner.picks)
+
     def _put_aside(self, lane: LaneKey, error: Exception) -> None:
         """The server refuses to change its rows. For a while, in memory: the others go on, also after a restart."""
         self._set_aside[lane] = time.monotonic() + _SET_ASIDE_SECONDS
-        LANES_SET_ASIDE.set(len(self._set_aside))
-        log.warning(
+        self._log.warning(
             "lane.set_aside",
             organization=str(lane.organization_id),
             kind=lane.kind[:_SHOWN],
@@ -363,19 +482,5 @@ class Dispatcher:
         before = {lane.kind for lane in self._unknown}
         self._unknown = {lane: met for lane, met in self._unknown.items() if now - met < _UNKNOWN_SECONDS}
         self._unknown |= dict.fromkeys(lanes, now)
-        UNKNOWN.set(len(self._unknown))
         if new := {lane.kind for lane in lanes} - before:
-            log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(new)[:_SHOWN]])
-
-
-def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
-    """Run a dispatcher in the foreground until SIGTERM or SIGINT."""
-    open_database(settings, application_name="docworker dispatcher")
-    dispatcher = Dispatcher(settings, app, kinds)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: dispatcher.stop())
-    with serving(settings, "dispatcher", dispatcher.health):
-        log.info("dispatcher.started", kinds=sorted(kinds))
-        dispatcher.run()
-    close_database()
-    log.info("dispatcher.stopped")
+            self._log.warning("kinds.unknown", kinds=[kind[:_SHOWN] for kind in sorted(new)[:_SHOWN]])

@@ -8,14 +8,15 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from docworker.db.errors import DocworkerError
+from docworker.db.settings import HOME
 from docworker.worker.local.launching import UNPRIVILEGED, NotInTimeError, ServerUser, wait_until
 
 DEFAULT_DIRECTORY = Path(".docworker")
@@ -151,7 +152,9 @@ FILE = "stack.json"
 
 @dataclass(kw_only=True)
 class StackState:
-    master: str
+    """What a stack remembers from one start to the next; `masters` has the server of each cluster."""
+
+    masters: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
 
@@ -160,17 +163,23 @@ class StackState:
         return self.passwords.setdefault(name, secrets.token_hex(16))
 
     @classmethod
-    def load(cls, home: Path, *, master: str) -> Self:
-        """What is remembered in `home`; in a new one, that `master` is the master."""
+    def load(cls, home: Path, *, servers: Collection[str]) -> Self:
+        """What is remembered in `home`; nothing in a new one, where none of these servers is."""
         path = home / FILE
         if path.exists():
-            return cls(**json.loads(path.read_text()))
-        if (home / master).exists():
+            return cls._of(json.loads(path.read_text()))
+        if any((home / server).exists() for server in servers):
             raise DocworkerError(
                 f"{path} is gone, and with it the passwords of the servers in {home}: put it back, "
                 f"or delete {home} to start afresh"
             )
-        return cls(master=master)
+        return cls()
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> Self:
+        """A stack of one cluster was remembered with the name of its master."""
+        master = values.pop("master", None)
+        return cls(**({"masters": {HOME: master}} if master else {}), **values)
 
     def save(self, home: Path) -> None:
         write_private(home / FILE, json.dumps(asdict(self), indent=2) + "\n")

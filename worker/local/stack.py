@@ -1,6 +1,8 @@
-"""`LocalStack`: a PostgreSQL master, its replicas by streaming replication, and a broker, in one directory."""
+"""`LocalStack`: PostgreSQL clusters, each a master with its replicas by streaming replication, and a broker, in one
+directory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,6 +10,8 @@ from typing import Self
 import structlog
 
 from docworker.db.errors import DocworkerError
+from docworker.db.settings import HOME
+from docworker.worker.local.cluster import LocalCluster, finish_start, server_names
 from docworker.worker.local.home import (
     PROCESSES,
     Lock,
@@ -19,23 +23,27 @@ from docworker.worker.local.home import (
     remove_home,
     write_environment,
 )
-from docworker.worker.local.launching import NotInTimeError, server_user, wait_until
+from docworker.worker.local.launching import server_user
 from docworker.worker.local.servers.postgres import PostgresServer
-from docworker.worker.local.servers.programs import postgres_programs, valkey_programs
-from docworker.worker.local.servers.roles import DATABASE, DISPATCHER, OWNER, ROLES, WORKER, ensure_roles
-from docworker.worker.local.servers.server import PortTakenError, Server, ServerFailedError, free_port, port_is_free
+from docworker.worker.local.servers.programs import valkey_programs
+from docworker.worker.local.servers.roles import DATABASE, ROLES
+from docworker.worker.local.servers.server import Server, free_port, port_is_free
 from docworker.worker.local.servers.valkey import ValkeyServer
 
 log = structlog.get_logger(__name__)
 
 BROKER = "broker"
-STREAMING_SECONDS = 20.0
+CLUSTERS = (HOME, "east", "west", "north", "south")
+"""What the clusters of a stack are called, the first one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
+    """`role` is master, replica, former master or broker."""
+
     name: str
     role: str
+    cluster: str | None
     port: int
     running: bool
 
@@ -43,6 +51,7 @@ class ServerStatus:
 class LocalStack:
     """The servers of `directory`; data stays there for the next start.
 
+    There are as many clusters as are asked for, and those of earlier starts: somebody's documents may be there.
     `durable=False` gives up the data's safety in a crash of the machine for speed; `settings` are further PostgreSQL
     settings for every server. Start it from a thread that lives as long as the stack (see `launch`).
     """
@@ -52,32 +61,40 @@ class LocalStack:
         directory: Path,
         *,
         replicas: int = 1,
+        clusters: int = 1,
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         if not 0 <= replicas <= 8:
-            raise DocworkerError(f"the local stack runs 0 to 8 replicas, not {replicas}")
+            raise DocworkerError(f"the local stack runs 0 to 8 replicas of each master, not {replicas}")
+        if not 1 <= clusters <= len(CLUSTERS):
+            raise DocworkerError(f"the local stack runs 1 to {len(CLUSTERS)} clusters, not {clusters}")
         self.directory = directory.absolute()
-        self._names = [f"postgres{number}" for number in range(1, replicas + 2)]
+        self._replicas = replicas
+        self._asked_clusters = clusters
         self._durable = durable
         self._settings = settings
         self._lock: Lock | None = None
-        self._servers: dict[str, PostgresServer] = {}
+        self._clusters: dict[str, LocalCluster] = {}
         self._broker: ValkeyServer | None = None
-        self._following: list[str] = []
 
     # Its servers
 
     @property
-    def master(self) -> PostgresServer:
+    def clusters(self) -> Mapping[str, LocalCluster]:
+        """By name, home first."""
         self._assert_started()
-        return self._servers[self._state.master]
+        return self._clusters
+
+    @property
+    def master(self) -> PostgresServer:
+        """Of home."""
+        return self.clusters[HOME].master
 
     @property
     def replicas(self) -> list[PostgresServer]:
-        """The servers that follow the master; after `failover` the former master is not among them."""
-        self._assert_started()
-        return [self._servers[name] for name in self._following]
+        """Of home, as `LocalCluster.replicas`."""
+        return self.clusters[HOME].replicas
 
     @property
     def broker(self) -> ValkeyServer:
@@ -122,6 +139,7 @@ class LocalStack:
         log.info(
             "stack.started",
             directory=str(self.directory),
+            clusters=list(self.clusters),
             master_port=self.master.port,
             replica_ports=[replica.port for replica in self.replicas],
             broker_port=self.broker.port,
@@ -131,9 +149,7 @@ class LocalStack:
         user = server_user()
         self._home = open_home(self.directory, user)
         self._lock = Lock(self._home)
-        self._state = StackState.load(self._home, master=self._names[0])
-        if self._state.master not in self._names:
-            self._names[-1] = self._state.master
+        self._state = StackState.load(self._home, servers=server_names(HOME, 0))
         self._build_servers()
         for server in self._all():
             server.stop_leftover()
@@ -142,28 +158,29 @@ class LocalStack:
         self.store.mkdir(mode=0o700, exist_ok=True)
 
         self.broker.begin_start()
-        self._start_master()
-        self._start_replicas()
-        self._finish_start(self.broker)
+        for cluster in self._clusters.values():
+            cluster.start()
+        finish_start(self.broker, self._state)
         self._state.save(self._home)
         self._write_environment()
 
     def _build_servers(self) -> None:
         user = server_user()
-        passwords = {name: self._state.password(name) for name in ("postgres", BROKER, *ROLES)}
-        programs = postgres_programs(user)
-        self._servers = {
-            name: PostgresServer(
-                name=name,
+        for name in (BROKER, *ROLES):
+            self._state.password(name)
+        asked = CLUSTERS[: self._asked_clusters]
+        self._clusters = {
+            name: LocalCluster(
+                name,
+                replicas=self._replicas,
                 home=self._home,
-                port=0,
                 user=user,
-                programs=programs,
-                password=passwords["postgres"],
+                state=self._state,
                 durable=self._durable,
                 settings=self._settings,
             )
-            for name in self._names
+            for name in CLUSTERS
+            if name in asked or name in self._state.masters
         }
         self._broker = ValkeyServer(
             name=BROKER,
@@ -171,85 +188,23 @@ class LocalStack:
             port=0,
             user=user,
             programs=valkey_programs(user),
-            password=passwords[BROKER],
+            password=self._state.password(BROKER),
         )
 
     def _all(self) -> Iterator[Server]:
-        yield from self._servers.values()
+        for cluster in self._clusters.values():
+            yield from cluster.servers.values()
         if self._broker is not None:
             yield self._broker
 
     def _choose_ports(self) -> None:
         """The ports of the last start, but for those that another program has taken since."""
         ports = self._state.ports
-        for name in (*self._names, BROKER, *PROCESSES):
+        for name in (*(server.name for server in self._all()), *PROCESSES):
             if name not in ports or not port_is_free(ports[name]):
                 ports[name] = free_port(but=ports.values())
         for server in self._all():
             server.port = ports[server.name]
-
-    def _start_master(self) -> None:
-        master = self._servers[self._state.master]
-        if not master.exists:
-            master.create()
-        master.begin_start()
-        self._finish_start(master)
-        ensure_roles(master, self._state.passwords)
-
-    def _start_replicas(self) -> None:
-        master = self.master
-        self._following = [name for name in self._names if name != master.name]
-        master.drop_slots(but=self._following)
-        present = [replica for replica in self.replicas if replica.exists and replica.is_standby]
-        self._copy([replica for replica in self.replicas if replica not in present])
-        for replica in present:
-            replica.follow(master)
-        for replica in self.replicas:
-            replica.begin_start()
-        astray = [replica for replica in present if not self._joins(replica)]
-        for replica in self.replicas:
-            if replica not in present:
-                self._finish_start(replica)
-                self._await_streaming(replica)
-        self._rebuild(astray)
-
-    def _copy(self, replicas: Sequence[PostgresServer]) -> None:
-        for copy in [replica.begin_copy(self.master) for replica in replicas]:
-            copy.finish()
-
-    def _joins(self, replica: PostgresServer) -> bool:
-        """Whether a replica of an earlier start still goes with the master."""
-        try:
-            self._finish_start(replica)
-            self._await_streaming(replica)
-        except (NotInTimeError, ServerFailedError) as error:
-            log.warning("replica.astray", server=replica.name, reason=str(error))
-            return False
-        return True
-
-    def _rebuild(self, replicas: Sequence[PostgresServer]) -> None:
-        """Copy the master again for replicas it has no WAL for any more, or that went another way."""
-        for replica in replicas:
-            replica.stop()
-        self._copy(replicas)
-        for replica in replicas:
-            replica.start()
-            self._await_streaming(replica)
-
-    def _finish_start(self, server: Server) -> None:
-        try:
-            server.finish_start()
-        except PortTakenError:
-            # Taken between our look and the server's: once more on another one.
-            server.port = self._state.ports[server.name] = free_port(but=self._state.ports.values())
-            server.start()
-
-    def _await_streaming(self, replica: PostgresServer) -> None:
-        wait_until(
-            lambda: self.master.streams_to(replica),
-            what=f"{replica.name} receives the WAL of {self.master.name}",
-            within_seconds=STREAMING_SECONDS,
-        )
 
     def stop(self) -> None:
         """Stop every server and let the next owner in. Stopped already is fine."""
@@ -279,27 +234,30 @@ class LocalStack:
 
     def environment(self, *, database: str = DATABASE) -> dict[str, str]:
         """The DOCWORKER_* settings for this stack."""
-        replicas = (replica.url(WORKER, self._state.password(WORKER), database) for replica in self.replicas)
+        addresses = {name: cluster.addresses(database) for name, cluster in self.clusters.items()}
         return {
-            "DOCWORKER_OWNER_URL": self._master_url(OWNER, database),
-            "DOCWORKER_MASTER_URL": self._master_url(WORKER, database),
-            "DOCWORKER_DISPATCHER_URL": self._master_url(DISPATCHER, database),
-            "DOCWORKER_REPLICA_URLS": " ".join(replicas),
+            **{f"DOCWORKER_{name.upper()}": address for name, address in addresses.pop(HOME).items()},
+            **({"DOCWORKER_CLUSTERS": json.dumps(addresses)} if addresses else {}),
             "DOCWORKER_BROKER_URL": self.broker.url,
             "DOCWORKER_STORE": str(self.store),
             "DOCWORKER_STATE_DIRECTORY": str(self.directory / "state"),
             **{metrics_port_setting(name): str(self._state.ports[name]) for name in PROCESSES},
         }
 
-    def _master_url(self, role: str, database: str) -> str:
-        return self.master.url(role, self._state.password(role), database)
-
     def status(self) -> list[ServerStatus]:
         """One line for each server."""
-        roles = {self.master.name: "master", BROKER: "broker"} | dict.fromkeys(self._following, "replica")
+        places: dict[str, tuple[str, str | None]] = {BROKER: ("broker", None)}
+        for cluster in self.clusters.values():
+            places |= dict.fromkeys(cluster.servers, ("former master", cluster.name))
+            places |= {replica.name: ("replica", cluster.name) for replica in cluster.replicas}
+            places[cluster.master.name] = "master", cluster.name
         return [
             ServerStatus(
-                name=server.name, role=roles.get(server.name, "former master"), port=server.port, running=server.running
+                name=server.name,
+                role=places[server.name][0],
+                cluster=places[server.name][1],
+                port=server.port,
+                running=server.running,
             )
             for server in self._all()
         ]
@@ -309,9 +267,9 @@ class LocalStack:
         return next((server for server in self._all() if not server.running), None)
 
     def wait_for_replicas(self, *, within_seconds: float = 20) -> None:
-        """Wait until every replica has replayed what is committed on the master now."""
-        for replica in self.replicas:
-            replica.wait_for(self.master, within_seconds=within_seconds)
+        """Wait until every replica has replayed what is committed on its master now."""
+        for cluster in self.clusters.values():
+            cluster.wait_for_replicas(within_seconds=within_seconds)
 
     def _write_environment(self) -> None:
         write_environment(self.directory, self.environment())

@@ -32,13 +32,13 @@ ABANDONED_SECONDS = 3600
 COMMANDS: Mapping[str, str] = {RELEASE: "docworker migrate", **{name: f"docworker {name}" for name in PROCESSES}}
 
 
-def run_up(directory: Path, *, replicas: int = 1) -> int:
+def run_up(directory: Path, *, replicas: int = 1, clusters: int = 1) -> int:
     """Start the stack of `directory`, migrate, and run every process until a signal comes; returns the exit code.
 
     Raises:
         DocworkerError: the stack does not start.
     """
-    stack = LocalStack(directory, replicas=replicas)
+    stack = LocalStack(directory, replicas=replicas, clusters=clusters)
     with StopSignals() as signals:
         try:
             with signals.interrupting():
@@ -67,7 +67,8 @@ def _run_processes(stack: LocalStack, signals: StopSignals) -> int:
 
 def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]:
     for server in stack.status():
-        yield f"{server.role} on 127.0.0.1:{server.port}"
+        of = f" of {server.cluster}" if server.cluster and len(stack.clusters) > 1 else ""
+        yield f"{server.role}{of} on 127.0.0.1:{server.port}"
     yield f"data and server logs in {stack.directory}"
     for name in PROCESSES:
         port = environment[metrics_port_setting(name)]
@@ -107,7 +108,8 @@ def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Our own environment with these settings, and with the `docworker` of this very interpreter."""
     programs = Path(sys.executable).parent
     given_ports = {name: value for name, value in os.environ.items() if name.endswith("_METRICS_PORT")}
-    elsewhere = {"DOCWORKER_LISTEN_URL"}  # goes with a dispatcher's address that these settings replace
+    # What goes with servers' addresses that these settings replace.
+    elsewhere = {"DOCWORKER_LISTEN_URL", "DOCWORKER_CLUSTERS"}
     return {
         **{name: value for name, value in os.environ.items() if name not in elsewhere},
         **settings,
@@ -132,7 +134,7 @@ def migrate(environment: Mapping[str, str]) -> None:
         raise DocworkerError(f"migrating failed with exit code {done.returncode}: {done.stdout[-4000:].strip()}")
 
 
-def run_with_stack(directory: Path | None, command: Sequence[str], *, replicas: int = 1) -> int:
+def run_with_stack(directory: Path | None, command: Sequence[str], *, replicas: int = 1, clusters: int = 1) -> int:
     """Run `command` on a migrated stack, in the foreground, and return its exit code.
 
     The stack is the one of `directory`, joined when it is up and else started for the while; without a directory, a
@@ -143,19 +145,23 @@ def run_with_stack(directory: Path | None, command: Sequence[str], *, replicas: 
     """
     with StopSignals() as signals:
         try:
-            with _stack_environment(directory, replicas, signals) as environment:
+            with _stack_environment(directory, signals, replicas=replicas, clusters=clusters) as environment:
                 return _run_command(command, process_environment(environment), signals)
         except Interrupted:
             return 128 + signals.last
 
 
 @contextmanager
-def _stack_environment(directory: Path | None, replicas: int, signals: StopSignals) -> Iterator[dict[str, str]]:
+def _stack_environment(
+    directory: Path | None, signals: StopSignals, *, replicas: int, clusters: int
+) -> Iterator[dict[str, str]]:
     if directory is not None and is_in_use(directory):
         yield environment_of(directory)
         return
     with (
-        temporary_stack(replicas=replicas) if directory is None else _stopped(LocalStack(directory, replicas=replicas))
+        temporary_stack(replicas=replicas, clusters=clusters)
+        if directory is None
+        else _stopped(LocalStack(directory, replicas=replicas, clusters=clusters))
     ) as stack:
         with signals.interrupting():
             stack.start()
@@ -172,13 +178,13 @@ def _stopped(stack: LocalStack) -> Iterator[LocalStack]:
 
 
 @contextmanager
-def temporary_stack(*, replicas: int = 1) -> Iterator[LocalStack]:
+def temporary_stack(*, replicas: int = 1, clusters: int = 1) -> Iterator[LocalStack]:
     """A stack, to be started, in a temporary directory that is deleted at the end."""
     _remove_abandoned()
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
         directory = Path(name)
         directory.chmod(0o711)  # for the servers' user, when we are root; everything inside is closed
-        stack = LocalStack(directory / "stack", replicas=replicas, durable=False)
+        stack = LocalStack(directory / "stack", replicas=replicas, clusters=clusters, durable=False)
         try:
             yield stack
         finally:

@@ -14,7 +14,6 @@ from docworker.db.cluster import Database, database, open_database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.faults import Fault, classify
 from docworker.db.models import Organization
-from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, aio, position_after, reading, writing
 from docworker.db.sessions.aio import AsyncTenantSession
 from docworker.db.settings import HOME, settings
@@ -22,6 +21,7 @@ from docworker.worker.dispatcher.listener import Listener
 from docworker.worker.local.stack import LocalStack
 from tests.support.network import Proxy, proxy_to, stopped, through
 from tests.support.stack import applied
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -84,7 +84,7 @@ def test_silence_ends_whatever_a_session_waits_for(
 
 
 def freeze_before(step: Callable[[TenantSession], object], link: Proxy) -> None:
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         session.execute(text("SELECT 1"))
         link.freeze()
         step(session)
@@ -92,13 +92,13 @@ def freeze_before(step: Callable[[TenantSession], object], link: Proxy) -> None:
 
 def write_again() -> None:
     """By the first try: what was given up is not in the pool any more."""
-    organization_id = new_id()
+    organization_id = entered()
     with writing(organization_id) as session:
         session.add(Organization(id=organization_id, slug=str(organization_id), name="x"))
 
 
 def begin() -> None:
-    with writing(new_id()):
+    with writing(entered()):
         pass
 
 
@@ -147,13 +147,13 @@ def test_silence_during_the_pools_own_rollback_does_not_hold_the_session(opened:
 
 
 async def async_begin() -> None:
-    async with aio.writing(new_id()):
+    async with aio.writing(None):
         pass
 
 
 def during(step: Callable[[AsyncTenantSession], Awaitable[object]]) -> Callable[[Proxy], Awaitable[None]]:
     async def run(link: Proxy) -> None:
-        async with aio.writing(new_id()) as session:
+        async with aio.writing(None) as session:
             await session.execute(text("SELECT 1"))
             link.freeze()
             await step(session)
@@ -211,7 +211,7 @@ def test_frozen_master_is_given_up_and_used_again(servers: LocalStack) -> None:
         open_database(settings(), application_name="tests")
         with (
             pytest.raises(DBAPIError) as caught,
-            writing(new_id()) as session,
+            writing(entered()) as session,
             stopped(servers.master.pid, family=True),
         ):
             session.execute(text("SELECT 1"))
@@ -224,12 +224,12 @@ def test_frozen_master_is_given_up_and_used_again(servers: LocalStack) -> None:
 
 
 def test_slow_statement_is_waited_for_while_its_server_answers_others(opened: Database) -> None:
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         assert session.scalar(text("SELECT 'done' FROM pg_sleep(2)")) == "done"
 
     async def test() -> None:
         await aio.open_database(settings())
-        async with aio.writing(new_id()) as session:
+        async with aio.writing(None) as session:
             assert await session.scalar(text("SELECT 'done' FROM pg_sleep(2)")) == "done"
         await aio.close_database()
 
@@ -238,7 +238,7 @@ def test_slow_statement_is_waited_for_while_its_server_answers_others(opened: Da
 
 def test_slow_reader_of_many_rows_and_many_statements_is_not_cut(opened: Database, link: Proxy) -> None:
     link.delay(0.1)
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         execute_many(session)
         session.execute(text("SELECT pg_sleep(0.01) FROM generate_series(1, 100)"))
         session.rollback()
@@ -249,7 +249,7 @@ def test_limit_ends_what_hangs_alone(servers: LocalStack, monkeypatch: pytest.Mo
     monkeypatch.setattr("docworker.db.cluster.transactions.GRACE_SECONDS", 0.5)
     with applied(servers.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "1"}):
         open_database(settings(), application_name="tests")
-        with writing(new_id()) as session:
+        with writing(entered()) as session:
             backend = session.scalars(text("SELECT pg_backend_pid()")).one()
             with stopped(backend), pytest.raises(DBAPIError) as caught:
                 session.execute(text("SELECT 1"))
@@ -265,7 +265,7 @@ def test_limit_follows_a_session_that_gives_its_statements_longer(
     monkeypatch.setattr("docworker.db.cluster.transactions.GRACE_SECONDS", 0.1)
     with applied(servers.environment() | QUICK | {"DOCWORKER_STATEMENT_TIMEOUT": "0.5"}):
         open_database(settings(), application_name="tests")
-        with writing(new_id()) as session:
+        with writing(entered()) as session:
             session.limit_statements(30)
             assert session.scalar(text("SELECT 'done' FROM pg_sleep(1.5)")) == "done"
             session.commit()
@@ -278,7 +278,7 @@ def test_limit_follows_a_session_that_gives_its_statements_longer(
 
 def test_reader_on_the_master_does_not_wait_for_a_silent_one(opened: Database, link: Proxy) -> None:
     def read() -> None:
-        with reading(new_id(), source="master") as session:
+        with reading(entered(), source="master") as session:
             link.freeze()
             session.execute(text("SELECT 1"))
 

@@ -21,6 +21,7 @@ from docworker.worker.local.stack import LocalStack
 from tests.support.faults import environment_of_any_master, failover, promote
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import OwnStack, applied
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -132,13 +133,13 @@ def test_write_that_the_new_master_never_got_is_known_to_be_foreign(own_stack: O
 def test_address_of_a_replica_is_refused_as_a_master(servers: LocalStack, open_on: OpenDatabase) -> None:
     replica_url = servers.environment()["DOCWORKER_REPLICA_URLS"].split()[0]
     open_on(servers, master_url=replica_url)
-    with pytest.raises(DemotedMasterError, match="target_session_attrs=read-write") as caught, writing(new_id()):
+    with pytest.raises(DemotedMasterError, match="target_session_attrs=read-write") as caught, writing(entered()):
         pass
     assert classify(caught.value) is Fault.DEMOTED
 
 
 def write_noting_backend(backends: list[int], before: str = "SELECT") -> None:
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         session.execute(text(before))
         backends.append(session.scalars(text("SELECT pg_backend_pid()")).one())
         session.add(Organization(id=session.organization_id, slug=str(session.organization_id), name="x"))
@@ -156,7 +157,7 @@ def test_master_that_turns_read_only_is_a_lost_connection(servers: LocalStack, o
 
 
 def write_where_only_reads_belong(backends: list[int]) -> None:
-    with reading(new_id(), source="master") as session:
+    with reading(entered(), source="master") as session:
         backends.append(session.scalars(text("SELECT pg_backend_pid()")).one())
         session.execute(text("DELETE FROM app.tags"))
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from docworker.db.models.base import new_id
 from docworker.db.sessions import writing
 from docworker.worker.local.stack import LocalStack
 from tests.support.replicas import OpenDatabase
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 HERE = Path(__file__).name
@@ -26,7 +26,7 @@ def test_a_session_open_for_long_is_named_while_it_is_open(
         def ours() -> list[MutableMapping[str, Any]]:
             return [log for log in logs if log["event"] == "session.long" and HERE in log["opened_at"]]
 
-        with writing(new_id()):
+        with writing(entered()):
             (entry,) = eventually(ours)
             assert entry["open_seconds"] >= 0.1
         assert ours() == [entry], "once, though it was still open at the next look and when it was closed"

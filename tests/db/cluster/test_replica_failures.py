@@ -11,13 +11,13 @@ from sqlalchemy.exc import OperationalError
 from docworker.db.cluster import Database
 from docworker.db.cluster.health import health
 from docworker.db.faults import Fault, classify
-from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, read, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.stack import LocalStack
 from tests.support.faults import freeze
 from tests.support.replicas import OpenDatabase, sees, write_row
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -25,14 +25,14 @@ pytestmark = pytest.mark.timeout(60)
 
 def test_replica_that_is_down_is_left_out_and_taken_in_again(servers: LocalStack, open_on: OpenDatabase) -> None:
     database = open_on(servers, replica_wait=2)
-    sees(new_id())
+    sees(entered())
     servers.replicas[0].stop()
     for _ in range(5):
         assert sees(*write_row())[:2] == (True, "replica2")
     assert [server.healthy for server in eventually(lambda: unhealthy(database))] == [True, False, True]
     servers.replicas[1].stop()
     assert sees(*write_row())[:2] == (True, "master")
-    assert sees(new_id())[1:] == ("master", "unreachable")
+    assert sees(entered())[1:] == ("master", "unreachable")
     for replica in servers.replicas:
         replica.start()
     eventually(lambda: {sees(*write_row())[1] for _ in range(8)} == {"replica1", "replica2"})
@@ -134,7 +134,7 @@ def test_recovery_conflict_is_read_again_on_the_other_replica(
 ) -> None:
     open_on(servers, replica_wait=5)
     load = InTheWay(servers, times=1, idle=idle)
-    assert read(new_id(), load) == 1
+    assert read(entered(), load) == 1
     assert load.faults == [Fault.RECOVERY_CONFLICT]
     assert sorted(load.places, key=str) == [0, 1]
 
@@ -145,7 +145,7 @@ def test_after_recovery_conflicts_on_both_replicas_the_master_is_read(
 ) -> None:
     open_on(servers, replica_wait=5)
     load = InTheWay(servers, times=2, idle=idle)
-    assert read(new_id(), load) == 1
+    assert read(entered(), load) == 1
     assert load.faults == [Fault.RECOVERY_CONFLICT] * 2
     assert sorted(load.places[:2], key=str) == [0, 1]
     assert load.places[2] is None
@@ -155,11 +155,11 @@ def test_recovery_conflict_costs_one_connection_and_not_the_pool(
     servers: LocalStack, open_on: OpenDatabase, table: str
 ) -> None:
     open_on(servers, replica_wait=5)
-    with reading(new_id(), avoid=[1]) as other:
+    with reading(entered(), avoid=[1]) as other:
         other_backend = other.scalar(text("SELECT pg_backend_pid()"))
-        with pytest.raises(Exception, match="conflict with recovery"), reading(new_id(), avoid=[1]) as session:
+        with pytest.raises(Exception, match="conflict with recovery"), reading(entered(), avoid=[1]) as session:
             InTheWay(servers, times=1, idle=True)(session)
-    with reading(new_id(), avoid=[1]) as session:
+    with reading(entered(), avoid=[1]) as session:
         assert session.scalar(text("SELECT pg_backend_pid()")) == other_backend
 
 
@@ -172,14 +172,14 @@ def test_error_of_the_readers_own_is_not_read_again(servers: LocalStack, open_on
         session.execute(text("SELECT 1/0"))
 
     with pytest.raises(Exception, match="division by zero") as caught:
-        read(new_id(), load)
+        read(entered(), load)
     assert classify(caught.value) is Fault.BAD_INPUT
     assert len(runs) == 1
 
 
 def test_pooled_connections_that_died_fail_no_session(servers: LocalStack, open_on: OpenDatabase) -> None:
     database = open_on(servers, pool_size=3)
-    sessions = [writing(new_id()) for _ in range(3)]
+    sessions = [writing(entered()) for _ in range(3)]
     for session in sessions:
         session.__enter__()
     for session in sessions:

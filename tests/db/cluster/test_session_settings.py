@@ -14,7 +14,6 @@ from docworker.db.cluster import close_database, open_database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import ConfigurationError
 from docworker.db.models import Organization
-from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, aio, all_jobs_session, position_after, read, reading, writing
 from docworker.db.settings import HOME, settings
 from docworker.migrations.runner import downgrade, upgrade
@@ -25,6 +24,7 @@ from tests.support.faults import environment_of_any_master
 from tests.support.ledger import LedgerSteps
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, unique_name
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -116,7 +116,7 @@ def read_only(session: Session) -> bool:
 def test_every_kind_of_session_asks_for_what_it_means(hostile: LocalStack, open_on: OpenDatabase) -> None:
     open_on(hostile, replica_wait=5)
     row = write_row()
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         assert in_force(session) == MEANT
         assert not read_only(session)
         assert session.scalar(text("SELECT clock_timestamp() > '2020-01-01'"))
@@ -132,7 +132,7 @@ def test_every_kind_of_session_asks_for_what_it_means(hostile: LocalStack, open_
 
 def test_every_later_transaction_of_a_session_asks_again(hostile: LocalStack, open_on: OpenDatabase) -> None:
     open_on(hostile)
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         session.commit()
         assert in_force(session) == MEANT
 
@@ -141,7 +141,7 @@ def test_values_go_out_and_come_back_as_they_are(hostile: LocalStack, open_on: O
     open_on(hostile, replica_wait=5)
     now = datetime.now(UTC)
     third = 1 / 3
-    organization_id = new_id()
+    organization_id = entered()
     with writing(organization_id) as session:
         session.add(Organization(id=organization_id, slug="s", name=TEXT))
         position = session.commit_with_position()
@@ -207,7 +207,7 @@ def test_asyncio_sessions_ask_as_well(hostile: LocalStack, open_on: OpenDatabase
 
     async def test() -> None:
         await aio.open_database(settings())
-        async with aio.writing(new_id()) as session:
+        async with aio.writing(entered()) as session:
             assert await session.run_sync(in_force) == MEANT
             assert not await session.run_sync(read_only)
         await aio.close_database()
@@ -245,7 +245,7 @@ def test_database_that_cannot_keep_every_text_is_refused(servers: LocalStack, en
     async def write_async() -> None:
         await aio.open_database(settings())
         try:
-            async with aio.writing(new_id()):
+            async with aio.writing(entered()):
                 pass
         finally:
             await aio.close_database()
@@ -255,7 +255,7 @@ def test_database_that_cannot_keep_every_text_is_refused(servers: LocalStack, en
             with pytest.raises(ConfigurationError, match=refusal):
                 upgrade()
             open_database(settings(), application_name="tests")
-            with pytest.raises(ConfigurationError, match=refusal), writing(new_id()):
+            with pytest.raises(ConfigurationError, match=refusal), writing(entered()):
                 pass
             with pytest.raises(ConfigurationError, match=refusal), all_jobs_session():
                 pass

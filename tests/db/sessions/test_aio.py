@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text
@@ -11,7 +12,7 @@ from sqlalchemy import select, text
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, PoolTimeoutError
 from docworker.db.faults import Fault, classify
-from docworker.db.models import Organization
+from docworker.db.models import Organization, Placement
 from docworker.db.models.base import new_id
 from docworker.db.sessions import aio, organization_of
 from docworker.db.sessions.aio import AsyncTenantSession
@@ -29,8 +30,16 @@ async def opened() -> AsyncIterator[aio.AsyncDatabase]:
     await aio.close_database()
 
 
-async def write_row() -> tuple[Any, WalPosition]:
+async def entered() -> UUID:
+    """An organization that the catalog knows."""
     organization_id = new_id()
+    async with aio.writing(None) as session:
+        session.add(Placement(organization_id=organization_id, slug=str(organization_id)))
+    return organization_id
+
+
+async def write_row() -> tuple[Any, WalPosition]:
+    organization_id = await entered()
     async with aio.writing(organization_id) as session:
         session.add(Organization(id=organization_id, slug=str(organization_id), name="x"))
         return organization_id, await session.commit_with_position()
@@ -124,7 +133,7 @@ def test_recovery_conflict_is_read_again_elsewhere(servers: LocalStack, open_on:
 
     async def test() -> None:
         async with opened():
-            await aio.read(new_id(), load)
+            await aio.read(await entered(), load)
 
     try:
         run(test)
@@ -158,7 +167,7 @@ def test_position_is_taken_after_the_commit_only(servers: LocalStack, open_on: O
 
     async def test() -> None:
         async with opened():
-            async with aio.writing(new_id()) as session:
+            async with aio.writing(await entered()) as session:
                 with pytest.raises(InvalidArgumentError, match="commit it first"):
                     await aio.position_after(session)
             assert await aio.position_after(session) <= await aio.position_after()
@@ -172,10 +181,10 @@ def test_full_pool_and_health_are_told_as_in_threads(servers: LocalStack, open_o
     async def test() -> None:
         async with opened():
             assert [server.healthy for server in await aio.health()] == [True, True, True]
-            async with aio.writing(new_id()):
+            async with aio.writing(await entered()):
                 with pytest.raises(PoolTimeoutError, match=r"test_aio\.py:\d+"):
                     await write_row()
-            async with aio.reading(new_id(), source="master"):
+            async with aio.reading(await entered(), source="master"):
                 with pytest.raises(PoolTimeoutError, match=r"test_aio\.py:\d+"):
                     await write_row()
             assert (await sees(*await write_row()))[0]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -14,7 +13,7 @@ from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import commit_with, transact
 from docworker.db.sessions.statements import Call, Statement
 from docworker.db.settings import settings
-from tests.support.tenants import Tenant
+from tests.support.tenants import Tenant, entered
 
 ECHO = Statement("tests_echo", "SELECT :one, :number, :id", {"one": "text", "number": "float8", "id": "uuid"})
 NAMES = Statement("tests_names", "SELECT name FROM app.organizations WHERE :all", {"all": "bool"})
@@ -133,5 +132,5 @@ def test_a_server_without_seq_scans_is_asked_for(tenant: Tenant) -> None:
         assert session.connection().exec_driver_sql("SHOW enable_seqscan").scalar_one() == "on"
 
 
-def test_unknown_organization_owns_nothing(tenant: Tenant) -> None:
-    assert transact([Call(UUID(int=7), NAMES, {"all": True}), rename(tenant, "mine")]).rows == [[], [(tenant.id,)]]
+def test_organization_that_owns_nothing_sees_nothing(tenant: Tenant) -> None:
+    assert transact([Call(entered(), NAMES, {"all": True}), rename(tenant, "mine")]).rows == [[], [(tenant.id,)]]

@@ -10,12 +10,12 @@ from sqlalchemy.exc import DataError
 
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.models.base import new_id
 from docworker.db.sessions import position_after, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
 from tests.support.faults import pause_replay, resume_replay
 from tests.support.replicas import OpenDatabase, sees, statements_on, write_row
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(60)
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 def test_reader_with_a_position_goes_to_the_replica_that_has_it(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_wait=5)
-    sees(new_id())
+    sees(entered())
     for paused, other in ((0, "replica2"), (1, "replica1")):
         pause_replay(servers.replicas[paused])
         for _ in range(5):
@@ -36,7 +36,7 @@ def test_when_no_replica_moves_readers_wait_then_use_the_master_then_come_back(
     servers: LocalStack, open_on: OpenDatabase
 ) -> None:
     database = open_on(servers, replica_wait=0.2)
-    sees(new_id())
+    sees(entered())
     for replica in servers.replicas:
         pause_replay(replica)
     started = time.monotonic()
@@ -69,7 +69,7 @@ def test_reader_that_waits_turns_to_the_replica_that_moves(servers: LocalStack, 
 
 def test_no_reader_with_a_position_ever_misses_its_row(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_wait=0.01)
-    sees(new_id())
+    sees(entered())
     chance = random.Random(20240607)
     paused: set[int] = set()
     places: Counter[str] = Counter()
@@ -90,7 +90,7 @@ def test_no_reader_with_a_position_ever_misses_its_row(servers: LocalStack, open
 def test_row_of_a_paused_replica_is_missed_without_a_position(servers: LocalStack, open_on: OpenDatabase) -> None:
     """What the test above would see if positions did nothing."""
     open_on(servers)
-    sees(new_id())
+    sees(entered())
     for replica in servers.replicas:
         pause_replay(replica)
     organization_id, position = write_row()
@@ -100,16 +100,16 @@ def test_row_of_a_paused_replica_is_missed_without_a_position(servers: LocalStac
 
 def test_reader_without_a_position_avoids_replicas_that_lag_too_far(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_max_lag=0.3)
-    sees(new_id())
+    sees(entered())
     pause_replay(servers.replicas[0])
     write_row()
-    eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica2"})
+    eventually(lambda: {sees(entered())[1] for _ in range(10)} == {"replica2"})
     pause_replay(servers.replicas[1])
     write_row()
-    eventually(lambda: sees(new_id())[1:] == ("master", "lagging"))
+    eventually(lambda: sees(entered())[1:] == ("master", "lagging"))
     for replica in servers.replicas:
         resume_replay(replica)
-    eventually(lambda: {sees(new_id())[1] for _ in range(10)} == {"replica1", "replica2"})
+    eventually(lambda: {sees(entered())[1] for _ in range(10)} == {"replica1", "replica2"})
 
 
 def test_idle_master_makes_no_lag(servers: LocalStack, open_on: OpenDatabase) -> None:
@@ -117,7 +117,7 @@ def test_idle_master_makes_no_lag(servers: LocalStack, open_on: OpenDatabase) ->
     write_row()
     servers.wait_for_replicas()
     monitor = database.cluster(HOME).monitor
-    sees(new_id())
+    sees(entered())
     first = eventually(lambda: monitor.sample(0))
     assert first is not None
     eventually(lambda: (sample := monitor.sample(0)) is not None and sample.sampled_at > first.sampled_at + 0.5)
@@ -129,7 +129,7 @@ def test_idle_master_makes_no_lag(servers: LocalStack, open_on: OpenDatabase) ->
 
 def test_commit_and_position_after_say_the_same(servers: LocalStack, open_on: OpenDatabase) -> None:
     database = open_on(servers)
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         session.connection()
         with pytest.raises(InvalidArgumentError, match="commit it first"):
             position_after(session)
@@ -138,14 +138,14 @@ def test_commit_and_position_after_say_the_same(servers: LocalStack, open_on: Op
 
 
 def commit_after_failure() -> None:
-    with writing(new_id()) as session:
+    with writing(entered()) as session:
         with pytest.raises(DataError):
             session.execute(text("SELECT 1/0"))
         session.commit_with_position()
 
 
 def commit_in_savepoint() -> None:
-    with writing(new_id()) as session, session.begin_nested():
+    with writing(entered()) as session, session.begin_nested():
         session.commit_with_position()
 
 
@@ -163,7 +163,7 @@ def test_position_of_an_idle_system_is_reached_by_its_replicas(servers: LocalSta
     for _ in range(3):
         servers.master.execute("SELECT pg_switch_wal()")
         position = position_after(database.cluster(HOME))
-        assert sees(new_id(), position)[1] != "master"
+        assert sees(entered(), position)[1] != "master"
 
 
 def test_choosing_a_replica_costs_no_round_trip(

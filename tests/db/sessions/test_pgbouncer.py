@@ -1,6 +1,5 @@
 """Everything works through PgBouncer in transaction mode, where a transaction may meet any server connection."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,64 +12,45 @@ from sqlalchemy import select, text
 from docworker.db.cluster import open_database
 from docworker.db.cluster.balancer import ReadFrom
 from docworker.db.errors import DemotedMasterError
-from docworker.db.models import Organization
-from docworker.db.models.base import new_id
+from docworker.db.models import Document, Organization
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.routing import RoutingSession
 from docworker.db.settings import settings
-from docworker.worker.local.launching import launch, server_user
-from docworker.worker.local.servers.server import free_port
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.places import Model
+from tests.support.bouncer import PgBouncer, needs_pgbouncer
 from tests.support.faults import pause_replay
 from tests.support.ledger import LedgerSteps
+from tests.support.moved import MovedTenant
 from tests.support.replicas import OpenDatabase, sees, write_row
 from tests.support.stack import applied, temporary_directory
+from tests.support.tenants import Tenant, entered
 from tests.support.waiting import eventually
 
-PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed"),
-]
+pytestmark = [pytest.mark.timeout(60), needs_pgbouncer]
 
 
-class Bouncer:
-    """A PgBouncer before every server of the stack, with one server connection for each role and server."""
+class Bouncer(PgBouncer):
+    """Before every server of the stack, which are told apart by the names of databases."""
 
     def __init__(self, stack: LocalStack, directory: Path) -> None:
-        self.stack = stack
-        self.port = free_port()
-        self._config = directory / "pgbouncer.ini"
-        self._users = directory / "users"
-        self.log = directory / "log"
-        self.servers = {"master": stack.master.port} | {
+        self.direct = stack.environment()
+        ports = {"master": stack.master.port} | {
             f"replica{number}": replica.port for number, replica in enumerate(stack.replicas, 1)
         }
-        self.write_config()
-
-    def write_config(self) -> None:
-        databases = "".join(
-            f"{name} = host=127.0.0.1 port={port} dbname=docworker\n" for name, port in self.servers.items()
-        )
-        self._config.write_text(
-            f"[databases]\n{databases}[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
-            f"unix_socket_dir =\nauth_type = plain\nauth_file = {self._users}\nadmin_users = admin\n"
-            "pool_mode = transaction\ndefault_pool_size = 1\nserver_round_robin = 1\n"
-        )
-        addresses = self.stack.environment()
-        urls = [urlsplit(addresses[f"DOCWORKER_{role}_URL"]) for role in ("MASTER", "DISPATCHER")]
-        users = "".join(f'"{url.username}" "{url.password}"\n' for url in urls)
-        self._users.write_text(users + '"admin" "admin"\n')
+        urls = [self.direct[f"DOCWORKER_{role}_URL"] for role in ("MASTER", "DISPATCHER")]
+        super().__init__(directory, ports, urls, database="docworker")
 
     def url(self, address: str, name: str) -> str:
         parts = urlsplit(address)
         return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{self.port}/{name}"
 
     def environment(self) -> dict[str, str]:
-        direct = self.stack.environment()
-        master, dispatcher = direct["DOCWORKER_MASTER_URL"], direct["DOCWORKER_DISPATCHER_URL"]
-        return direct | {
+        master, dispatcher = self.direct["DOCWORKER_MASTER_URL"], self.direct["DOCWORKER_DISPATCHER_URL"]
+        return self.direct | {
             "DOCWORKER_MASTER_URL": self.url(master, "master"),
             "DOCWORKER_DISPATCHER_URL": self.url(dispatcher, "master"),
             "DOCWORKER_REPLICA_URLS": " ".join(self.url(master, f"replica{number}") for number in (1, 2)),
@@ -79,34 +59,13 @@ class Bouncer:
             "DOCWORKER_REPLICA_WAIT": "2",
         }
 
-    def command(self, command: str) -> None:
-        url = f"postgresql://admin:admin@127.0.0.1:{self.port}/pgbouncer"
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.pgconn.exec_(command.encode())
-
-    def answers(self) -> bool:
-        try:
-            self.command("SHOW VERSION")
-        except psycopg.OperationalError:
-            return False
-        return True
-
 
 @pytest.fixture(scope="module")
 def bouncer(shared_servers: LocalStack) -> Iterator[Bouncer]:
     with temporary_directory() as directory:
         bouncer = Bouncer(shared_servers, directory)
-        user = server_user()
-        for path in directory.iterdir():
-            user.own(path)
-        with bouncer.log.open("wb") as log:
-            process = launch([str(PROGRAM), directory / "pgbouncer.ini"], user=user, output=log)
-        try:
-            eventually(bouncer.answers, what=f"pgbouncer: {bouncer.log.read_text()[-500:]}")
+        with bouncer.running():
             yield bouncer
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +89,26 @@ def test_paused_replica_is_passed_over(servers: LocalStack) -> None:
     pause_replay(servers.replicas[0])
     for _ in range(5):
         assert sees(*write_row())[:2] == (True, "replica2")
+
+
+def test_a_tenant_with_a_schema_and_one_that_shares_tables_alternate_on_one_server_connection(
+    servers: LocalStack,
+) -> None:
+    tenants = (MovedTenant(Model.SCHEMA), Tenant())
+    written = {tenant.id: tenant.write("/a.txt", "text", title=tenant.slug) for tenant in tenants}
+    servers.wait_for_replicas()
+    sources: tuple[ReadFrom, ...] = ("master", "replica")
+    for source in sources:
+        for tenant in tenants * 5:
+            with reading(tenant.id, source=source) as session:
+                found = session.execute(select(Document.id, Document.title)).all()
+            assert found == [(written[tenant.id], tenant.slug)]
+    for tenant in tenants:
+        with writing(tenant.id) as session:
+            session.get_one(Document, (tenant.id, written[tenant.id])).content = "another text"
+            enqueue(session, process_document, document_id=written[tenant.id])
+    assert drain() >= 2
+    assert [tenant.get(written[tenant.id]).latest_version for tenant in tenants] == [2, 2]
 
 
 def test_two_tenants_that_alternate_on_one_server_connection_see_nothing_of_each_other() -> None:
@@ -178,7 +157,7 @@ def test_a_job_goes_its_way() -> None:
 
 def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bouncer, servers: LocalStack) -> None:
     write_row()
-    bouncer.servers["master"] = servers.replicas[0].port
+    bouncer.ports["master"] = servers.replicas[0].port
     try:
         bouncer.write_config()
         bouncer.command("RELOAD")
@@ -186,9 +165,9 @@ def test_master_that_became_a_replica_behind_the_bouncer_is_noticed(bouncer: Bou
         with pytest.raises(DemotedMasterError):
             eventually(lambda: sees(*write_row()) and False)
     finally:
-        bouncer.servers["master"] = servers.master.port
+        bouncer.ports["master"] = servers.master.port
         bouncer.write_config()
         bouncer.command("RELOAD")
         bouncer.command("RECONNECT")
-    with writing(new_id()):
+    with writing(entered()):
         pass

@@ -24,6 +24,7 @@ from docworker.db.sessions.routing import RoutingSession, is_surely_a_read
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
 from tests.support.replicas import OpenDatabase, write_row
+from tests.support.tenants import entered
 
 
 def inserted() -> CTE:
@@ -109,7 +110,7 @@ def test_what_may_have_written_ends_reading_from_replicas(
     servers: LocalStack, open_on: OpenDatabase, statement: Executable
 ) -> None:
     open_on(servers)
-    with RoutingSession(new_id()) as session:
+    with RoutingSession(entered()) as session:
         assert on_replica(session)
         session.execute(statement)
         assert not on_replica(session)
@@ -120,7 +121,7 @@ def test_one_transaction_reads_from_one_replica_and_the_next_chooses_again(
 ) -> None:
     database = open_on(servers)
     engines = set()
-    with RoutingSession(new_id()) as session:
+    with RoutingSession(entered()) as session:
         for _ in range(40):
             binds = [session.get_bind(clause=select(Document)) for _ in range(3)]
             assert binds[0] is binds[1] is binds[2]
@@ -133,7 +134,7 @@ def test_one_transaction_reads_from_one_replica_and_the_next_chooses_again(
 def test_target_can_be_said_explicitly(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers)
     recovering = text("SELECT pg_is_in_recovery()")
-    with RoutingSession(new_id()) as session:
+    with RoutingSession(entered()) as session:
         with session.using("master"):
             assert not on_replica(session)
         assert on_replica(session), "a read that was sent to the master is no write"
@@ -156,7 +157,7 @@ def test_routing_session_sees_its_organization_only(servers: LocalStack, open_on
 
 def test_without_replicas_everything_goes_to_the_master(servers: LocalStack, open_on: OpenDatabase) -> None:
     open_on(servers, replica_urls="")
-    with RoutingSession(new_id()) as session:
+    with RoutingSession(entered()) as session:
         assert not on_replica(session)
         assert not session.stays_on_master
 
@@ -164,7 +165,7 @@ def test_without_replicas_everything_goes_to_the_master(servers: LocalStack, ope
 def test_session_gives_its_connections_back(servers: LocalStack, open_on: OpenDatabase) -> None:
     database = open_on(servers)
     for _ in range(10):
-        with RoutingSession(new_id()) as session:
+        with RoutingSession(entered()) as session:
             session.execute(select(Document))
             session.execute(text("SELECT 1"))
             session.commit()

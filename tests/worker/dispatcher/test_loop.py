@@ -26,7 +26,7 @@ from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed, dispatch, planning
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
-from docworker.jobs.kind import Arguments, Kind
+from docworker.jobs.kind import Kind
 from docworker.jobs.testing import advance_clock
 from docworker.worker.app import build_app
 from docworker.worker.brokers import channel
@@ -35,6 +35,7 @@ from docworker.worker.dispatcher.loop import Dispatcher, Tick
 from docworker.worker.dispatcher.pace import SHORTEST_SECONDS
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, reopened_database, somebody_waits
+from tests.support.dispatchers import kind
 from tests.support.faults import flush, freeze, thaw
 from tests.support.ledger import LedgerSteps, dispatched
 from tests.support.metrics import get, metric
@@ -43,18 +44,6 @@ from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
 
 LONG_WAIT = 30.0
-
-
-def kind(name: str = LedgerSteps.kind, **options: Any) -> Kind:
-    defaults: dict[str, Any] = {"max_attempts": 3, "priority": 5, "takes_batches": True}
-    return Kind(
-        name=name,
-        arguments=Arguments,
-        run=lambda _: None,
-        soft_limit_seconds=10,
-        hard_limit_seconds=20,
-        **(defaults | options),
-    )
 
 
 class Dispatchers:
@@ -347,11 +336,11 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
     free.enqueue()
     pauses = []
     while free.states() != {"dispatched": 1}:
-        dispatcher._turn()
+        dispatcher.turn()
         pauses.append(dispatcher.pace.seconds)
     assert set(pauses) == {SHORTEST_SECONDS}
     for _ in range(40):
-        dispatcher._turn()
+        dispatcher.turn()
     assert dispatcher.pace.seconds > SHORTEST_SECONDS
     with all_jobs_session() as session:
         assert ledger.resume(session, kind=None, organization_id=crowd[7].organization_id)
@@ -395,7 +384,7 @@ def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_
             dispatcher = dispatchers.add()
             (message,) = dispatcher.tick().messages
             assert message.parts[0].organization_id == other.organization_id
-            assert REGISTRY.get_sample_value("docworker_lanes_set_aside") == 1
+            assert REGISTRY.get_sample_value("docworker_lanes_set_aside", {"cluster": "home"}) == 1
             assert not dispatcher.tick().messages
             assert len([one for one in logs if one["event"] == "lane.set_aside"]) == restarted + 1
             other.enqueue()
@@ -417,7 +406,7 @@ def test_jobs_for_later_that_the_server_refuses_to_change_stop_nobody(dispatcher
     with refused_by_the_server(refused.organization_id, allowed="later"), capture_logs() as logs:
         (message,) = eventually(lambda: dispatcher.tick().messages, what="the other's jobs")
         assert [part.organization_id for part in message.parts] == [other.organization_id]
-        dispatcher._turn()
+        dispatcher.turn()
     assert len([one for one in logs if one["event"] == "job.set_aside"]) == 3
 
 
@@ -620,12 +609,12 @@ def test_without_a_broker_producers_notice_nothing_and_all_jobs_run_when_it_is_b
     ids = LedgerSteps().enqueue(5)
     for _ in range(2):  # on the old connection, and with none
         started = time.monotonic()
-        dispatcher._turn()
+        dispatcher.turn()
         assert time.monotonic() - started < 3, "it does not wait for the broker"
         assert not dispatcher.health.ready().well
     assert [(job.state, job.dispatches) for job in jobs()] == [("queued", 0)] * 5
     stack.broker.start()
-    dispatcher._turn()
+    dispatcher.turn()
     assert dispatcher.health.ready().well
     assert {one.id for one in dispatchers.claim_all()} == set(ids)
 
@@ -732,9 +721,9 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
     outage, unknown = [OperationalError("gone")] * 20, [RuntimeError()] * 10
     dispatcher._kinds = FailingKinds(*outage, *unknown, *unknown)  # what may be refused is tried again lane by lane
     for _ in [*outage, *unknown[1:]]:
-        dispatcher._turn()
+        dispatcher.turn()
     with pytest.raises(RuntimeError):
-        dispatcher._turn()
+        dispatcher.turn()
 
 
 def test_a_count_that_fails_costs_no_tick(dispatchers: Dispatchers) -> None:
@@ -743,7 +732,7 @@ def test_a_count_that_fails_costs_no_tick(dispatchers: Dispatchers) -> None:
     LedgerSteps().enqueue()
     with reopened_database(lock_timeout=2), ThreadPoolExecutor(2) as pool:
         with held_planning():
-            turn = pool.submit(dispatcher._turn)
+            turn = pool.submit(dispatcher.turn)
             eventually(planner_waits, what="the dispatcher to stand still")
             locking = pool.submit(lock_jobs_until, turn)
             eventually(lambda: somebody_waits("ledger.jobs"), what="the lock to be next")
@@ -767,7 +756,7 @@ def test_a_kind_that_the_dispatcher_does_not_know_stays_queued_and_shows_in_a_ga
     LedgerSteps().enqueue()
     assert len(dispatchers.add().tick().messages) == 1
     assert [job.state for job in jobs()] == ["queued", "dispatched"]
-    assert REGISTRY.get_sample_value("docworker_unknown_kind_lanes") == 1
+    assert REGISTRY.get_sample_value("docworker_unknown_kind_lanes", {"cluster": "home"}) == 1
 
 
 def test_a_kind_that_a_worker_does_not_know_is_counted_and_dispatched_again(
@@ -852,7 +841,7 @@ def test_it_serves_its_metrics_and_health_and_ends_in_order(
 
 
 def held_seconds(holder: str) -> float | None:
-    return REGISTRY.get_sample_value("docworker_oldest_snapshot_seconds", {"holder": holder})
+    return REGISTRY.get_sample_value("docworker_oldest_snapshot_seconds", {"cluster": "home", "holder": holder})
 
 
 def test_who_holds_an_old_snapshot_is_told_once_with_what_ends_it(

@@ -138,7 +138,7 @@ def test_replica_whose_wal_is_gone_is_copied_anew_at_the_next_start(
         stack.master.execute("SELECT pg_switch_wal()")
         stack.master.execute("CHECKPOINT")
     stack.stop()
-    monkeypatch.setattr("docworker.worker.local.stack.STREAMING_SECONDS", 1.0)
+    monkeypatch.setattr("docworker.worker.local.cluster.STREAMING_SECONDS", 1.0)
     stack.start()
     stack.wait_for_replicas()
     assert count(stack) == [100000, 100000]

@@ -1,10 +1,11 @@
 """The local stack: what it offers, that it keeps data, and that it recovers from a killed owner."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,7 @@ from docworker.db.errors import DocworkerError
 from docworker.worker.local.home import StackInUseError, environment_of
 from docworker.worker.local.launching import is_alive, server_user
 from docworker.worker.local.stack import LocalStack
+from tests.support.faults import failover
 from tests.support.project import PROJECT
 from tests.support.stack import OwnStack, temporary_directory
 from tests.support.waiting import eventually
@@ -76,6 +78,7 @@ def test_every_role_logs_in_with_its_address_and_only_the_owner_owns(stack: Loca
     assert attributes == [
         ("docworker_dispatcher", False, False, True),
         ("docworker_owner", False, False, False),
+        ("docworker_producer", False, False, False),
         ("docworker_worker", False, False, True),
     ]
     assert stack.master.execute(
@@ -194,6 +197,11 @@ def test_servers_end_when_their_owner_is_killed(directory: Path) -> None:
     eventually(lambda: not any(is_alive(pid) for pid in pids), within_seconds=20, what="the servers end")
 
 
+def servers_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the ports of processes that do not run: somebody else may have taken them."""
+    return {name: value for name, value in environment.items() if not name.endswith("_METRICS_PORT")}
+
+
 def test_start_after_a_killed_owner_recovers_also_when_servers_stayed(new_stack: LocalStack) -> None:
     owner = start_owner(new_stack.directory)
     environment = environment_of(new_stack.directory)
@@ -208,7 +216,7 @@ def test_start_after_a_killed_owner_recovers_also_when_servers_stayed(new_stack:
 
     new_stack.start()
     assert not any(is_alive(pid) for pid in pids)
-    assert new_stack.environment() == environment
+    assert servers_of(new_stack.environment()) == servers_of(environment)
     assert new_stack.master.execute("SELECT number FROM kept", database="docworker") == [(7,)]
     new_stack.wait_for_replicas()
 
@@ -288,6 +296,59 @@ def test_more_or_fewer_replicas_can_be_asked_for_at_the_next_start(new_stack: Lo
         assert len(larger.replicas) == 2
     with LocalStack(new_stack.directory, replicas=0, durable=False) as smaller:
         assert smaller.master.execute("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+
+
+def test_each_cluster_has_a_master_and_replicas_of_its_own(own_stack: OwnStack) -> None:
+    stack = own_stack(clusters=2)
+    east = stack.clusters["east"]
+    for cluster in stack.clusters.values():
+        cluster.master.execute("CREATE TABLE kept (number int)", database="docworker")
+    east.master.execute("INSERT INTO kept VALUES (7)", database="docworker")
+    stack.wait_for_replicas()
+    assert stack.replicas[0].execute("SELECT * FROM kept", database="docworker") == []
+    addresses = json.loads(stack.environment()["DOCWORKER_CLUSTERS"])["east"]
+    assert set(addresses) == {"owner_url", "master_url", "dispatcher_url", "replica_urls"}
+    systems = {system_of(addresses[name]) for name in addresses}
+    assert systems == {system_of(east.master.url("postgres", east.master._password, "postgres"))}
+    assert systems != {system_of(stack.environment()["DOCWORKER_OWNER_URL"])}
+    assert len(systems) == 1
+    assert [(one.role, one.cluster, one.port) for one in stack.status()] == [
+        ("master", "home", stack.master.port),
+        ("replica", "home", stack.replicas[0].port),
+        ("master", "east", east.master.port),
+        ("replica", "east", east.replicas[0].port),
+        ("broker", None, stack.broker.port),
+    ]
+
+
+def system_of(url: str) -> object:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+
+
+def test_clusters_of_earlier_starts_start_again_whatever_number_is_asked_for(new_stack: LocalStack) -> None:
+    new_stack.start()
+    new_stack.stop()
+    with LocalStack(new_stack.directory, replicas=0, clusters=3, durable=False) as larger:
+        assert list(larger.clusters) == ["home", "east", "west"]
+        larger.clusters["west"].master.execute("CREATE TABLE kept AS SELECT 7 AS number")
+        environment = larger.environment()
+    with LocalStack(new_stack.directory, replicas=0, durable=False) as again:
+        assert again.environment() == environment
+        assert again.clusters["west"].master.execute("SELECT number FROM kept") == [(7,)]
+
+
+def test_what_a_stack_of_one_cluster_has_remembered_is_understood(new_stack: LocalStack) -> None:
+    """As it was written before there were several."""
+    new_stack.start()
+    failover(new_stack)
+    new_stack.master.execute("CREATE TABLE kept AS SELECT 7 AS number")
+    new_stack.stop()
+    file = new_stack.directory / "servers" / "stack.json"
+    remembered = json.loads(file.read_text())
+    file.write_text(json.dumps({"master": remembered.pop("masters")["home"], **remembered}))
+    new_stack.start()
+    assert new_stack.master.execute("SELECT number FROM kept") == [(7,)]
 
 
 def test_directory_without_write_permission_is_named_with_the_remedy(directory: Path) -> None:

@@ -21,7 +21,7 @@ UP = """
 import sys
 from pathlib import Path
 from docworker.worker.local.up import run_up
-sys.exit(run_up(Path(sys.argv[1])))
+sys.exit(run_up(Path(sys.argv[1]), clusters=int(sys.argv[2])))
 """
 EXEC = """
 import sys
@@ -59,8 +59,11 @@ class Up:
         self.project = project
         self.directory = directory / "stack"
 
-    def start(self) -> Process:
-        process = self.project.start_command("up", [sys.executable, "-c", UP, str(self.directory)])
+    def begin(self, clusters: int = 1) -> Process:
+        return self.project.start_command("up", [sys.executable, "-c", UP, str(self.directory), str(clusters)])
+
+    def start(self, clusters: int = 1) -> Process:
+        process = self.begin(clusters)
         process.wait_for_log("worker is up")
         return process
 
@@ -72,9 +75,10 @@ def test_addresses_of_other_servers_do_not_reach_the_processes(monkeypatch: pyte
     monkeypatch.setenv("DOCWORKER_LISTEN_URL", "postgresql://elsewhere/docworker")
     monkeypatch.setenv("DOCWORKER_MASTER_URL", "postgresql://elsewhere/docworker")
     monkeypatch.setenv("DOCWORKER_WORKER_METRICS_PORT", "1234")
+    monkeypatch.setenv("DOCWORKER_CLUSTERS", '{"far": {"master_url": "postgresql://elsewhere/docworker"}}')
     ours = {"DOCWORKER_MASTER_URL": "postgresql://here/docworker", "DOCWORKER_WORKER_METRICS_PORT": "20001"}
     environment = process_environment(ours)
-    assert "DOCWORKER_LISTEN_URL" not in environment
+    assert not {"DOCWORKER_LISTEN_URL", "DOCWORKER_CLUSTERS"} & environment.keys()
     assert environment["DOCWORKER_MASTER_URL"] == "postgresql://here/docworker"
     assert environment["DOCWORKER_WORKER_METRICS_PORT"] == "1234"
 
@@ -117,17 +121,18 @@ def test_up_releases_first_and_a_signal_ends_everything(up: Up, number: signal.S
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
 def test_up_after_a_killed_up_recovers_and_nothing_of_the_first_stays(up: Up) -> None:
-    first = up.start()
+    first = up.start(clusters=2)
     family = up.family(first)
+    assert len(family) == 7  # itself, two masters, their replicas, broker, worker
     first.kill9()
-    second = up.start()
+    second = up.start(clusters=2)
     eventually(lambda: not any(is_alive(pid) for pid in family), what="the first family ends")
     assert second.stop() == 0
 
 
 def test_second_up_on_a_directory_is_refused(up: Up) -> None:
     first = up.start()
-    second = up.project.start_command("up", [sys.executable, "-c", UP, str(up.directory)])
+    second = up.begin()
     assert second.wait() == 1
     assert f"in use by process {first.pid}" in second.log
     assert first.running
@@ -142,7 +147,7 @@ def test_up_ends_and_says_so_when_a_server_dies(up: Up) -> None:
 
 
 def test_up_interrupted_while_it_starts_ends_and_leaves_nothing(up: Up) -> None:
-    process = up.project.start_command("up", [sys.executable, "-c", UP, str(up.directory)])
+    process = up.begin()
     family = eventually(lambda: process.children, what="the first server starts")
     process.send(signal.SIGINT)
     assert process.wait() == 0
@@ -152,7 +157,7 @@ def test_up_interrupted_while_it_starts_ends_and_leaves_nothing(up: Up) -> None:
 
 def test_failed_release_starts_nothing(up: Up, directory: Path) -> None:
     (directory / "Procfile").write_text(PROCFILE.replace("echo releasing", "exit 4 #"))
-    process = up.project.start_command("up", [sys.executable, "-c", UP, str(up.directory)])
+    process = up.begin()
     assert process.wait() == 1
     assert "release failed" in process.log
     assert "worker is up" not in process.log

@@ -8,7 +8,9 @@ DATABASE = "docworker"
 OWNER = "docworker_owner"
 WORKER = "docworker_worker"
 DISPATCHER = "docworker_dispatcher"
+PRODUCER = "docworker_producer"
 ROLES = (OWNER, WORKER, DISPATCHER)
+"""Those that log in. The producers' is granted to the roles of other programs."""
 
 
 def ensure_roles(master: PostgresServer, passwords: dict[str, str]) -> None:
@@ -22,6 +24,11 @@ def ensure_roles(master: PostgresServer, passwords: dict[str, str]) -> None:
                     verb, sql.Identifier(role), sql.Literal(passwords[role])
                 )
             )
+        if PRODUCER not in present:
+            connection.execute(f"CREATE ROLE {PRODUCER} NOLOGIN NOSUPERUSER NOBYPASSRLS")
+        # For databases of single organizations: to make them, and to drop one that processes are connected to.
+        connection.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(OWNER)))
+        connection.execute(f"GRANT pg_signal_backend TO {OWNER}")
         # For the replicas' lag, which pg_stat_wal_receiver hides from ordinary roles.
         connection.execute(f"GRANT pg_read_all_stats TO {WORKER}, {DISPATCHER}")
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).rowcount:

@@ -1,0 +1,157 @@
+"""`enqueue_by`: jobs enter the ledger in another program's transaction, through the function `ledger.enqueue_many`.
+
+That takes any Session or connection of SQLAlchemy's, with any driver, and psycopg's own connections, of whatever role
+may call the function. What those believe about the organization of their transaction stays as it is.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from docworker.db.errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableOrganizationError,
+)
+from docworker.db.ledger.enqueue import Rows
+
+Producer = Session | scoped_session[Any] | Connection | psycopg.Connection[Any]
+AsyncProducer = AsyncSession | async_scoped_session[Any] | AsyncConnection | psycopg.AsyncConnection[Any]
+
+# Everything is sent as text and cast there: drivers differ in what they take a list or an id for.
+_CALL = """
+SELECT CAST(ledger.enqueue_many(
+    CAST(CAST({organization_id} AS text) AS uuid), CAST({kind} AS text), CAST(CAST({arguments} AS text[]) AS jsonb[]),
+    CAST(CAST({ids} AS text[]) AS uuid[]), CAST({unique_keys} AS text[]), CAST({priority} AS integer),
+    CAST(CAST({run_at} AS text) AS timestamptz), CAST({max_attempts} AS integer),
+    CAST(CAST({parent_id} AS text) AS uuid)
+) AS text[])
+"""
+_NAMES = (
+    "organization_id",
+    "kind",
+    "arguments",
+    "ids",
+    "unique_keys",
+    "priority",
+    "run_at",
+    "max_attempts",
+    "parent_id",
+)
+_FOR_SQLALCHEMY = text(_CALL.format_map({name: f":{name}" for name in _NAMES}))
+_FOR_PSYCOPG = _CALL.format_map({name: f"%({name})s" for name in _NAMES})
+
+
+def enqueue_by(producer: Any, rows: Rows) -> list[UUID] | Awaitable[list[UUID]]:
+    """Enter the jobs; returns their ids in the order of the call, awaitable where the producer is.
+
+    Raises NotFoundError for an organization that is not in this database, UnavailableOrganizationError for one that is
+    not served now, InvalidArgumentError where the transaction is another organization's, ConfigurationError where the
+    role may not enqueue. The server has refused then, so the transaction (or savepoint) is to be rolled back.
+    """
+    values = _as_text(rows)
+    in_order = _order(rows)
+    if isinstance(producer, scoped_session | async_scoped_session):
+        producer = producer()
+    if isinstance(producer, Session):
+        producer.flush()  # what is wrong with the program's own rows is not ours to explain
+    if isinstance(producer, Session | Connection):
+        with _explained():
+            return in_order(producer.execute(_FOR_SQLALCHEMY, values).scalar_one())
+    if isinstance(producer, psycopg.Connection):
+        with _explained(), psycopg.Cursor(producer, row_factory=tuple_row) as cursor:
+            return in_order(_only(cursor.execute(_FOR_PSYCOPG, values).fetchone()))
+    if isinstance(producer, AsyncSession | AsyncConnection):
+        return _by_sqlalchemy(producer, values, in_order)
+    if isinstance(producer, psycopg.AsyncConnection):
+        return _by_psycopg(producer, values, in_order)
+    raise InvalidArgumentError(
+        "jobs are enqueued in a Session, AsyncSession, Connection or AsyncConnection of SQLAlchemy's, or in a "
+        f"connection of psycopg's; got {type(producer).__module__}.{type(producer).__qualname__}"
+    )
+
+
+async def _by_sqlalchemy(
+    producer: AsyncSession | AsyncConnection, values: Mapping[str, Any], in_order: Callable[[Any], list[UUID]]
+) -> list[UUID]:
+    if isinstance(producer, AsyncSession):
+        await producer.flush()
+    with _explained():
+        return in_order((await producer.execute(_FOR_SQLALCHEMY, values)).scalar_one())
+
+
+async def _by_psycopg(
+    producer: psycopg.AsyncConnection[Any], values: Mapping[str, Any], in_order: Callable[[Any], list[UUID]]
+) -> list[UUID]:
+    with _explained():
+        async with psycopg.AsyncCursor(producer, row_factory=tuple_row) as cursor:
+            await cursor.execute(_FOR_PSYCOPG, values)
+            return in_order(_only(await cursor.fetchone()))
+
+
+def _only(row: tuple[Any, ...] | None) -> Any:
+    assert row is not None
+    return row[0]
+
+
+def _as_text(rows: Rows) -> dict[str, Any]:
+    known = rows.parameters
+    by_key = rows.keys is not None
+    return {
+        "organization_id": str(known["organization_id"]),
+        "kind": known["kind"],
+        "arguments": known["arguments"],
+        "ids": None if by_key else [str(one) for one in known["ids"]],
+        "unique_keys": known["unique_keys"] if by_key else None,
+        "priority": known["priority"],
+        "run_at": None if known["run_at"] is None else known["run_at"].isoformat(),
+        "max_attempts": known["max_attempts"],
+        "parent_id": None if known["parent_id"] is None else str(known["parent_id"]),
+    }
+
+
+def _order(rows: Rows) -> Callable[[Any], list[UUID]]:
+    """What puts the ids that came back into the order of the call: rows were sorted, and folded among themselves."""
+    if rows.keys is None:
+        return lambda _: rows.ids
+    keys = rows.keys
+
+    def in_order(ids: Any) -> list[UUID]:
+        id_of = dict(zip(rows.parameters["unique_keys"], ids, strict=True))
+        return [UUID(id_of[key]) for key in keys]
+
+    return in_order
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, psycopg.Error) as error:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        # psycopg and asyncpg call it so, psycopg2 and SQLAlchemy's own wrapping otherwise.
+        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+        named = _NAMED.get(str(state))
+        if named is None:
+            raise
+        kind, remedy = named
+        raise kind(str(original).partition("\n")[0] + remedy) from error
+
+
+_NAMED: dict[str, tuple[type[Exception], str]] = {
+    "P0002": (NotFoundError, ": see `docworker tenants list`"),
+    "55000": (UnavailableOrganizationError, ": try again later"),
+    "22023": (InvalidArgumentError, ""),
+    "42501": (ConfigurationError, ": GRANT docworker_producer TO the role that this program logs in as"),
+    "42883": (ConfigurationError, ": this database is none of docworker's, or `docworker migrate` is to be run"),
+    "3F000": (ConfigurationError, ": this database is none of docworker's, or `docworker migrate` is to be run"),
+}

@@ -1,0 +1,29 @@
+"""`ledgers`: where jobs lie, in the database of each cluster and in those of single organizations."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import select
+
+from docworker.db.cluster import database
+from docworker.db.models import Placement
+from docworker.db.sessions import reading
+
+
+class LedgerPlace(NamedTuple):
+    """A ledger: a cluster's own (`database` is None), or that of a database of one organization."""
+
+    cluster: str
+    database: str | None = None
+
+
+def ledgers() -> Sequence[LedgerPlace]:
+    """Of all clusters in the settings, home first, then of all databases in the catalog."""
+    with reading(None, source="master") as session:
+        of_databases = session.execute(
+            select(Placement.cluster, Placement.database)
+            .where(Placement.database.is_not(None))
+            .order_by(Placement.cluster, Placement.database)
+        ).all()
+    own = [LedgerPlace(cluster) for cluster in database().settings.cluster_names]
+    return [*own, *(LedgerPlace(row.cluster, row.database) for row in of_databases)]

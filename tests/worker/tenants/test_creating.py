@@ -1,0 +1,123 @@
+"""One place is made whoever asks for it, however often, and whatever is killed on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+
+from docworker.db.catalog import AT_HOME, Place
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
+from docworker.db.sessions import writing
+from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.creating import create_tenant
+from docworker.worker.tenants.dropping import drop_tenant
+from docworker.worker.tenants.owner import owning, placement_of
+from docworker.worker.tenants.places import Model, place_in
+from tests.support.project import PROJECT
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("clusters")
+
+EXISTS = {
+    Model.SCHEMA: "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)",
+    Model.DATABASE: "SELECT EXISTS (SELECT FROM pg_database WHERE datname = :name)",
+}
+
+
+def make_by_hand(statement: str) -> None:
+    with owning(AT_HOME, autocommit=True) as owner:
+        owner.exec_driver_sql(statement)
+
+
+@pytest.mark.parametrize("model", Model)
+def test_of_many_who_make_one_organization_at_once_one_does(model: Model) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: create_tenant(f"many-{model}", model=model), range(4)))
+    assert len({(one.organization_id, one.place) for one in made}) == 1
+    assert [one.is_new for one in made].count(True) == 1
+    with writing(made[0].organization_id) as session:
+        assert session.scalars(text("SELECT 1")).all()
+
+
+@pytest.mark.parametrize("model", [Model.SCHEMA, Model.DATABASE])
+def test_what_was_killed_on_the_way_is_finished_by_the_next_run(model: Model) -> None:
+    name = f"killed_{model}"
+    command = [sys.executable, "-m", "docworker.worker.cli", "tenants", "create", f"killed-{model}"]
+    with subprocess.Popen(
+        [*command, "--model", model, "--place-name", name], env={**os.environ, "PYTHONPATH": str(PROJECT)}
+    ) as first:
+        eventually(lambda: _exists(model, name) or first.poll() is not None, within_seconds=30)
+        first.send_signal(signal.SIGKILL)
+    placement = placement_of(f"killed-{model}")
+    second = create_tenant(f"killed-{model}", model=model, place_name=name)
+    assert second.organization_id == placement.organization_id
+    assert second.place == place_in(placement)
+    with writing(second.organization_id) as session:
+        assert session.scalar(text("SELECT 1")) == 1
+
+
+def _exists(model: Model, name: str) -> bool:
+    with owning(AT_HOME) as owner:
+        return bool(owner.scalar(text(EXISTS[model]), {"name": name}))
+
+
+@pytest.mark.parametrize(
+    ("model", "made"),
+    [
+        (Model.SCHEMA, ["CREATE SCHEMA foreign_schema"]),
+        (Model.DATABASE, ["CREATE DATABASE foreign_database", "COMMENT ON DATABASE foreign_database IS 'mine'"]),
+    ],
+)
+def test_a_place_that_exists_and_is_not_ours_is_left_alone(model: Model, made: list[str]) -> None:
+    for statement in made:
+        make_by_hand(statement)
+    with pytest.raises(InvalidArgumentError, match=f"the {model} 'foreign_{model}' exists and is not this"):
+        create_tenant(f"foreign-{model}", model=model, place_name=f"foreign_{model}")
+    drop_tenant(f"foreign-{model}")
+    assert _exists(model, f"foreign_{model}"), "dropping what could not be made has dropped somebody else's"
+    make_by_hand(f"DROP {model} foreign_{model}")
+    assert create_tenant(f"foreign-{model}", model=model, place_name=f"foreign_{model}").is_new
+
+
+def test_a_database_with_tables_that_nobody_has_marked_is_not_ours() -> None:
+    make_by_hand("CREATE DATABASE full_database")
+    with owning(Place("home", "app", "full_database")) as owner:
+        owner.exec_driver_sql("CREATE TABLE public.theirs ()")
+    with pytest.raises(InvalidArgumentError, match="'full_database' exists and is not this organization's"):
+        create_tenant("full", model=Model.DATABASE, place_name="full_database")
+
+
+@pytest.mark.parametrize("name", ["Acme", "1st", "a-b", "pg_x", "app", "public", "template1", "x" * 64, "", 'a"b', "ä"])
+def test_a_name_that_no_place_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be the name of a schema"):
+        create_tenant("named", model=Model.SCHEMA, place_name=name)
+
+
+def test_what_cannot_be_is_refused_and_leaves_nothing() -> None:
+    with pytest.raises(ConfigurationError, match="no cluster is called 'west'; known: home, east"):
+        create_tenant("nowhere", cluster="west")
+    with pytest.raises(InvalidArgumentError, match="'No Slug' cannot be a slug"):
+        create_tenant("No Slug")
+    with pytest.raises(InvalidArgumentError, match="share their tables have no place to call 'x'"):
+        create_tenant("shared-named", place_name="x")
+    create_tenant("taken", model=Model.SCHEMA)
+    for other in ({"cluster": "east", "model": Model.SCHEMA}, {"model": Model.SHARED}):
+        with pytest.raises(InvalidArgumentError, match="the slug 'taken' is taken, by an organization that is active"):
+            create_tenant("taken", **other)
+    create_tenant("first-of-two", model=Model.SCHEMA, place_name="one_place")
+    with pytest.raises(InvalidArgumentError, match="'one_place' is another organization's"):
+        create_tenant("second-of-two", model=Model.SCHEMA, place_name="one_place")
+
+
+def test_an_owner_who_may_make_no_databases_is_told_what_to_do(stack: LocalStack) -> None:
+    stack.master.execute("ALTER ROLE docworker_owner NOCREATEDB")
+    try:
+        with pytest.raises(ConfigurationError, match="ALTER ROLE docworker_owner CREATEDB"):
+            create_tenant("unmade", model=Model.DATABASE)
+    finally:
+        stack.master.execute("ALTER ROLE docworker_owner CREATEDB")
+    assert create_tenant("unmade", model=Model.DATABASE).is_new

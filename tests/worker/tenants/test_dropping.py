@@ -1,0 +1,141 @@
+"""What is dropped with an export is in it, to the last write; and nothing is dropped that is not."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from docworker.db.errors import InvalidArgumentError, NotFoundError
+from docworker.db.ledger.schedules import kept_schedules
+from docworker.db.models import PlacementState
+from docworker.db.models.document import Document
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import settings
+from docworker.db.tenants.archive import Manifest
+from docworker.db.tenants.exporting import export_organization
+from docworker.jobs.schedules.editing import add_schedule
+from docworker.jobs.schedules.schedule import Schedule
+from docworker.jobs.task import known_kinds
+from docworker.worker.app import celery_app
+from docworker.worker.tenants import dropping
+from docworker.worker.tenants.creating import create_tenant
+from docworker.worker.tenants.dropping import drop_tenant
+from docworker.worker.tenants.importing import import_organization
+from docworker.worker.tenants.owner import find_placement, placement_of, set_placement
+from docworker.worker.tenants.places import Model
+from docworker.worker.tenants.states import suspend
+from tests.support.archives import add_source, all_rows, sha256_of
+from tests.support.commands import docworker
+from tests.support.processes import Processes
+from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("clusters")
+
+
+class PlacedTenant(Tenant):
+    def __init__(self, model: Model = Model.SHARED, cluster: str = "home") -> None:
+        self.slug = f"leaving-{uuid4().hex}"
+        self.id = create_tenant(self.slug, model=model, cluster=cluster).organization_id
+        self.write("/a/text.txt", "first", "second")
+        add_source(self, "source.bin", b"bytes")
+
+
+@pytest.fixture
+def tenant(clusters: None) -> PlacedTenant:
+    return PlacedTenant()
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+@pytest.mark.parametrize(
+    ("model", "cluster"), [(Model.SHARED, "home"), (Model.SCHEMA, "east"), (Model.DATABASE, "home")]
+)
+def test_what_was_dropped_comes_back_from_its_export(
+    clusters: None, tmp_path: Path, model: Model, cluster: str, suspended: bool
+) -> None:
+    tenant = PlacedTenant(model, cluster)
+    rows = all_rows(tenant.id)
+    if suspended:
+        suspend(tenant.slug)
+    drop_tenant(tenant.slug, export=tmp_path / "acme.zip")
+    assert find_placement(tenant.slug) is None
+    import_organization(tmp_path / "acme.zip", model=model, cluster=cluster)
+    assert all_rows(tenant.id) == rows
+
+
+def test_a_write_that_is_committed_late_is_in_the_export(tenant: PlacedTenant, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with writing(tenant.id) as session:
+            session.add(Document(organization_id=tenant.id, filename="late.txt"))
+            session.flush()
+            dropped = threads.submit(drop_tenant, tenant.slug, export=tmp_path / "acme")
+            eventually(lambda: placement_of(tenant.slug).state == PlacementState.SUSPENDED, within_seconds=20)
+            with pytest.raises(TimeoutError):
+                dropped.result(timeout=3 * settings().catalog_ttl)
+        dropped.result()
+    assert "late.txt" in (tmp_path / "acme" / "documents.jsonl").read_text()
+
+
+def test_an_export_that_cannot_be_made_or_is_not_whole_drops_nothing(
+    tenant: PlacedTenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = all_rows(tenant.id)
+    (tmp_path / "there").write_text("precious")
+    (tmp_path / "file.partial").write_text("in the way")
+    for path, message in (("no/where", "make it first"), ("there", "exists already"), ("file", "cannot write")):
+        with pytest.raises(InvalidArgumentError, match=message):
+            drop_tenant(tenant.slug, export=tmp_path / path)
+
+    def export_to_a_bad_disk(*arguments: object, **options: object) -> Manifest:
+        manifest = export_organization(*arguments, **options)  # type: ignore[arg-type]
+        with (tmp_path / "acme" / "documents.jsonl").open("r+b") as stream:
+            stream.write(b"?")
+        return manifest
+
+    monkeypatch.setattr(dropping, "export_organization", export_to_a_bad_disk)
+    with pytest.raises(InvalidArgumentError, match=r"documents.jsonl was cut off or edited"):
+        drop_tenant(tenant.slug, export=tmp_path / "acme")
+    assert placement_of(tenant.slug).state == PlacementState.ACTIVE
+    eventually(lambda: all_rows(tenant.id) == rows, within_seconds=10)
+
+
+def test_with_an_organization_its_schedules_are_gone_and_nobody_elses(tenant: PlacedTenant) -> None:
+    kinds, other = known_kinds(celery_app()), PlacedTenant()
+    for one in (tenant, other):
+        schedule = Schedule(one.slug, "0 0 * * *", "process_organization", organization_id=one.id)
+        add_schedule(schedule, actor="tests", kinds=kinds)
+    drop_tenant(tenant.slug)
+    with all_jobs_session() as session:
+        assert tenant.slug not in kept_schedules(session)
+        assert other.slug in kept_schedules(session)
+
+
+def test_what_is_not_whole_is_not_exported(tenant: PlacedTenant, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="'nobody'"):
+        drop_tenant("nobody", export=tmp_path / "acme")
+    set_placement(tenant.id, state=PlacementState.DROPPING)
+    with pytest.raises(InvalidArgumentError, match="is dropping, so there is nothing whole to export"):
+        drop_tenant(tenant.slug, export=tmp_path / "acme")
+    drop_tenant(tenant.slug)
+
+
+def test_a_drop_that_was_killed_amid_its_export_is_finished_by_the_next_run(
+    tenant: PlacedTenant, processes: Processes, tmp_path: Path
+) -> None:
+    blocking = Path(settings().store, str(tenant.id), sha256_of(b"bytes")[:2], sha256_of(b"bytes"))
+    assert blocking.read_bytes() == b"bytes"
+    blocking.unlink()
+    os.mkfifo(blocking)
+    process = processes.start("tenants", "drop", tenant.slug, "--yes", "--export", str(tmp_path / "acme"))
+    eventually((tmp_path / "acme.partial" / "sources").is_dir, within_seconds=30, what="the export to fetch sources")
+    process.kill9()
+    assert placement_of(tenant.slug).state == PlacementState.SUSPENDED
+    blocking.unlink()
+    blocking.write_bytes(b"bytes")
+    answer = docworker("tenants", "drop", tenant.slug, "--yes", "--export", tmp_path / "acme")
+    assert answer.exit_code == 0, answer.err
+    assert answer.out.endswith(f"dropped {tenant.slug}\n")
+    import_organization(tmp_path / "acme")
+    assert tenant.get(tenant.write("/again.txt", "x")).content == "x"

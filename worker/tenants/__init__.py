@@ -1,0 +1,1 @@
+"""Tenants are made, suspended and dropped here, by whoever owns the databases."""

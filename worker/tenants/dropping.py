@@ -1,0 +1,92 @@
+"""`drop_tenant`: an organization with everything it owns, its jobs and its files; exported first, if that is asked for.
+
+It is refused before anything goes, and leaves the catalog last, so a second run finishes what a killed one has begun.
+"""
+
+import time
+from pathlib import Path
+from uuid import UUID
+
+from sqlalchemy import delete, text
+from sqlalchemy.exc import DBAPIError
+
+from docworker.db.catalog import Place
+from docworker.db.documents.store import source_store
+from docworker.db.errors import InvalidArgumentError, UnavailableOrganizationError
+from docworker.db.faults import sqlstate_of
+from docworker.db.models import KeptSchedule, Placement, PlacementState
+from docworker.db.sessions.fence import lock_key
+from docworker.db.settings import settings
+from docworker.db.tenants import archive
+from docworker.db.tenants.archive import Manifest
+from docworker.db.tenants.exporting import check_free, export_organization
+from docworker.worker.tenants.making import clear_place
+from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
+from docworker.worker.tenants.places import place_in, recorded_place
+from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
+
+_LONGEST_WAIT_SECONDS = 60
+_LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
+
+
+def drop_tenant(slug: str, *, export: Path | None = None) -> Manifest | None:
+    """Drop it, once it is in an export that was read again and is whole, if a path is given; returns the manifest. Also
+    what is where it is on its way to, and what is kept where it was moved from.
+
+    Raises NotFoundError for an unknown slug, and what `export_organization` does: then nothing is dropped, and it is
+    served as before.
+    """
+    with only_one_for(slug):
+        placement = placement_of(slug)
+        manifest = None if export is None else _export(placement, export)
+        set_placement(placement.organization_id, state=PlacementState.DROPPING)
+        for record in (placement.move, placement.previous):
+            if record is not None:
+                clear_place(recorded_place(record), placement.organization_id)
+        clear_place(place_in(placement), placement.organization_id)
+        source_store().delete_all(placement.organization_id)
+        with owning() as connection:
+            become(connection, placement.organization_id)
+            connection.execute(delete(KeptSchedule).where(KeptSchedule.organization_id == placement.organization_id))
+            connection.execute(delete(Placement).where(Placement.organization_id == placement.organization_id))
+    return manifest
+
+
+def _export(placement: Placement, path: Path) -> Manifest:
+    """Nobody is served meanwhile, so that nothing is written which is in no export."""
+    if placement.state not in (PlacementState.ACTIVE, PlacementState.SUSPENDED):
+        raise InvalidArgumentError(
+            f"the organization {placement.slug!r} is {placement.state}, so there is nothing whole to export: finish "
+            "that, or drop it without an export"
+        )
+    check_free(path.absolute())
+    organization_id, place = placement.organization_id, place_in(placement)
+    set_placement(organization_id, state=PlacementState.SUSPENDED)
+    try:
+        let_jobs_wait(place, organization_id)
+        _wait_for_writers(placement.slug, place, organization_id)
+        manifest = export_organization(organization_id, path, place=place)
+        with archive.opened(path) as exported:
+            archive.verify(exported, archive.read_manifest(exported))
+    except BaseException:
+        if placement.state == PlacementState.ACTIVE:
+            set_placement(organization_id, state=PlacementState.ACTIVE)
+            let_jobs_run(place, organization_id)
+        raise
+    return manifest
+
+
+def _wait_for_writers(slug: str, place: Place, organization_id: UUID) -> None:
+    """Until nobody writes, also who was told before that it is served: see `db.sessions.fence`."""
+    time.sleep(settings().catalog_ttl)
+    try:
+        with owning(place) as connection:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LONGEST_WAIT_SECONDS}s'")
+            connection.execute(_LOCK, {"key": lock_key(organization_id)})
+    except DBAPIError as error:
+        if sqlstate_of(error) != "55P03":
+            raise
+        raise UnavailableOrganizationError(
+            f"a transaction that writes for {slug!r} has been open for {_LONGEST_WAIT_SECONDS} seconds: end it (see "
+            "pg_stat_activity), and try again"
+        ) from error

@@ -1,0 +1,114 @@
+"""`move_tenant`, and what belongs to it: go back, take it back, remove what is kept; one at a time for a tenant."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+
+from docworker.db.catalog import Place
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.models import Placement
+from docworker.worker.tenants.moving.leftovers import (
+    clean,
+    clear,
+    finish_arrived,
+    forget_jobs,
+    resume,
+    serve_where_it_was,
+    share_ledger,
+    update_of,
+)
+from docworker.worker.tenants.moving.move import Move
+from docworker.worker.tenants.moving.wanted import (
+    ARRIVED,
+    Moved,
+    Progress,
+    Wanted,
+    check_movable,
+    target_of,
+    under_way,
+)
+from docworker.worker.tenants.owner import only_one_for, owning, placement_of
+from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place
+
+
+def move_tenant(slug: str, wanted: Wanted, progress: Progress | None = None) -> Moved:
+    """Move it, or go on with a move that was cut off; the database is open.
+
+    Raises NotFoundError for an unknown slug; InvalidArgumentError for a place where it is already or that is not its
+    own, and for an organization that is not active; ConfigurationError for an unknown cluster; CopiesDifferError; and
+    DocworkerError where running jobs or open transactions do not end in time. Then it is served where it was.
+    """
+    with only_one_for(slug):
+        placement = placement_of(slug)
+        check_movable(placement)
+        if placement.move is not None and placement.move["phase"] == ARRIVED:
+            return finish_arrived(placement)
+        return Move(placement, target_of(placement, wanted), wanted, progress or Progress()).run()
+
+
+def undo_move(slug: str, wanted: Wanted, progress: Progress | None = None) -> Moved:
+    """Go back to where it was moved from, with what was written since. Raises as `move_tenant`."""
+    with only_one_for(slug):
+        placement = placement_of(slug)
+        check_movable(placement)
+        if placement.move is not None and placement.move["phase"] == ARRIVED:
+            finish_arrived(placement)
+            placement = placement_of(slug)
+        if placement.previous is None or placement.previous.get("is_going"):
+            raise InvalidArgumentError(
+                f"nothing is kept of where the organization {slug!r} was before: move it there as to any other place"
+            )
+        target = recorded_place(placement.previous)
+        if placement.move is not None and recorded_place(placement.move) != target:
+            raise under_way(placement)
+        return Move(placement, target, wanted, progress or Progress()).run()
+
+
+def abort_move(slug: str) -> Place:
+    """Take a move back that has not arrived, with what it has copied; returns where the organization is and stays."""
+    with only_one_for(slug):
+        placement = placement_of(slug)
+        if placement.move is None:
+            raise InvalidArgumentError(f"no move of the organization {slug!r} is under way")
+        if placement.move["phase"] == ARRIVED:
+            raise InvalidArgumentError(f"the organization {slug!r} has arrived already: go back with --undo")
+        serve_where_it_was(placement)
+        target = recorded_place(placement.move)
+        if placement.move["is_new"] and model_of(target) is Model.SHARED:
+            resume(placement, target)  # nothing is copied yet: what is there is not of this move
+        elif placement.previous is None or recorded_place(placement.previous) != target:
+            clear(placement, target)
+        elif not share_ledger(target, place_in(placement)):
+            forget_jobs(placement, target)
+        with owning() as home:
+            home.execute(update_of(placement).values(move=None))
+        return place_in(placement)
+
+
+def clean_tenant(slug: str, *, now: bool = False) -> Place:
+    """Remove what is kept where it was moved from; before its time only `now`. Raises InvalidArgumentError."""
+    with only_one_for(slug):
+        placement = placement_of(slug)
+        previous = placement.previous
+        if previous is None:
+            raise InvalidArgumentError(f"nothing is kept of where the organization {slug!r} was before")
+        if placement.move is not None:
+            raise under_way(placement)
+        if not now and datetime.fromisoformat(previous["until"]) > datetime.now(UTC):
+            raise InvalidArgumentError(
+                f"what is kept of where the organization {slug!r} was before is kept until {previous['until']}: "
+                "remove it sooner with --yes"
+            )
+        clean(placement)
+        return recorded_place(previous)
+
+
+def those_to_clean() -> list[str]:
+    """The slugs of those of which something is kept whose time is over."""
+    with owning() as home:
+        kept = home.execute(
+            select(Placement.slug, Placement.previous["until"].astext)
+            .where(Placement.previous.is_not(None), Placement.move.is_(None))
+            .order_by(Placement.slug)
+        ).all()
+    return [slug for slug, until in kept if datetime.fromisoformat(until) <= datetime.now(UTC)]

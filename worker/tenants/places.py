@@ -1,0 +1,56 @@
+"""`Model` and `new_place`: the ways to keep an organization apart, and what its schema or database is called."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.models import Placement
+
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_RESERVED = re.compile(r"pg_.*|app|auth|ledger|catalog|public|information_schema|postgres|template[01]|docworker")
+_LONGEST_SLUG = 40
+
+
+class Model(StrEnum):
+    """How an organization is kept apart from those on its cluster."""
+
+    SHARED = "shared"
+    SCHEMA = "schema"
+    DATABASE = "database"
+
+
+def new_place(model: Model, cluster: str, organization_id: UUID, slug: str, *, name: str | None = None) -> Place:
+    """Where an organization will be; its schema or database is called after the slug unless it is given a name.
+
+    Raises InvalidArgumentError for a name that cannot be one.
+    """
+    if model is Model.SHARED:
+        if name is not None:
+            raise InvalidArgumentError(f"organizations that share their tables have no place to call {name!r}")
+        return Place(cluster, SHARED_SCHEMA)
+    named = name if name is not None else f"tenant_{slug[:_LONGEST_SLUG].replace('-', '_')}_{organization_id.hex[-8:]}"
+    if not _IDENTIFIER.fullmatch(named) or _RESERVED.fullmatch(named):
+        raise InvalidArgumentError(
+            f"{named!r} cannot be the name of a {model}: use 1 to 63 of a-z, 0-9 and '_', beginning with a letter, "
+            "and none that PostgreSQL or docworker uses itself"
+        )
+    return Place(cluster, named) if model is Model.SCHEMA else Place(cluster, SHARED_SCHEMA, named)
+
+
+def place_in(placement: Placement) -> Place:
+    return Place(placement.cluster, placement.schema, placement.database)
+
+
+def recorded_place(record: Mapping[str, Any]) -> Place:
+    """Of `Placement.previous` or `Placement.move`, where `Place._asdict` has put it."""
+    return Place(record["cluster"], record["schema"], record["database"])
+
+
+def model_of(place: Place) -> Model:
+    if place.database is not None:
+        return Model.DATABASE
+    return Model.SHARED if place.schema == SHARED_SCHEMA else Model.SCHEMA
