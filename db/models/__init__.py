@@ -1,12 +1,15 @@
 """The tables, one noun a module. Importing this package knows them all, as Alembic needs."""
 
-from docworker.db.models.audit import AuditEntry
+from docworker.db.models.audit import AuditEntry, InstallationEntry
 from docworker.db.models.base import Base, new_id
-from docworker.db.models.catalog import Placement
+from docworker.db.models.catalog import Changes, Placement, PlacementState
+from docworker.db.models.contributor import ContributorRole, DocumentContributor
 from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
 from docworker.db.models.folder import Folder
-from docworker.db.models.job import Job, JobState, Pause, ScheduleFire
+from docworker.db.models.job import Job, JobState, Pause, Suspension
 from docworker.db.models.organization import Organization
+from docworker.db.models.report import KeptReport
+from docworker.db.models.schedule import KeptSchedule, Missed, ScheduleFire
 from docworker.db.models.tag import DocumentTag, Tag
 from docworker.db.models.user import User
 from docworker.db.models.version import DocumentVersion
@@ -14,18 +17,27 @@ from docworker.db.models.version import DocumentVersion
 __all__ = [
     "AuditEntry",
     "Base",
+    "Changes",
+    "ContributorRole",
     "Document",
+    "DocumentContributor",
     "DocumentSearch",
     "DocumentStatus",
     "DocumentTag",
     "DocumentVersion",
     "Folder",
+    "InstallationEntry",
     "Job",
     "JobState",
+    "KeptReport",
+    "KeptSchedule",
+    "Missed",
     "Organization",
     "Pause",
     "Placement",
+    "PlacementState",
     "ScheduleFire",
+    "Suspension",
     "Tag",
     "User",
     "new_id",

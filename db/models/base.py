@@ -1,10 +1,11 @@
-"""`Base`, `TenantOwned`, `Timestamped`: what all tables share, naming convention, keys, timestamps."""
+"""`Base`, `TenantOwned`, `Timestamped`: what all tables share, naming convention, keys, timestamps; `any_of` keys."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, ForeignKeyConstraint, MetaData, Text, func
+from sqlalchemy import ARRAY, ColumnElement, DateTime, ForeignKeyConstraint, MetaData, Text, Uuid, cast, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid6 import uuid7
@@ -52,6 +53,11 @@ class Timestamped:
     updated_at: Mapped[datetime] = mapped_column(
         server_default=func.clock_timestamp(), onupdate=func.clock_timestamp(), sort_order=101
     )
+
+
+def any_of(ids: Iterable[UUID]) -> ColumnElement[UUID]:
+    """`column == any_of(ids)`: as `column.in_(ids)`, with one parameter, however many they are."""
+    return func.any(cast(list(ids), ARRAY(Uuid)))
 
 
 def tenant_foreign_key(column: str, target: str, *, on_delete: str | None = None) -> ForeignKeyConstraint:

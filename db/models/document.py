@@ -3,18 +3,27 @@
 from collections.abc import MutableMapping
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, func, select
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, func, select, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
-from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapped, column_property, mapped_column, object_session
+from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
+from sqlalchemy.orm import Mapped, column_property, mapped_column, object_session, relationship
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+from docworker.db.models.folder import DOCUMENT_IN_FOLDER
+from docworker.db.models.tag import DOCUMENT_OF_ROW, TAG_OF_ROW
+from docworker.db.models.user import DOCUMENT_OF_OWNER
 from docworker.db.models.version import DocumentVersion
+
+if TYPE_CHECKING:
+    from docworker.db.models.contributor import DocumentContributor
+    from docworker.db.models.folder import Folder
+    from docworker.db.models.tag import Tag
+    from docworker.db.models.user import User
 
 
 class DocumentStatus(StrEnum):
@@ -51,6 +60,46 @@ class Document(TenantOwned, Timestamped, Base):
     deleted_at: Mapped[datetime | None]
     if TYPE_CHECKING:
         _latest_content: Mapped[str | None]
+
+    folder: Mapped[Optional["Folder"]] = relationship(
+        back_populates="documents",
+        primaryjoin=DOCUMENT_IN_FOLDER,
+        lazy="raise",
+    )
+    owner: Mapped[Optional["User"]] = relationship(
+        back_populates="documents",
+        primaryjoin=DOCUMENT_OF_OWNER,
+        lazy="raise",
+    )
+    versions: Mapped[list[DocumentVersion]] = relationship(
+        back_populates="document",
+        order_by=DocumentVersion.version_number.desc(),
+        lazy="raise",
+        viewonly=True,
+    )
+    present_version: Mapped[DocumentVersion | None] = relationship(
+        primaryjoin="and_(foreign(Document.organization_id) == remote(DocumentVersion.organization_id),"
+        " foreign(Document.id) == remote(DocumentVersion.document_id),"
+        " foreign(Document.latest_version) == remote(DocumentVersion.version_number))",
+        lazy="raise",
+        viewonly=True,
+    )
+    tags: Mapped[list["Tag"]] = relationship(
+        secondary="app.document_tags",
+        primaryjoin=DOCUMENT_OF_ROW,
+        secondaryjoin=TAG_OF_ROW,
+        back_populates="documents",
+        order_by="Tag.name",
+        lazy="raise",
+        passive_deletes=True,
+    )
+    contributors: Mapped[list["DocumentContributor"]] = relationship(
+        back_populates="document",
+        order_by="DocumentContributor.role",
+        lazy="raise",
+        cascade="save-update, merge, delete, delete-orphan",
+        passive_deletes=True,
+    )
 
     @hybrid_property
     def content(self) -> str | None:
@@ -93,6 +142,28 @@ class Document(TenantOwned, Timestamped, Base):
     @classmethod
     def _insert_content(cls, mapping: MutableMapping[str, Any], value: Any) -> None:
         mapping["unprocessed_content"] = value
+
+    @hybrid_property
+    def is_live(self) -> bool:
+        """Whether nobody has deleted it."""
+        return self.deleted_at is None
+
+    @is_live.inplace.expression
+    @classmethod
+    def _is_live_expression(cls) -> ColumnElement[bool]:
+        return cls.deleted_at.is_(None)
+
+    @hybrid_method
+    def is_stale(self, signature: str) -> bool:
+        """Whether its text was made by processors other than those of this signature, which
+        `Pipeline.signature` gives. Needs `present_version`."""
+        present = self.present_version
+        return present is not None and present.pipeline != signature
+
+    @is_stale.inplace.expression  # type: ignore[attr-defined, untyped-decorator]
+    @classmethod
+    def _is_stale_expression(cls, signature: str) -> ColumnElement[bool]:
+        return cls.present_version.has(DocumentVersion.pipeline != signature)
 
     def keep_content(self, text: str) -> None:
         """Have the latest version hold the text, which the caller writes."""
@@ -143,7 +214,9 @@ Document._latest_content = column_property(
 class DocumentSearch(Base):
     """The full-text index of a document, kept apart so that writing a version never pays for it.
 
-    Filled by the job `index_documents`; `version_number` says which text it knows.
+    Filled by the job `index_documents`: `terms` (see `db.documents.search.terms`) are of the version `terms_version`,
+    `language` is that of their stems, and `is_partial` says that some words are not among them. `vector` is the release
+    before its own.
     """
 
     __tablename__ = "document_search"
@@ -151,9 +224,27 @@ class DocumentSearch(Base):
     organization_id: Mapped[UUID] = mapped_column(primary_key=True)
     document_id: Mapped[UUID] = mapped_column(primary_key=True)
     version_number: Mapped[int]
-    vector: Mapped[str] = mapped_column(TSVECTOR)
+    vector: Mapped[str | None] = mapped_column(TSVECTOR)
+    terms: Mapped[str | None] = mapped_column(TSVECTOR)
+    terms_version: Mapped[int | None]
+    language: Mapped[str | None]
+    is_partial: Mapped[bool] = mapped_column(server_default=text("false"))
 
     __table_args__ = (
         tenant_foreign_key("document_id", "app.documents", on_delete="CASCADE"),
+        Index("ix_document_search_terms", "terms", postgresql_using="gin"),
+        Index(
+            "ix_document_search_sample",
+            "terms",
+            postgresql_using="gin",
+            postgresql_where="get_byte(uuid_send(document_id), 15) < 16",
+        ),
+        Index("ix_document_search_organization_id_language", "organization_id", "language"),
+        Index(
+            "ix_document_search_unindexed",
+            "organization_id",
+            "document_id",
+            postgresql_where="terms_version IS DISTINCT FROM version_number",
+        ),
         {"schema": "app"},
     )

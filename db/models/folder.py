@@ -1,12 +1,28 @@
 """`Folder`: a tree. Paths and subtrees are recursive queries, in `db.documents.folders`."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING, Optional
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index
-from sqlalchemy.orm import Mapped
+from sqlalchemy import CheckConstraint, ColumnElement, Index
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapped, relationship
 
 from docworker.db.models.base import Base, TenantOwned, Timestamped, organization_foreign_key, tenant_foreign_key
+
+if TYPE_CHECKING:
+    from docworker.db.models.document import Document
+    from docworker.db.models.organization import Organization
+
+DOCUMENT_IN_FOLDER = (
+    "and_(foreign(Document.folder_id) == Folder.id, Document.organization_id == Folder.organization_id)"
+)
+_IS_PARENT = (
+    "and_(foreign(Folder.parent_id) == remote(Folder.id), Folder.organization_id == remote(Folder.organization_id))"
+)
+_IS_CHILD = (
+    "and_(remote(foreign(Folder.parent_id)) == Folder.id, remote(Folder.organization_id) == Folder.organization_id)"
+)
 
 
 class Folder(TenantOwned, Timestamped, Base):
@@ -17,6 +33,29 @@ class Folder(TenantOwned, Timestamped, Base):
     parent_id: Mapped[UUID | None]
     name: Mapped[str]
     deleted_at: Mapped[datetime | None]
+
+    organization: Mapped["Organization"] = relationship(back_populates="folders", lazy="raise")
+    parent: Mapped[Optional["Folder"]] = relationship(back_populates="children", primaryjoin=_IS_PARENT, lazy="raise")
+    children: Mapped[list["Folder"]] = relationship(
+        back_populates="parent", primaryjoin=_IS_CHILD, order_by="Folder.name", lazy="raise", passive_deletes="all"
+    )
+    documents: Mapped[list["Document"]] = relationship(
+        back_populates="folder",
+        primaryjoin=DOCUMENT_IN_FOLDER,
+        order_by="Document.filename",
+        lazy="raise",
+        passive_deletes="all",
+    )
+
+    @hybrid_property
+    def is_root(self) -> bool:
+        """Whether it stands at the top of the tree."""
+        return self.parent_id is None
+
+    @is_root.inplace.expression
+    @classmethod
+    def _is_root_expression(cls) -> ColumnElement[bool]:
+        return cls.parent_id.is_(None)
 
     __table_args__ = (
         organization_foreign_key(),

@@ -1,4 +1,4 @@
-"""`Job`, `Pause`, `ScheduleFire`: the tables of the ledger. How a job moves between its states is in `db.ledger`."""
+"""`Job`, `Pause`, `Suspension`: the ledger's tables of jobs. How jobs move between states: `db.ledger`."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 
-_FIRST, _LAST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
+FIRST_TIME, LAST_TIME = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
 """What Python holds, with a day to spare for every time zone."""
 READY = "state = 'queued' AND NOT later"
 """The queued jobs that stand in a lane. There must be no index on them that begins with or is ordered by `run_at`, nor
@@ -93,7 +93,7 @@ class Job(TenantOwned, Base):
         CheckConstraint("(state = 'dispatched') = (redispatch_at IS NOT NULL)", name="dispatched_is_due_again"),
         # What no reader could read: `db.ledger.values` refuses more of it, and earlier.
         CheckConstraint(
-            f"least({_TIMES}) >= {_FIRST} AND greatest({_TIMES}) <= {_LAST}",
+            f"least({_TIMES}) >= {FIRST_TIME} AND greatest({_TIMES}) <= {LAST_TIME}",
             name="times",
         ),
         # Large ones are not fetched for each change of a row: a claim sets aside what is no object.
@@ -171,21 +171,18 @@ class Pause(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
-class ScheduleFire(Base):
-    """One tick of one schedule. The key makes two beats fire once."""
+class Suspension(Base):
+    """An organization that is not served for now, by the catalog: its jobs wait. Other than a pause, nobody lifts it
+    but who makes the organization active again."""
 
-    __tablename__ = "schedule_fires"
-    __table_args__ = (
-        CheckConstraint(f"least(due_at, fired_at) >= {_FIRST} AND greatest(due_at, fired_at) <= {_LAST}", name="times"),
-        {"schema": "ledger"},
-    )
+    __tablename__ = "suspensions"
+    __table_args__ = ({"schema": "ledger"},)
 
-    schedule: Mapped[str] = mapped_column(primary_key=True)
-    due_at: Mapped[datetime] = mapped_column(primary_key=True)
-    fired_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    job_id: Mapped[UUID]
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 JOBS = str(Job.__table__)
 PAUSES = str(Pause.__table__)
+SUSPENSIONS = str(Suspension.__table__)
 """The tables' names, for the ledger's SQL."""

@@ -1,13 +1,16 @@
 """`DocumentVersion`: append-only, numbered 1, 2, 3, … without a gap within a document."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, func
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from docworker.db.models.base import Base, tenant_foreign_key
+
+if TYPE_CHECKING:
+    from docworker.db.models.document import Document
 
 
 class DocumentVersion(Base):
@@ -25,6 +28,8 @@ class DocumentVersion(Base):
     pipeline: Mapped[str]
     job_id: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+    document: Mapped["Document"] = relationship(back_populates="versions", lazy="raise", viewonly=True)
 
     __table_args__ = (
         tenant_foreign_key("document_id", "app.documents", on_delete="CASCADE"),
