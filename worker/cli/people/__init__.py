@@ -1,0 +1,1 @@
+"""The section People of `docworker --help`."""
