@@ -53,6 +53,15 @@ def hold(path: str, release: str) -> None:
     _append(path, "finished")
 
 
+@shared_task(name="tests.close_all")
+def close_all(path: str, release: str) -> None:
+    """Append the process's id, close every descriptor as a process does that ends, and wait until `release` is there:
+    its parent is told of an end that it cannot collect yet."""
+    _append(path, str(os.getpid()))
+    os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+    eventually(Path(release).exists, within_seconds=LONGEST_SECONDS, what=f"{release} is there")
+
+
 @shared_task(name="tests.obey")
 def obey(path: str) -> None:
     """Append `begun`, wait until the worker is told to stop, append `told to stop`."""

@@ -7,22 +7,25 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from docworker.db.cluster import close_database, open_database
 from docworker.db.errors import ConfigurationError
-from docworker.db.ledger.schedules import master_time
+from docworker.db.ledger.schedules import master_time, remember_rule
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.job import Job, ScheduleFire
+from docworker.db.models.job import Job
+from docworker.db.models.schedule import KeptSchedule, ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind
+from docworker.jobs.schedules.schedule import SCHEDULES, Cron, Every, Schedule
+from docworker.jobs.schedules.sources import look, rule_text
+from docworker.jobs.schedules.states import schedule_states
 from docworker.jobs.task import known_kinds
 from docworker.worker.app import celery_app
-from docworker.worker.beat.loop import LONGEST_WAIT_SECONDS, Beat, states
-from docworker.worker.beat.schedule import Cron, Every, Schedule
+from docworker.worker.beat.loop import LONGEST_WAIT_SECONDS, Beat
 from tests.support.commands import docworker
 from tests.support.database import opened_database
 from tests.support.metrics import get, metric
@@ -39,7 +42,16 @@ HOURLY = Schedule("hourly", Every(3600), KIND)
 @pytest.fixture
 def database(fresh_environment: dict[str, str]) -> Iterator[None]:
     with opened_database():
+        promised_long_ago(HOURLY)
         yield
+
+
+def promised_long_ago(*schedules: Schedule) -> None:
+    """As if a beat had known these for years, and none had run since."""
+    with all_jobs_session() as session:
+        for one in schedules:
+            remember_rule(session, one.name, rule_text(one))
+        session.execute(update(KeptSchedule).values(since=LONG_AGO, updated_at=LONG_AGO))
 
 
 def fires() -> list[ScheduleFire]:
@@ -56,6 +68,13 @@ def claim_all() -> None:
     """As if workers had claimed all jobs."""
     with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET claimed_at = clock_timestamp()"))
+
+
+def fire(beat: Beat, schedule: Schedule, due_at: datetime) -> None:
+    """As a beat that has just seen that nobody has fired it."""
+    with all_jobs_session() as session:
+        _, (known,) = look(session, [schedule])
+    beat._fire(known, schedule, due_at)
 
 
 def pretend_last_tick(schedule: str, due_at: datetime) -> None:
@@ -92,6 +111,7 @@ def test_a_second_look_fires_nothing_more() -> None:
 def test_many_beats_at_once_have_one_effect() -> None:
     start = threading.Barrier(4)
     schedules = [Schedule(f"schedule {number}", Every(3600), KIND) for number in range(5)]
+    promised_long_ago(*schedules)
 
     def run() -> None:
         start.wait()
@@ -115,7 +135,7 @@ def test_a_beat_that_comes_second_leaves_no_job_behind() -> None:
     claim_all()
     due_at = fires()[0].due_at
 
-    second._fire(HOURLY, due_at)
+    fire(second, HOURLY, due_at)
 
     assert len(jobs()) == 1
 
@@ -153,6 +173,7 @@ def test_a_tick_that_could_not_be_recorded_has_no_effect_and_is_fired_by_the_nex
     monkeypatch.setenv("DOCWORKER_LOCK_TIMEOUT", "0.2")
     settings.cache_clear()
     open_database(settings())
+    promised_long_ago(HOURLY)
     beat = Beat(KINDS, [HOURLY])
 
     with all_jobs_session() as session:
@@ -209,7 +230,7 @@ def test_a_schedule_that_cannot_be_fired_is_set_aside_and_the_others_go_on(bad: 
     assert REGISTRY.get_sample_value("docworker_schedules_set_aside", {"schedule": "bad"}) == 1
     assert REGISTRY.get_sample_value("docworker_schedules_set_aside", {"schedule": "hourly"}) == 0
     with all_jobs_session() as session:
-        shown = {one.schedule.name: one for one in states(session, KINDS, [bad, HOURLY])}
+        shown = {one.name: one for one in schedule_states(session, KINDS, [bad, HOURLY])}
     assert shown["bad"].problem
     assert (shown["hourly"].problem, shown["hourly"].last_job_id) == (None, jobs()[0].id)
 
@@ -236,9 +257,10 @@ def test_a_schedule_whose_job_somebody_holds_does_not_hold_up_the_others(monkeyp
     monkeypatch.setenv("DOCWORKER_LOCK_TIMEOUT", "0.2")
     settings.cache_clear()
     open_database(settings())
+    daily = Schedule("daily", Every(86_400), KIND)
+    promised_long_ago(HOURLY, daily)
     Beat(KINDS, [HOURLY]).tick()
     pretend_last_tick("hourly", LONG_AGO)
-    daily = Schedule("daily", Every(86_400), KIND)
     with all_jobs_session() as session:
         session.execute(text("SELECT FROM ledger.jobs FOR UPDATE"))
         with pytest.raises(OperationalError, match="lock timeout"):
@@ -262,7 +284,7 @@ def test_a_tick_far_ahead_of_the_clock_holds_up_nothing_and_is_told() -> None:
     assert [one["last"] for one in logs if one["event"] == "schedule.ticks_ahead"] == [AHEAD.isoformat()]
     assert REGISTRY.get_sample_value("docworker_schedule_ticks_ahead", {"schedule": "hourly"}) == 1
     with all_jobs_session() as session:
-        (shown,) = states(session, KINDS, [HOURLY])
+        (shown,) = schedule_states(session, KINDS, [HOURLY])
         now = master_time(session)
     assert shown.last_due_at == HOURLY.when.latest_until(now)
     assert (shown.next_due_at, shown.ahead_due_at) == (HOURLY.when.next_after(now), AHEAD)
@@ -275,7 +297,7 @@ def test_a_clock_that_steps_forwards_and_back_doubles_no_tick(monkeypatch: pytes
     beat = Beat(KINDS, [HOURLY])
 
     def look(now: datetime) -> None:
-        monkeypatch.setattr("docworker.worker.beat.loop.master_time", lambda _: now)
+        monkeypatch.setattr("docworker.jobs.schedules.sources.master_time", lambda _: now)
         beat.tick()
         claim_all()
 
@@ -296,6 +318,7 @@ def test_old_ticks_are_forgotten_but_never_the_last_ones(monkeypatch: pytest.Mon
             due_at = datetime.now(UTC) - timedelta(days=days)
             session.add(ScheduleFire(schedule="hourly", due_at=due_at, job_id=SYSTEM_ORGANIZATION_ID))
     yearly = Schedule("yearly", Cron("0 0 1 1 *"), KIND)
+    promised_long_ago(yearly)
     Beat(KINDS, [HOURLY, yearly]).tick()
     assert len([one for one in fires() if one.schedule == "hourly"]) == 3
     assert len([one for one in fires() if one.schedule == "yearly"]) == 1
@@ -306,20 +329,22 @@ def test_the_true_ticks_outlive_one_that_a_wrong_clock_adds(monkeypatch: pytest.
     beat = Beat(KINDS, [HOURLY])
     beat.tick()
     claim_all()
-    beat._fire(HOURLY, AHEAD)
+    fire(beat, HOURLY, AHEAD)
     claim_all()
     beat.tick()
     assert len(fires()) == len(jobs()) == 2
 
 
 def test_beat_runs_as_a_process_and_shows_its_schedule(fresh_environment: dict[str, str], processes: Processes) -> None:
+    with opened_database():
+        promised_long_ago(*SCHEDULES)
     beat = processes.start("beat")
-    beat.wait_for_log("schedule.fired", times=4)
+    beat.wait_for_log("schedule.fired", times=len(SCHEDULES))
 
     assert get("/healthz", process="beat")[0] == 200
     eventually(lambda: get("/readyz", process="beat")[0] == 200)
-    assert metric("docworker_schedule_fires_total", process="beat") == 4
-    listed = {one["schedule"]: one for one in docworker("schedule", "--json").json}
+    assert metric("docworker_schedule_fires_total", process="beat") == len(SCHEDULES)
+    listed = {one["schedule"]: one for one in docworker("schedules", "list", "--json").json}
     assert listed["prune_jobs"]["last_due_at"] < listed["prune_jobs"]["next_due_at"]
     assert beat.stop(within_seconds=5) == 0
 
@@ -327,6 +352,8 @@ def test_beat_runs_as_a_process_and_shows_its_schedule(fresh_environment: dict[s
 def test_beat_outlives_the_master(own_stack: OwnStack, in_force: InForce, processes: Processes) -> None:
     stack = own_stack(replicas=0, migrated=True)
     in_force(stack)
+    with opened_database():
+        promised_long_ago(*SCHEDULES)
     stack.master.kill()
     beat = processes.start("beat")
     beat.wait_for_log("beat.waiting")
@@ -337,9 +364,11 @@ def test_beat_outlives_the_master(own_stack: OwnStack, in_force: InForce, proces
 
     beat.wait_for_log("schedule.fired", times=4, within_seconds=30)
     with opened_database(), all_jobs_session() as session:
-        assert all(one.last_due_at for one in states(session, KINDS))
+        assert all(one.last_due_at for one in schedule_states(session, KINDS))
 
 
 def test_beat_needs_no_broker(fresh_environment: dict[str, str], processes: Processes) -> None:
+    with opened_database():
+        promised_long_ago(*SCHEDULES)
     beat = processes.start("beat", environment={"DOCWORKER_BROKER_URL": "redis://127.0.0.1:1/0"})
     beat.wait_for_log("schedule.fired", times=4)

@@ -29,10 +29,11 @@ CHUNKS_OF_A_LOOK = 100
 """
 
 
-def change_all(change: Change, wanted: Filter, *, doing: str, done: str, hidden: bool) -> list[UUID]:
-    """Change all jobs of the filter; returns their ids. Ends the command with what has been done when it is interrupted
-    or has waited in vain for somebody's lock."""
-    changed: list[UUID] = []
+def change_all(
+    change: Change, wanted: Filter, changed: list[UUID], *, doing: str, done: str, hidden: bool
+) -> list[UUID]:
+    """Change all jobs of the filter; adds their ids to `changed` as it goes on, and returns it. Ends the command with
+    what has been done when it is interrupted or has waited in vain for somebody's lock."""
     try:
         with _progress(change, wanted, doing, hidden=hidden) as advance:
             held = list(_first_pass(change, wanted, changed, advance))

@@ -1,17 +1,14 @@
 """`docworker enqueue`: put one job of any kind into the ledger."""
 
-import json
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import click
-from sqlalchemy import func, select
 
-from docworker.db.errors import InvalidArgumentError
-from docworker.db.sessions import TenantSession, writing
+from docworker.db.ledger.schedules import master_time
+from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.worker.app import celery_app
+from docworker.worker.cli.jobs.arguments import keys_and_values
 from docworker.worker.cli.jobs.kinds import known_kind
 from docworker.worker.cli.jobs.selection import duration, organization_id
 from docworker.worker.cli.options import database_open, organization_option
@@ -49,7 +46,7 @@ def enqueue(
     as_json: bool,
 ) -> None:
     """Enqueue one job of KIND for an organization. A running dispatcher and worker carry it out."""
-    given = _keys_and_values(arguments)
+    given = keys_and_values(arguments)
     task = celery_app().tasks[known_kind(kind).name]
     wait = None if delay is None else duration(delay)
     with database_open("enqueue"), writing(organization_id(slug)) as session:
@@ -57,7 +54,7 @@ def enqueue(
             session,
             task,
             [given],
-            run_at=None if wait is None else _master_time(session) + wait,
+            run_at=None if wait is None else master_time(session) + wait,
             priority=priority,
             unique_keys=None if unique_key is None else [unique_key],
             max_attempts=max_attempts,
@@ -67,30 +64,3 @@ def enqueue(
         print_json({"id": entered, "kind": kind})
     else:
         click.echo(str(entered))
-
-
-def _keys_and_values(arguments: tuple[str, ...]) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if not separator or not key.isidentifier():
-            raise InvalidArgumentError(f"{argument!r} is not KEY=VALUE")
-        if key in given:
-            raise InvalidArgumentError(f"{key!r} is given twice")
-        given[key] = _value(value)
-    return given
-
-
-def _value(text: str) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not JSON")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except ValueError:
-        return text
-
-
-def _master_time(session: TenantSession) -> datetime:
-    now: datetime = session.scalars(select(func.clock_timestamp())).one()
-    return now

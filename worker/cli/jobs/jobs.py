@@ -19,6 +19,7 @@ from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.bulk import change_all
+from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.options import database_open
@@ -141,12 +142,12 @@ def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: 
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
     _demand_a_choice(job_ids, chosen, everything=everything, verb="retry")
-    with selected_jobs(**chosen) as wanted:
+    with selected_jobs(**chosen) as wanted, jobs_on_record("retried", wanted, job_ids, chosen) as changed:
         if job_ids:
             with all_jobs_session() as session:
-                changed = ledger.retry_failed(session, wanted, job_ids)
+                changed += ledger.retry_failed(session, wanted, job_ids)
         else:
-            changed = change_all(ledger.RETRY, wanted, doing="retry", done="queued again", hidden=as_json)
+            change_all(ledger.RETRY, wanted, changed, doing="retry", done="queued again", hidden=as_json)
     _report(changed, job_ids, "queued again", "failed or cancelled", as_json=as_json)
 
 
@@ -162,12 +163,12 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
     _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
-    with selected_jobs(**chosen) as wanted:
+    with selected_jobs(**chosen) as wanted, jobs_on_record("cancelled", wanted, job_ids, chosen) as changed:
         if job_ids:
             with all_jobs_session() as session:
-                changed = ledger.cancel(session, wanted, job_ids)
+                changed += ledger.cancel(session, wanted, job_ids)
         else:
-            changed = change_all(ledger.CANCEL, wanted, doing="cancel", done="cancelled", hidden=as_json)
+            change_all(ledger.CANCEL, wanted, changed, doing="cancel", done="cancelled", hidden=as_json)
     _report(changed, job_ids, "cancelled", "queued, dispatched or running", as_json=as_json)
 
 
@@ -203,7 +204,7 @@ def places(function: Callable[..., Any]) -> Callable[..., Any]:
 def pause(kind: str | None, slug: str | None) -> None:
     """Dispatch no more jobs of a kind, of an organization, or of one kind of one organization. What runs goes on."""
     _demand_a_place(kind, slug, "pause")
-    with database_open("jobs"), all_jobs_session() as session:
+    with database_open("jobs"), pause_on_record("paused", kind, slug), all_jobs_session() as session:
         ledger.pause(session, kind=kind, organization_id=organization_id(slug))
     click.echo(f"paused {_place(kind, slug)}")
 
@@ -213,10 +214,11 @@ def pause(kind: str | None, slug: str | None) -> None:
 def resume(kind: str | None, slug: str | None) -> None:
     """Take a pause back; name the same kind and organization."""
     _demand_a_place(kind, slug, "resume")
-    with database_open("jobs"), all_jobs_session() as session:
-        was_paused = ledger.resume(session, kind=kind, organization_id=organization_id(slug))
-    if not was_paused:
-        raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
+    with database_open("jobs"), pause_on_record("resumed", kind, slug):
+        with all_jobs_session() as session:
+            was_paused = ledger.resume(session, kind=kind, organization_id=organization_id(slug))
+        if not was_paused:
+            raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
     click.echo(f"resumed {_place(kind, slug)}")
 
 

@@ -362,7 +362,7 @@ def test_a_job_that_is_held_for_too_long_is_named_and_the_others_are_done(tenant
 def test_a_long_list_has_one_header_and_every_job(tenant: Tenant) -> None:
     many(tenant, 2500)
     with the_ledger() as session:
-        session.execute(text("UPDATE ledger.jobs SET error_class = 'E', error_message = repeat('e', 100000)"))
+        session.execute(text("UPDATE ledger.jobs SET error_class = 'E', error_message = repeat('e', 10000)"))
     lines = ask("jobs", "list", "--limit", 10_000).lines
     assert len(lines) == 2501
     assert sum(line[0] == "id" for line in lines) == 1
@@ -521,7 +521,8 @@ def test_an_old_version_is_restored(tenant: Tenant) -> None:
         (("/pending.txt", "1"), 1, "has no versions: it is pending"),
         (("/nothing.txt", "1"), 1, "this organization has no document '/nothing.txt'"),
         (("/a.txt", "0"), 2, "0 is not in the range 1<=x<=2147483647"),
-        (("/a.txt",), 2, "Missing argument 'VERSION'"),
+        (("/a.txt",), 2, "say which VERSION is to be the newest, or --from-source"),
+        (("/a.txt", "1", "--from-source"), 2, "say which VERSION is to be the newest, or --from-source"),
     ],
 )
 def test_what_cannot_be_restored_is_told(tenant: Tenant, arguments: Any, code: int, complaint: str) -> None:

@@ -1,11 +1,18 @@
-"""`Cron`: due times by the five fields of crontab(5), in UTC. Pure arithmetic, without a clock."""
+"""`Cron`: due times by the five fields of crontab(5), by the clocks of a time zone. Pure arithmetic, without a clock.
+
+Where clocks are changed it does what Debian's cron does. Times of day (neither minute nor hour begins with `*`) are due
+once: one that comes twice at the first time, one that is skipped when the gap is over. All others are due whenever the
+clock shows them, so `*/5` keeps its pace.
+"""
 
 import calendar
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cached_property
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from docworker.db.errors import ConfigurationError
 from docworker.db.ledger.values import shortened
@@ -37,18 +44,22 @@ _LONGEST_MONTH = {month: calendar.monthrange(2024, month)[1] for month in range(
 class Cron:
     """Minute, hour, day of month, month, day of week, as in crontab(5): `*`, numbers, names of months and days, ranges,
     lists, steps over `*` or a range; Sunday is 0 or 7. When both days are restricted (neither field begins with `*`),
-    a day that matches either is one: `0 0 13 * 5` is each 13th and each Friday.
+    a day that matches either is one: `0 0 13 * 5` is each 13th and each Friday; with `both_days` only a day that
+    matches both. `zone` is a name such as `Europe/Berlin`.
 
-    Raises ConfigurationError for an expression that is malformed or never due.
+    Raises ConfigurationError for an expression that is malformed or never due, and for a zone that is not known.
     """
 
     expression: str
+    zone: str = "UTC"
+    both_days: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.expression, str):
             raise ConfigurationError(
                 f"a cron expression is a text such as '7 * * * *', got {shortened(self.expression)}"
             )
+        zone_of(self.zone)
         fields = self.expression.split()
         if len(fields) != len(FIELDS):
             raise ConfigurationError(
@@ -64,21 +75,55 @@ class Cron:
 
     def next_after(self, moment: datetime) -> datetime:
         """The first due time after `moment`, which has a time zone."""
-        moment = moment.astimezone(UTC)
-        for day in self._days_from(moment.date(), forwards=True):
-            due = (datetime.combine(day, one, UTC) for one in self._times)
-            if (found := next((one for one in due if one > moment), None)) is not None:
-                return found
+        shown, again = self._shown_at(moment)
+        walls = self._walls_after(shown - again)
+        found: list[datetime] = []
+        for wall in walls:
+            found += [due for due in self._moments_of(wall) if due > moment]
+            if found and wall > shown:  # before that, a later wall may come sooner
+                return min(found)
+        if found:
+            return min(found)
         raise OverflowError(f"cron expression {self.expression!r} is not due after {moment.isoformat()}")
 
     def latest_until(self, moment: datetime) -> datetime | None:
         """The last due time that is not after `moment`."""
-        moment = moment.astimezone(UTC)
-        for day in self._days_from(moment.date(), forwards=False):
-            due = (datetime.combine(day, one, UTC) for one in reversed(self._times))
-            if (found := next((one for one in due if one <= moment), None)) is not None:
-                return found
-        return None
+        shown, again = self._shown_at(moment)
+        found: list[datetime] = []
+        for wall in self._walls_until(shown + again):
+            found += [due for due in self._moments_of(wall) if due <= moment]
+            if found and wall <= shown:
+                break
+        return max(found, default=None)
+
+    def _shown_at(self, moment: datetime) -> tuple[datetime, timedelta]:
+        """What the clock shows, and if it shows this twice, by how much it is set back in between."""
+        local = moment.astimezone(self._zone)
+        twice = _offset(local, fold=0) - _offset(local, fold=1)
+        return local.replace(tzinfo=None, fold=0), max(twice, timedelta())
+
+    def _moments_of(self, wall: datetime) -> list[datetime]:
+        """When the clock shows `wall`, in UTC, as far as that is a due time."""
+        first, second = (wall.replace(tzinfo=self._zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        if first == second:
+            return [first]
+        is_skipped = second < first
+        if self._is_time_of_day:
+            return [_change_between(second, first, self._zone) if is_skipped else first]
+        return [] if is_skipped else [first, second]
+
+    def _walls_after(self, wall: datetime) -> Iterator[datetime]:
+        """What a clock shows at due times, from then on, whether or not a zone's ever does."""
+        for day in self._days_from(wall.date(), forwards=True):
+            first = bisect_right(self._times, wall.time()) if day == wall.date() else 0
+            for one in self._times[first:]:
+                yield datetime.combine(day, one)
+
+    def _walls_until(self, wall: datetime) -> Iterator[datetime]:
+        for day in self._days_from(wall.date(), forwards=False):
+            end = bisect_right(self._times, wall.time()) if day == wall.date() else len(self._times)
+            for one in reversed(self._times[:end]):
+                yield datetime.combine(day, one)
 
     def _days_from(self, day: date, *, forwards: bool) -> Iterator[date]:
         """The matching days from `day` on, as far as the calendar goes; months that do not match are passed over."""
@@ -99,9 +144,18 @@ class Cron:
         return (of_month or of_week) if self._either_day else (of_month and of_week)
 
     @cached_property
+    def _zone(self) -> tzinfo:
+        return zone_of(self.zone)
+
+    @cached_property
+    def _is_time_of_day(self) -> bool:
+        minute, hour = self.expression.split()[:2]
+        return not (minute.startswith("*") or hour.startswith("*"))
+
+    @cached_property
     def _sets(self) -> tuple[frozenset[int], ...]:
         return tuple(
-            _values_of(text, field) for text, field in zip(self.expression.lower().split(), FIELDS, strict=True)
+            values_of(text, field) for text, field in zip(self.expression.lower().split(), FIELDS, strict=True)
         )
 
     @cached_property
@@ -123,13 +177,40 @@ class Cron:
     @cached_property
     def _either_day(self) -> bool:
         _, _, day_of_month, _, day_of_week = self.expression.split()
-        return not (day_of_month.startswith("*") or day_of_week.startswith("*"))
+        return not (self.both_days or day_of_month.startswith("*") or day_of_week.startswith("*"))
 
     def __str__(self) -> str:
-        return self.expression
+        both = " (both days)" if self.both_days else ""
+        return f"{self.expression}{both}" if self.zone == "UTC" else f"{self.expression}{both} {self.zone}"
 
 
-def _values_of(text: str, field: Field) -> frozenset[int]:
+def zone_of(name: str) -> tzinfo:
+    """The time zone of that name; raises ConfigurationError when there is none."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, TypeError, OSError):
+        raise ConfigurationError(
+            f"there is no time zone {shortened(name)}: give a name of the IANA database, such as Europe/Berlin"
+        ) from None
+
+
+def _offset(local: datetime, *, fold: int) -> timedelta:
+    return local.replace(fold=fold).utcoffset() or timedelta()
+
+
+def _change_between(before: datetime, after: datetime, zone: tzinfo) -> datetime:
+    """The moment between these two, in UTC, from which on the zone's clocks show another offset."""
+    offset = before.astimezone(zone).utcoffset()
+    seconds = range(int((after - before).total_seconds()))
+    changed = bisect_left(
+        seconds, True, key=lambda passed: (before + timedelta(seconds=passed)).astimezone(zone).utcoffset() != offset
+    )
+    return before + timedelta(seconds=changed)
+
+
+def values_of(text: str, field: Field) -> frozenset[int]:
     """The numbers that a field stands for; raises ValueError saying what is wrong with it."""
     values: set[int] = set()
     for part in text.split(","):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docworker.db.errors import ConfigurationError
-from docworker.worker.beat.schedule import SCHEDULES, Cron, Every, Schedule, distinct
+from docworker.jobs.schedules.schedule import SCHEDULES, Cron, Every, Schedule, distinct
 
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 EXPRESSIONS = ["* * * * *", "*/5 * * * *", "7 * * * *", "23 2 * * *", "0 9 * * 1", "0 0 1 * *", "0 0 29 2 *"]
@@ -207,7 +207,7 @@ def test_a_period_that_is_no_number_of_seconds_is_refused(seconds: Any) -> None:
     ("name", "when", "kind", "arguments", "reason"),
     [
         ("leap", "0 0 30 2 *", "k", None, "schedule 'leap', defined at .*test_schedule.py:[0-9]+: .*'0 0 30 2 ."),
-        ("s", 60, "k", None, "due times come from Every, Cron or a cron expression, got 60"),
+        ("s", 60, "k", None, "due times come from Every, Cron, Solar or a cron expression, got 60"),
         ("", Every(1), "k", None, "its name has 1 to 200 characters"),
         ("a\x00b", Every(1), "k", None, "a NUL character"),
         (7, Every(1), "k", None, "its name is a text, got 7"),

@@ -1,0 +1,1 @@
+"""What is done regularly, and when: schedules in code and in the ledger."""

@@ -1,0 +1,87 @@
+"""Schedules from the shell: added, shown, changed, run and deleted; and what is said when that cannot be."""
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from docworker.jobs.schedules.schedule import Schedule
+from docworker.worker.cli import main
+from tests.support.database import opened_database
+from tests.support.project import PROJECT
+from tests.support.tenants import Tenant
+
+
+@pytest.fixture
+def slug(environment: dict[str, str]) -> str:
+    with opened_database():
+        return Tenant().slug
+
+
+def invoke(*arguments: str) -> Result:
+    """As `docworker …`, in this process."""
+    done = CliRunner().invoke(main, arguments, prog_name="docworker")
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def ask(*arguments: str) -> str:
+    done = invoke("schedules", *arguments)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+JOBS_PAGE = (PROJECT / "docs" / "jobs.md").read_text()
+
+
+def test_the_commands_and_the_definitions_that_the_page_on_jobs_shows(slug: str) -> None:
+    shown = re.findall(r"^    docworker (schedules [^#\n]*)", JOBS_PAGE, re.MULTILINE)
+    assert len(shown) >= 8
+    for command in shown:
+        done = invoke(*shlex.split(command.replace(" acme ", f" {slug} ")))
+        assert done.exit_code == 0, (command, done.stderr)
+    (example,) = [one for one in re.findall(r"```python\n([^`]*)```", JOBS_PAGE) if "SCHEDULES = " in one]
+    defined: dict[str, Any] = {}
+    exec(example, defined)
+    assert [type(one) for one in defined["SCHEDULES"]] == [Schedule, Schedule]
+
+
+def test_schedules_of_a_tenant_from_the_shell(slug: str) -> None:
+    added = ask("add", "nightly", "30 2 * * *", "process_organization", "-o", slug, "--time-zone", "Europe/Berlin")
+    assert "added nightly, due next at" in added
+    ask("edit", "nightly", "--when", "45 2 * * *", "--missed", "none", "--priority", "7")
+    ask("pause", "nightly")
+    shown: dict[str, Any] = json.loads(ask("show", "nightly"))
+    wanted = {
+        "when": "45 2 * * *",
+        "time_zone": "Europe/Berlin",
+        "organization": slug,
+        "missed": "none",
+        "priority": 7,
+        "paused": True,
+        "next_due_at": None,
+        "problem": None,
+    }
+    assert {key: shown[key] for key in wanted} == wanted
+    assert "nightly 45 2 * * * Europe/Berlin process_organization" in " ".join(ask("list").split())
+    ask("resume", "nightly")
+    assert len(ask("run", "nightly").strip()) == 36
+    ask("delete", "nightly")
+    actions = json.loads(invoke("audit", "list", "-o", slug, "--json").stdout)
+    done = ["added", "edited", "paused", "resumed", "run", "deleted"]
+    assert [one["action"] for one in actions][::-1] == [f"schedule.{action}" for action in done]
+    for refused, reason in (
+        (("add", "x", "30 25 * * *", "process_organization"), "hour '25'"),
+        (("add", "x", "every 1", "proces_organization"), "did you mean 'process_organization'?"),
+        (("add", "prune_jobs", "every 1", "process_organization"), "has this name already"),
+        (("edit", "nightly", "--priority", "1"), "no schedule is called 'nightly'"),
+        (("edit", "prune_jobs", "--priority", "1"), "is defined in code"),
+        (("delete", "prune_jobs"), "is defined in code"),
+    ):
+        answer = invoke("schedules", *refused)
+        assert (answer.exit_code, answer.stdout) == (1, "")
+        assert reason in answer.stderr
