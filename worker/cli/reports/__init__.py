@@ -1,0 +1,1 @@
+"""The section Reports of `docworker --help`."""
