@@ -1,7 +1,8 @@
 """`python -m benchmarks`: everything in one run on the local stack. Rates are jobs or documents per second.
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
-document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot.
+document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot,
+--search.
 """
 
 import argparse
@@ -47,6 +48,10 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
         from benchmarks.endurance import hold_snapshot
 
         hold_snapshot(servers, asked.held_snapshot * 60, one_by_one=asked.one_by_one, dead=asked.dead)
+    elif asked.search:
+        from benchmarks.search import measure_search
+
+        measure_search(servers, asked.search)
     else:
         from benchmarks.comparison import compare
 
@@ -83,6 +88,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
+    parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -191,3 +192,14 @@ def test_store_works_in_a_forked_child(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0 if store.get(key) == b"from the parent" else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_keys_are_listed_by_the_time_they_were_written_at(store: SourceStore) -> None:
+    now = datetime.now(UTC)
+    assert list(store.keys(ORGANIZATION, before=now + timedelta(minutes=1))) == []
+    kept = {put(store, bytes([number])) for number in range(20)}
+    store.put(uuid4(), io.BytesIO(b"somebody else's"))
+    filesystem, root = fsspec.url_to_fs(store.url)
+    filesystem.pipe_file(f"{root}/{ORGANIZATION}/ab/half.part", b"left by a kill")
+    assert sorted(store.keys(ORGANIZATION, before=now + timedelta(minutes=1))) == sorted(kept)
+    assert list(store.keys(ORGANIZATION, before=now - timedelta(minutes=1))) == []

@@ -321,6 +321,16 @@ def test_restoring_the_latest_version_writes_nothing(tenant: Tenant, document: D
         assert restore_version(session, document.id, 1) == Outcome(Written.UNCHANGED, 1)
 
 
+def test_a_restored_text_is_rewritten_neither_by_one_result_nor_among_many(tenant: Tenant, document: Document) -> None:
+    write(tenant, document, "second")
+    with writing(tenant.id) as session:
+        restore_version(session, document.id, 1)
+    read = tenant.get(document.id)
+    assert write_all(tenant, text_for(read, "other")) == {document.id: Outcome(Written.UNCHANGED, 3)}
+    assert write(tenant, read, "other") == Outcome(Written.UNCHANGED, 3)
+    assert tenant.get(document.id).version == read.version
+
+
 def test_a_version_that_is_not_there_cannot_be_restored(tenant: Tenant, document: Document) -> None:
     with pytest.raises(NotFoundError, match="has no version 7: its latest is 1"), writing(tenant.id) as session:
         restore_version(session, document.id, 7)

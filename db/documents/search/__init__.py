@@ -1,0 +1,26 @@
+"""Full-text search: what a text is found by, and how it is found."""
+
+from docworker.db.documents.search.finding import SearchHit, search_documents
+from docworker.db.documents.search.indexing import (
+    Indexed,
+    forget_name,
+    how_indexed,
+    load_texts,
+    terms_of,
+    unindexed,
+    write_terms,
+)
+from docworker.db.documents.search.snippets import Fragment
+
+__all__ = [
+    "Fragment",
+    "Indexed",
+    "SearchHit",
+    "forget_name",
+    "how_indexed",
+    "load_texts",
+    "search_documents",
+    "terms_of",
+    "unindexed",
+    "write_terms",
+]
