@@ -17,12 +17,13 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from docworker.jobs.pipeline.draft import PipelineError, Reason
-from docworker.jobs.pipeline.formats import Reading, reader_of
+from docworker.jobs.pipeline.draft import MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
+from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
 from docworker.jobs.pipeline.limits import MIB, Limits
 
 _MOST_MESSAGE_CHARACTERS = 500
+_MOST_TITLE_CHARACTERS = 1000
 _WORKING_BYTES = 32 * MIB
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -87,13 +88,25 @@ def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]
     except MemoryError:
         return {"reason": Reason.MEMORY_LIMIT, "message": _memory_message(limits)}, b""
     except Exception as error:  # noqa: BLE001 -- whatever a parser raises on a hostile file is about the file
-        message = f"the parser gave up: {type(error).__name__}: {error}"[:_MOST_MESSAGE_CHARACTERS]
+        # Not what it says: that may be text of the document, or an address in memory.
+        message = f"the parser gave up with {type(error).__name__}"
         return {"reason": Reason.CORRUPT, "message": message}, b""
 
 
 def _reply(reading: Reading) -> tuple[Header, bytes]:
-    title = reading.title[:1000].encode("utf-8", "replace").decode() if reading.title else None
-    return {"title": title, "pages": reading.pages}, reading.text.encode("utf-8", "replace")
+    header: Header = {
+        "title": _bounded(reading.title, _MOST_TITLE_CHARACTERS) if reading.title else None,
+        "pages": reading.pages,
+        "facts": {name: _bounded(value, MOST_FACT_CHARACTERS) for name, value in reading.facts.items()},
+        "warnings": [
+            [code, _bounded(message, MOST_WARNING_CHARACTERS)] for code, message in reading.warnings[:MOST_WARNINGS]
+        ],
+    }
+    return header, reading.text.encode("utf-8", "replace")
+
+
+def _bounded(value: str, most: int) -> str:
+    return value[:most].encode("utf-8", "replace").decode()
 
 
 def _memory_message(limits: Limits) -> str:

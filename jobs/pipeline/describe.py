@@ -11,7 +11,10 @@ from docworker.jobs.pipeline.normalize import normalized
 from docworker.jobs.pipeline.processor import Processor
 
 TITLE_CHARACTERS = 200
-_HEADING = re.compile(r"^(?:#{1,6}[ \t]+(?P<hashes>[^ \t\n].*)|(?P<underlined>\S.*)\n(?:=+|-+)[ \t]*)$", re.M)
+_TITLE_FIELD = re.compile(r"title[ \t]*[:=](.*)", re.I)
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_HASHES = re.compile(r"#{1,6}[ \t]+([^ \t\n].*)")
+_UNDERLINE = re.compile(r"(?:=+|-+)[ \t]*")
 _HEAD_CHARACTERS = 64 * 1024
 _BLOCK_CHARACTERS = 256 * 1024
 
@@ -20,7 +23,7 @@ class Describe(Processor):
     """Adds the facts `language`, `words`, `characters`, and a title where the document brought none."""
 
     name = "describe"
-    version = 1
+    version = 2
     order = 300
 
     def process(self, document: Draft) -> Draft:
@@ -45,11 +48,47 @@ def _words_in(text: str) -> int:
 
 
 def _title_of(document: Draft) -> str | None:
-    head = document.text[:_HEAD_CHARACTERS]
-    if document.facts.get("media_type") == MARKDOWN and (heading := _HEADING.search(head)):
-        hashes = heading["hashes"]
-        return _shortened(hashes[0] + hashes[1:].rstrip(" \t#") if hashes else heading["underlined"])
-    return _shortened(head.lstrip().partition("\n")[0])
+    lines = document.text[:_HEAD_CHARACTERS].split("\n")
+    if document.facts.get("media_type") == MARKDOWN:
+        matter, lines = _front_matter(lines)
+        named = (_TITLE_FIELD.match(line) for line in matter)
+        title = next((field[1].strip(" \t\"'") for field in named if field), None) or _heading_in(lines)
+        if title:
+            return _shortened(title)
+    return _shortened(next(filter(_holds_words, lines), None) or next(filter(str.strip, lines), None))
+
+
+def _front_matter(lines: list[str]) -> tuple[list[str], list[str]]:
+    """What stands between two lines of `---` or `+++` at the top, and what follows; it belongs to the document."""
+    mark = lines[0].rstrip()
+    if mark in ("---", "+++"):
+        for at, line in enumerate(lines[1:], 1):
+            if line.rstrip() in (mark, "..."):
+                return lines[1:at], lines[at + 1 :]
+    return [], lines
+
+
+def _heading_in(lines: list[str]) -> str | None:
+    """The first heading, with hashes or underlined; code between fences has none."""
+    fence, before = "", ""
+    for line in lines:
+        if fenced := _FENCE.match(line):
+            fence = "" if fence and fenced[1].startswith(fence) else fence or fenced[1]
+            before = ""
+            continue
+        if fence:
+            continue
+        if hashes := _HASHES.match(line):
+            return hashes[1][0] + hashes[1][1:].rstrip(" \t#")
+        if before and _UNDERLINE.fullmatch(line):
+            return before
+        before = line.strip()
+    return None
+
+
+def _holds_words(line: str) -> bool:
+    """Whether a line says something: it is no rule, no number, no directive or comment of reStructuredText."""
+    return any(map(str.isalpha, line)) and not line.startswith(".. ")
 
 
 def _shortened(title: str | None) -> str | None:

@@ -13,6 +13,10 @@ from docworker.db.errors import ConfigurationError, DocworkerError
 
 JSON = str | int | float | bool | None | list["JSON"] | dict[str, "JSON"]
 
+MOST_WARNINGS = 20
+MOST_WARNING_CHARACTERS = 300
+MOST_CODE_CHARACTERS = 50
+
 
 class Reason(StrEnum):
     """Why a document cannot be processed: short words that are stored, counted and never change."""
@@ -91,6 +95,25 @@ class Draft:
         """The same document with these facts added to, or put in place of, those it has."""
         return Draft(self.source, self.content, self.title, {**self.facts, **facts})
 
+    def warn(self, code: str, message: str) -> Draft:
+        """The same document with a warning more: what is wrong beside the text, kept as the fact `warnings`.
+
+        `code` is a short word that can be counted. Of many warnings the first 20 are kept.
+        """
+        kept = self.facts.get("warnings", [])
+        assert isinstance(kept, list)
+        warning: JSON = {
+            "code": printable_fact(code, MOST_CODE_CHARACTERS),
+            "message": printable_fact(message, MOST_WARNING_CHARACTERS),
+        }
+        return self if len(kept) >= MOST_WARNINGS else self.with_facts(warnings=[*kept, warning])
+
+
+def printable_fact(value: str, most: int) -> str:
+    """The beginning of what somebody else says, as a line that PostgreSQL takes and a terminal shows."""
+    shown = "".join(one if one.isprintable() else " " for one in value[:most])
+    return " ".join(shown.split())
+
 
 @dataclass(frozen=True, slots=True)
 class Processed:
@@ -102,4 +125,4 @@ class Processed:
     title: str | None
     facts: dict[str, JSON]
     pipeline: str
-    """Which processors made it, such as ``extract/1 normalize/1 describe/1``."""
+    """Which processors made it, such as ``extract/2 normalize/2 describe/2``."""

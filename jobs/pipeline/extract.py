@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason
-from docworker.jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason, printable_fact
+from docworker.jobs.pipeline.encodings import decode, replaced_message
+from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
 from docworker.jobs.pipeline.processor import Options, Processor
@@ -23,7 +24,7 @@ class Extract(Processor):
     """
 
     name = "extract"
-    version = 1
+    version = 2
     order = 100
 
     def __init__(self, limits: Limits, documents_per_child: int) -> None:
@@ -42,8 +43,10 @@ class Extract(Processor):
             return self._given(document, source.text, media_type=source.media_type or TEXT)
         media_type, data = _bytes_of(source)
         if media_type in (TEXT, MARKDOWN):
-            text, encoding = decode(data)
-            return self._given(document, text, media_type=media_type, encoding=encoding)
+            decoded = decode(data)
+            if decoded.replaced:
+                document = document.warn("bytes_replaced", replaced_message(decoded.replaced, decoded.encoding))
+            return self._given(document, decoded.text, media_type=media_type, encoding=decoded.encoding)
         return self._parsed(document, media_type, data)
 
     def _given(self, document: Draft, text: str, **facts: JSON) -> Draft:
@@ -60,6 +63,11 @@ class Extract(Processor):
         facts: dict[str, JSON] = {"media_type": media_type}
         if reading.pages is not None:
             facts["pages"] = reading.pages
+        for name, value in reading.facts.items():
+            if told := printable_fact(value, MOST_FACT_CHARACTERS):
+                facts[name] = told
+        for code, message in reading.warnings:
+            document = document.warn(code, message)
         return document.with_facts(**facts)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from docworker.jobs.pipeline.draft import JSON
 
 LENGTHS = struct.Struct("!II")
-MOST_HEADER_BYTES = 64 * 1024
+MOST_HEADER_BYTES = 128 * 1024
 
 Header = dict[str, JSON]
 

@@ -15,6 +15,7 @@ from docworker.jobs.pipeline.processor import Processor
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff]+")
+_TERMINAL_CODES = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[()][0-9A-Z])")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BLANK_LINES = re.compile("\n{3,}")
 # str.translate is several times faster than a regular expression where the text is ASCII.
@@ -31,7 +32,7 @@ class Normalize(Processor):
     """Gives texts that read the same the same bytes, and none that PostgreSQL or UTF-8 refuses."""
 
     name = "normalize"
-    version = 1
+    version = 2
     order = 200
 
     def process(self, document: Draft) -> Draft:
@@ -41,8 +42,11 @@ class Normalize(Processor):
 def normalized(text: str) -> str:
     """`text` in NFC with ``\\n`` as line end, no trailing white space, at most one blank line in a row.
 
-    Control characters (NUL too), soft hyphens and byte-order marks go; half a surrogate pair becomes U+FFFD.
+    Colours and other codes for terminals, control characters (NUL too), soft hyphens and byte-order marks go; half a
+    surrogate pair becomes U+FFFD.
     """
+    if "\x1b" in text:
+        text = _TERMINAL_CODES.sub("", text)
     text = _ascii_cleaned(text) if text.isascii() else _cleaned(text)
     text = "".join(map(_without_trailing_space, _blocks(text, end="\n")))
     if "\n\n\n" in text:

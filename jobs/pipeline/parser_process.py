@@ -21,8 +21,8 @@ from typing import IO
 
 import docworker
 from docworker.db.errors import DocworkerError
-from docworker.jobs.pipeline.draft import PipelineError, Reason
-from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.draft import JSON, MOST_WARNINGS, PipelineError, Reason
+from docworker.jobs.pipeline.formats import SOURCE_FACTS, Reading
 from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
 from docworker.jobs.pipeline.limits import Limits
 
@@ -289,10 +289,27 @@ def _reading(header: Header, payload: bytes) -> Reading:
         raise _garbled("its title is no text")
     if not (pages is None or (type(pages) is int and 0 <= pages <= _MOST_PAGES)):
         raise _garbled("its number of pages is none")
+    facts, warnings = header.get("facts", {}), header.get("warnings", [])
+    if not (isinstance(facts, dict) and all(name in SOURCE_FACTS for name in facts)):
+        raise _garbled("its facts are none")
+    if not (isinstance(warnings, list) and len(warnings) <= MOST_WARNINGS):
+        raise _garbled("its warnings are none")
     try:
-        return Reading(text=payload.decode("utf-8"), title=title, pages=pages)
+        return Reading(
+            text=payload.decode("utf-8"),
+            title=title,
+            pages=pages,
+            facts={name: str(value) for name, value in facts.items()},
+            warnings=[_warning(each) for each in warnings],
+        )
     except UnicodeDecodeError:
         raise _garbled("its text is not UTF-8") from None
+
+
+def _warning(told: JSON) -> tuple[str, str]:
+    if not (isinstance(told, list) and len(told) == 2):
+        raise _garbled("its warnings are none")
+    return str(told[0]), str(told[1])
 
 
 def _refusal(header: Header) -> PipelineError:

@@ -48,12 +48,17 @@ def in_order(found: Iterable[tuple[type[Processor], str]]) -> list[type[Processo
     return sorted((kind for kind, _ in by_name.values()), key=lambda kind: (kind.order, kind.name))
 
 
+def signature_of(processors: Iterable[Processor | type[Processor]]) -> str:
+    """What a version says it was made by: the names and versions of the processors, in their order."""
+    return " ".join(f"{each.name}/{each.version}" for each in processors)
+
+
 class Pipeline:
     """The processors of this installation, ready to run. One for each process; safe to use from threads."""
 
     def __init__(self, processors: Iterable[Processor]) -> None:
         self.processors = tuple(processors)
-        self.signature = " ".join(f"{each.name}/{each.version}" for each in self.processors)
+        self.signature = signature_of(self.processors)
         self._steps = tuple(each.process for each in self.processors)
 
     @classmethod

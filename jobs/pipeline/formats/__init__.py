@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
-from docworker.jobs.pipeline.media_types import DOCX, HTML, PDF
+from docworker.jobs.pipeline.media_types import DOCX, HTML, MHTML, PDF
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read from a file. `title` and `pages` are None where the format has none."""
+    """What was read from a file. `title` and `pages` are None where the format has none.
+
+    `facts` are what the file says of itself: `author`, `created`, `modified` (ISO 8601); `warnings` what is wrong
+    beside the text, each a code and a message that repeats no text of the document.
+    """
 
     text: str
     title: str | None = None
     pages: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[tuple[str, str]] = ()
 
+
+SOURCE_FACTS = ("author", "created", "modified")
+MOST_FACT_CHARACTERS = 300
 
 Reader = Callable[[bytes, Limits], Reading]
 
-_MODULES = {PDF: "pdf", DOCX: "docx", HTML: "html"}
+_MODULES = {PDF: "pdf", DOCX: "docx", HTML: "html", MHTML: "mhtml"}
 
 
 def reader_of(media_type: str) -> Reader:

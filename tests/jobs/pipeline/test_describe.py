@@ -90,3 +90,30 @@ def test_first_line_of_other_text_is_its_title_cut_to_a_length() -> None:
     assert title is not None
     assert title.endswith("word…")
     assert len(title) <= TITLE_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ('---\ndate: 2024-03-01\ntitle: "How we paint"\n---\n\nFirst words', "How we paint"),
+        ("+++\ntitle = 'How we paint'\n+++\n\n# Heading", "How we paint"),
+        ("---\ndate: 2024-03-01\n---\n\n# The tower", "The tower"),
+        ("---\n\nwords behind a rule that is no front matter", "words behind a rule that is no front matter"),
+        ("```\n# install the lamp\n```\n\n# The lamp", "The lamp"),
+        ("~~~\na\n---\n```\n~~~\n\nThe lamp\n========", "The lamp"),
+    ],
+)
+def test_title_of_markdown_is_that_of_its_front_matter_or_first_heading(text: str, title: str) -> None:
+    assert described(text, media_type=MARKDOWN).title == title
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        (".. SPDX-License-Identifier: GPL-2.0\n\n=========\nThe lamps\n=========\n", "The lamps"),
+        ("#\n# 0\n\nWhat this is for\n", "What this is for"),
+        ("0\n", "0"),
+    ],
+)
+def test_title_of_a_text_is_its_first_line_of_words(text: str, title: str) -> None:
+    assert described(text).title == title

@@ -53,6 +53,36 @@ def test_web_page_given_as_text_is_parsed_whatever_charset_it_declares(extract: 
     assert extract.process(Draft(Original("text/html", text=page))).content == "größer & älter"
 
 
+def test_what_is_wrong_beside_the_text_is_kept_with_it(extract: Extract) -> None:
+    data = sample("handbook/annual-report.pdf") + b"left over by a server"
+    document = extract.process(Draft(Original(filename="a.pdf", data=data)))
+    message = "22 bytes follow the end of the PDF, and are not part of it"
+    assert document.facts["warnings"] == [{"code": "bytes_after_end", "message": message}]
+
+
+def test_warnings_are_few_short_and_text_that_the_database_takes() -> None:
+    document = Draft(Original(text=""))
+    for _ in range(100):
+        document = document.warn("odd\0", "half \ud800 and \0 of " + "x" * 1000)
+    warnings = document.facts["warnings"]
+    assert isinstance(warnings, list)
+    assert len(warnings) == 20
+    assert warnings[0] == {"code": "odd", "message": "half and of " + "x" * (300 - len("half \ud800 and \0 of "))}
+
+
+def test_web_archive_is_read_as_the_page_in_it(extract: Extract) -> None:
+    archive = (
+        b"From: <Saved by a browser>\r\nMIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=b\r\n\r\n--b\r\n"
+        b"Content-Type: text/html; charset=windows-1252\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
+        b"<title>Offer</title><p>Sch=F6ne Gr=FC=DFe\r\n--b\r\nContent-Type: image/png\r\n\r\nx\r\n--b--\r\n"
+    )
+    document = extract.process(Draft(Original(filename="a.html", data=archive)))
+    assert (document.content, document.title) == ("Schöne Grüße", "Offer")
+    with pytest.raises(PipelineError, match="no page") as caught:
+        extract.process(Draft(Original(filename="a.mht", data=archive.replace(b"text/html", b"image/gif"))))
+    assert caught.value.reason == "corrupt"
+
+
 def test_pages_of_a_pdf_are_a_fact(extract: Extract) -> None:
     document = extract.process(Draft(Original(filename="a.pdf", data=sample("handbook/annual-report.pdf"))))
     assert document.facts == {"media_type": "application/pdf", "pages": 3}

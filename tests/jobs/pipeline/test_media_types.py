@@ -49,7 +49,11 @@ def test_word_document_is_known_without_its_name() -> None:
         ("picture.txt", b"\x89PNG\r\n\x1a\n"),
         ("archive.zip", b"PK\x03\x04...."),
         ("old.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
-        ("data.bin", b"plain words"),
+        ("data.bin", b"words\0and\x01more"),
+        ("song", b"ID3\x03\0\0\0\0\x0f\x76"),
+        ("sound.wav", b"RIFF\x24\x08\0\0WAVEfmt "),
+        ("letter.rtf", b"{\\rtf1\\ansi Dear keeper}"),
+        ("picture.ps", b"%!PS-Adobe-3.0\n"),
         ("noise.txt", bytes(range(32)) * 10),
         ("noise", bytes(range(256)) * 4),
     ],
@@ -62,3 +66,23 @@ def test_what_the_sender_says_comes_before_the_name_but_after_the_bytes() -> Non
     assert media_type_of("upload.tmp", b"# words", "text/markdown; charset=utf-8") == MARKDOWN
     assert media_type_of("upload.tmp", b"%PDF-1.4", "text/plain") == PDF
     assert media_type_of("a.txt", b"words", "application/octet-stream") == TEXT
+
+
+@pytest.mark.parametrize(
+    ("filename", "head", "expected"),
+    [
+        ("notes.md", b"ID3 tags in songs\n\nWhat they hold.", MARKDOWN),
+        ("memo.txt", b"RIFF files begin with four letters.", TEXT),
+        ("list.txt", b"BZh and GIF8 are beginnings too", TEXT),
+        ("Meeting notes 2026.09.07", b"Present: Ada, Bob", TEXT),
+        ("Report v1.2 final.for Ada", "größe".encode("latin-1") + b" of all", TEXT),
+        ("loop.py", b"import sys\n", TEXT),
+        ("README.Debian", b"This package", TEXT),
+        ("table.rst", b"=====\nTitle\n=====\n", TEXT),
+        ("wide.unknown", "UTF-16 without a mark".encode("utf-16-le"), TEXT),
+    ],
+)
+def test_what_is_text_by_its_content_is_text_whatever_it_begins_or_its_name_ends_with(
+    filename: str, head: bytes, expected: str
+) -> None:
+    assert media_type_of(filename, head) == expected

@@ -64,3 +64,11 @@ def test_work_in_blocks_gives_what_the_whole_would(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(normalize, "_BLOCK_CHARACTERS", 3)
         assert normalized(text) == whole
+
+
+def test_codes_for_terminals_go_and_what_they_colour_stays() -> None:
+    assert (
+        normalized("\x1b[31mERROR\x1b[0m lampd\x1b[K: \x1b]0;title\x07bulb \x1b(B\x1b[1;32mok\x1b[m")
+        == "ERROR lampd: bulb ok"
+    )
+    assert normalized("a \x1b] never ended") == "a ] never ended"
