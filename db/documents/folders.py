@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from uuid import UUID
 
-from sqlalchemy import CTE, and_, func, or_, select
+from sqlalchemy import CTE, ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.orm import Session, aliased
 
 from docworker.db.models import Folder
-from docworker.db.models.base import new_id
+from docworker.db.models.base import any_of, new_id
 from docworker.db.sessions import organization_of
 
 FolderPath = tuple[str, ...]
@@ -45,9 +45,12 @@ def find_folder(session: Session, path: FolderPath) -> UUID | None:
 def paths_of(session: Session, folder_ids: Iterable[UUID | None]) -> Mapping[UUID | None, FolderPath]:
     """The path of each folder, the root's included; a folder that is not there is left out."""
     organization_id = organization_of(session)
+    wanted = {one for one in folder_ids if one is not None}
+    if not wanted:
+        return {None: ROOT}
     climb = (
         select(Folder.id.label("start"), Folder.parent_id, array([Folder.name]).label("path"))
-        .where(Folder.organization_id == organization_id, Folder.id.in_({*folder_ids} - {None}))
+        .where(Folder.organization_id == organization_id, Folder.id == any_of(wanted))
         .cte("climb", recursive=True)
     )
     above = aliased(Folder)
@@ -60,20 +63,13 @@ def paths_of(session: Session, folder_ids: Iterable[UUID | None]) -> Mapping[UUI
     return {None: ROOT} | {row.start: tuple(row.path) for row in rows}
 
 
-def subtree(organization_id: UUID, folder_id: UUID) -> CTE:
-    """`(id)` of a folder and of all live folders below it, for use in a query."""
-    top = (
-        select(Folder.id)
-        .where(Folder.organization_id == organization_id, Folder.id == folder_id)
-        .cte("subtree", recursive=True)
-    )
-    below = aliased(Folder)
+def subtree(organization_id: UUID, *folder_ids: UUID, which: ColumnElement[bool] | None = None) -> CTE:
+    """`(id)` of folders and of all below them that are live, or such as `which` says, for use in a query."""
+    mine = Folder.organization_id == organization_id
+    top = select(Folder.id).where(mine, Folder.id == any_of(folder_ids)).cte("subtree", recursive=True)
+    is_wanted = Folder.deleted_at.is_(None) if which is None else which
     # UNION, not UNION ALL, ends even when folders were moved into a circle.
-    return top.union(
-        select(below.id).where(
-            below.organization_id == organization_id, below.parent_id == top.c.id, below.deleted_at.is_(None)
-        )
-    )
+    return top.union(select(Folder.id).where(mine, Folder.parent_id == top.c.id, is_wanted))
 
 
 def _ensure_level(

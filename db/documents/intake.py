@@ -1,4 +1,4 @@
-"""`find_present`, `insert_documents`, `update_documents`: files become documents, many at a time.
+"""`find_present`, `insert_documents`, `update_documents`, `replace_document`: files become documents.
 
 The bytes are in the source store by then. What to do about a document somebody else wrote first is the caller's.
 """
@@ -27,6 +27,8 @@ class Incoming:
     source: Source
     media_type: str | None
     unsupported: str | None = None
+    owner_id: UUID | None = None
+    """Of a new document."""
 
     @property
     def place(self) -> tuple[UUID | None, str]:
@@ -59,7 +61,7 @@ def find_present(session: Session, files: Collection[Incoming]) -> Mapping[tuple
             Document.organization_id == organization_of(session),
             or_(in_folders, Document.folder_id.is_(None)) if None in folders else in_folders,
             Document.filename.in_({file.filename for file in files}),
-            Document.deleted_at.is_(None),
+            Document.is_live,
         )
     )
     return {(row.folder_id, row.filename): Present(*row[2:]) for row in rows}
@@ -77,6 +79,7 @@ def insert_documents(session: Session, files: Collection[Incoming]) -> dict[Inco
             "id": document_id,
             "folder_id": file.folder_id,
             "filename": file.filename,
+            "owner_id": file.owner_id,
             "version": 1,
             "latest_version": 0,
             **_source_columns(file),
@@ -108,7 +111,7 @@ def update_documents(session: Session, files: Mapping[Incoming, Present]) -> dic
         .where(
             Document.organization_id == organization_of(session),
             Document.id.in_(file_of),
-            Document.deleted_at.is_(None),
+            Document.is_live,
         )
         .order_by(Document.id)
         .with_for_update(key_share=True)
@@ -123,6 +126,28 @@ def update_documents(session: Session, files: Mapping[Incoming, Present]) -> dic
             updated[file] = document.id
     session.flush()
     return updated
+
+
+def replace_document(session: Session, file: Incoming) -> UUID | None:
+    """New bytes for the live document at this place, whatever it is by now; None when there is none."""
+    document = session.scalar(
+        select(Document)
+        .options(load_only(Document.version, Document.source_key, Document.status))
+        .where(
+            Document.organization_id == organization_of(session),
+            Document.folder_id.is_not_distinct_from(file.folder_id),
+            Document.filename == file.filename,
+            Document.deleted_at.is_(None),
+        )
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    if document is None:
+        return None
+    for name, value in _source_columns(file).items():
+        setattr(document, name, value)
+    session.flush()
+    return document.id
 
 
 def _source_columns(file: Incoming) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, Uuid, bindparam, case, cast, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ARRAY, ColumnElement, Select, Uuid, bindparam, case, cast, func, select
+from sqlalchemy.orm import Session, load_only
 
 from docworker.db.documents.folders import FolderPath, find_folder, paths_of, subtree
+from docworker.db.documents.loading import with_people, with_tags
 from docworker.db.errors import InvalidArgumentError, NotFoundError
-from docworker.db.models import Document, DocumentStatus, DocumentVersion
+from docworker.db.models import Document, DocumentStatus, DocumentVersion, Tag
+from docworker.db.models.base import any_of
 from docworker.db.sessions import look_up, organization_of, reading
 
 
@@ -74,19 +76,74 @@ def find_document(organization_id: UUID, reference: str) -> DocumentEntry:
     return entry
 
 
+def folder_at(organization_id: UUID, path: FolderPath) -> UUID | None:
+    """The id of the live folder at this path, None for the root. Raises NotFoundError."""
+    folder_id = look_up(organization_id, lambda session: find_folder(session, path)) if path else None
+    if path and folder_id is None:
+        raise NotFoundError(f"this organization has no folder {path_text(path)!r}: see `docworker documents`")
+    return folder_id
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which documents: live or deleted ones, below a folder, in a state, made by others than the pipeline of this
+    signature, with a tag, of an owner, of a media type, in a language (ISO 639-1), that came in from `since` on and
+    before `until`. None does not restrict."""
+
+    folder_id: UUID | None = None
+    status: str | None = None
+    stale_to: str | None = None
+    tag: str | None = None
+    owner_id: UUID | None = None
+    deleted: bool = False
+    media_type: str | None = None
+    language: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def conditions(self, organization_id: UUID) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [
+            Document.organization_id == organization_id,
+            Document.deleted_at.is_not(None) if self.deleted else Document.deleted_at.is_(None),
+        ]
+        if self.folder_id is not None:
+            found.append(Document.folder_id.in_(select(subtree(organization_id, self.folder_id).c.id)))
+        if self.status is not None:
+            found.append(Document.status == self.status)
+        if self.stale_to is not None:
+            is_stale: Any = Document.is_stale(self.stale_to)
+            found.append(is_stale)
+        if self.tag is not None:
+            found.append(Document.tags.any(Tag.name == self.tag))
+        if self.owner_id is not None:
+            found.append(Document.owner_id == self.owner_id)
+        if self.media_type is not None:
+            found.append(Document.media_type == self.media_type)
+        if self.language is not None:
+            found.append(Document.present_version.has(DocumentVersion.facts["language"].astext == self.language))
+        if self.since is not None:
+            found.append(Document.created_at >= self.since)
+        if self.until is not None:
+            found.append(Document.created_at < self.until)
+        return found
+
+
 def list_documents(
-    organization_id: UUID, *, under: str = "/", status: DocumentStatus | None = None
+    organization_id: UUID,
+    *,
+    under: str = "/",
+    status: DocumentStatus | None = None,
+    stale_to: str | None = None,
+    tag: str | None = None,
+    deleted: bool = False,
 ) -> list[DocumentEntry]:
-    """The live documents below a folder, by path. Raises NotFoundError when the folder is not there."""
-    path = parse_path(under)
-    statement = _live(organization_id)
-    if path:
-        folder_id = look_up(organization_id, lambda session: find_folder(session, path))
-        if folder_id is None:
-            raise NotFoundError(f"this organization has no folder {path_text(path)!r}: see `docworker documents`")
-        statement = statement.where(Document.folder_id.in_(select(subtree(organization_id, folder_id).c.id)))
-    if status is not None:
-        statement = statement.where(Document.status == status)
+    """The live documents below a folder, or the deleted ones, by path; with `stale_to`, a pipeline's signature, those
+    that others made.
+
+    Raises NotFoundError when the folder is not there.
+    """
+    filters = Filters(folder_at(organization_id, parse_path(under)), status, stale_to, tag, deleted=deleted)
+    statement = _selected(organization_id).where(*filters.conditions(organization_id))
     with reading(organization_id) as session:
         return sorted(_entries(session, statement), key=lambda entry: entry.path)
 
@@ -95,8 +152,8 @@ def load_statuses(organization_id: UUID, document_ids: Iterable[UUID]) -> dict[U
     """The status and its reason of these documents as the master knows them; those that are gone are left out."""
     statement = select(Document.id, Document.status, Document.status_reason).where(
         Document.organization_id == organization_id,
-        Document.id == func.any(cast(list(document_ids), ARRAY(Uuid))),  # one parameter, however many
-        Document.deleted_at.is_(None),
+        Document.id == any_of(document_ids),
+        Document.is_live,
     )
     with reading(organization_id, source="master") as session:
         return {row.id: (row.status, row.status_reason) for row in session.execute(statement)}
@@ -143,6 +200,10 @@ def _parse_reference(reference: str) -> UUID | FolderPath:
 
 
 def _live(organization_id: UUID) -> Select[Any]:
+    return _selected(organization_id).where(Document.is_live)
+
+
+def _selected(organization_id: UUID) -> Select[Any]:
     columns: tuple[Any, ...] = (
         Document.id,
         Document.folder_id,
@@ -155,7 +216,7 @@ def _live(organization_id: UUID) -> Select[Any]:
         Document.source_bytes,
         Document.updated_at,
     )
-    return select(*columns).where(Document.organization_id == organization_id, Document.deleted_at.is_(None))
+    return select(*columns).where(Document.organization_id == organization_id)
 
 
 def _by_id(session: Session, document_id: UUID) -> Select[Any]:
@@ -180,6 +241,37 @@ def _entries(session: Session, statement: Select[Any]) -> list[DocumentEntry]:
         folder = folders.get(row.pop("folder_id"), ())
         entries.append(DocumentEntry(path=path_text((*folder, row.pop("filename"))), **row))
     return entries
+
+
+@dataclass(frozen=True)
+class DocumentDetails:
+    """What people have said of a document. A contributor is a name and a role; `version` counts every change."""
+
+    version: int
+    owner: str | None
+    tags: list[str]
+    contributors: list[tuple[str, str]]
+
+
+def load_details(organization_id: UUID, document_id: UUID) -> DocumentDetails:
+    """Raises NotFoundError."""
+    wanted = select(Document).where(
+        Document.organization_id == organization_id, Document.id == document_id, Document.is_live
+    )
+    found = look_up(
+        organization_id,
+        lambda session: session.scalar(
+            wanted.options(load_only(Document.id, Document.version), *with_people(), with_tags())
+        ),
+    )
+    if found is None:
+        raise NotFoundError(f"this organization has no document {document_id}: see `docworker documents`")
+    return DocumentDetails(
+        found.version,
+        found.owner.display_name if found.owner else None,
+        [tag.name for tag in found.tags],
+        [(one.user.display_name, one.role) for one in found.contributors],
+    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ Everything here is for the session's organization and is safe to repeat.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, Uuid, any_, cast, exists, func, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, case, cast, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -16,6 +17,41 @@ from docworker.db.models.job import LIVE_STATES
 from docworker.db.sessions import organization_of
 
 _DOCUMENT_ID = Job.arguments["document_id"].astext
+_TOLD = (
+    "GivenBack",
+    "LeaseExpired",
+    "LeftUnsettled",
+    "SandboxError",
+    "SoftTimeLimitExceeded",
+    "SourceCorruptError",
+    "SourceMissingError",
+    "UnacceptedArgumentsError",
+)
+"""Failures whose messages are ours. What other exceptions say may hold text of the document, or addresses in memory."""
+_UNTOLD = "processing failed with %s: `docworker jobs show %s` tells more"
+"""Python and PostgreSQL fill in the class of the error and the id of the job alike."""
+
+
+def reason_of(job_id: UUID, error_class: str, message: str) -> str:
+    """Why a document could not be processed, by the failure of its job."""
+    if error_class in _TOLD:
+        return f"{error_class}: {message}"
+    return _UNTOLD % (error_class, job_id)
+
+
+def fail_pending(session: Session, document_id: UUID, reason: str) -> None:
+    """Fail a document that is still to be processed, because its job has failed; one with a text keeps that."""
+    session.execute(
+        update(Document)
+        .where(
+            Document.organization_id == organization_of(session),
+            Document.id == document_id,
+            Document.status == DocumentStatus.PENDING,
+            Document.is_live,
+        )
+        .values(_failed(reason))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def forgotten_documents(session: Session, *, kind: str, grace_seconds: float, most: int) -> list[UUID]:
@@ -32,7 +68,7 @@ def forgotten_documents(session: Session, *, kind: str, grace_seconds: float, mo
         .where(
             Document.organization_id == organization_id,
             Document.status == DocumentStatus.PENDING,
-            Document.deleted_at.is_(None),
+            Document.is_live,
             Document.updated_at < func.clock_timestamp() - timedelta(seconds=grace_seconds),
             ~has_live_job,
         )
@@ -56,9 +92,11 @@ def fail_abandoned(session: Session, ids: Sequence[UUID], *, kind: str) -> set[U
             cast(_DOCUMENT_ID, Uuid).label("id"),
             Job.finished_at,
             Job.state,
-            func.coalesce(Job.error_class + ": " + Job.error_message, literal("its job was ") + Job.state).label(
-                "reason"
-            ),
+            case(
+                (Job.error_class.in_(_TOLD), Job.error_class + ": " + Job.error_message),
+                (Job.error_class.is_not(None), func.format(_UNTOLD, Job.error_class, Job.id)),
+                else_=literal("its job was ") + Job.state,
+            ).label("reason"),
         )
         .ext(distinct_on(_DOCUMENT_ID))
         .where(
@@ -76,7 +114,7 @@ def fail_abandoned(session: Session, ids: Sequence[UUID], *, kind: str) -> set[U
         .where(
             Document.organization_id == organization_id,
             Document.status == DocumentStatus.PENDING,
-            Document.deleted_at.is_(None),
+            Document.is_live,
             latest.c.state.in_((JobState.FAILED, JobState.CANCELLED)),
             latest.c.finished_at > Document.updated_at,
         )
@@ -88,12 +126,16 @@ def fail_abandoned(session: Session, ids: Sequence[UUID], *, kind: str) -> set[U
     failed = (
         update(Document)
         .where(Document.organization_id == organization_id, Document.id == abandoned.c.id)
-        .values(
-            status=DocumentStatus.FAILED,
-            status_reason=abandoned.c.reason,
-            version=Document.version + 1,
-            updated_at=func.clock_timestamp(),
-        )
+        .values(_failed(abandoned.c.reason))
         .returning(Document.id)
     )
     return set(session.scalars(failed, execution_options={"synchronize_session": False}))
+
+
+def _failed(reason: str | ColumnElement[str]) -> dict[str, Any]:
+    return {
+        "status": DocumentStatus.FAILED,
+        "status_reason": reason,
+        "version": Document.version + 1,
+        "updated_at": func.clock_timestamp(),
+    }

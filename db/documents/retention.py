@@ -12,6 +12,9 @@ from docworker.db.models import AuditEntry, Document, DocumentVersion
 from docworker.db.models.base import new_id
 from docworker.db.sessions import organization_of
 
+PURGED = "document.purged"
+"""The action in the audit log; its details are when the document was made and deleted."""
+
 
 def has_deleted(session: Session, *, older_than: timedelta) -> bool:
     """Whether `purge_deleted` has anything to do."""
@@ -39,16 +42,17 @@ def purge_deleted(session: Session, *, older_than: timedelta, most: int) -> list
     purged = session.execute(
         delete(Document)
         .where(Document.organization_id == organization_id, Document.id.in_(select(chosen.c.id)))
-        .returning(Document.id, Document.source_key)
+        .returning(Document.id, Document.source_key, Document.created_at, Document.deleted_at)
     ).all()
     session.add_all(
         AuditEntry(
             organization_id=organization_id,
             id=new_id(),
             actor="docworker",
-            action="document.purged",
+            action=PURGED,
             subject="document",
             subject_id=row.id,
+            details={"created_at": row.created_at.isoformat(), "deleted_at": row.deleted_at.isoformat()},
         )
         for row in purged
     )

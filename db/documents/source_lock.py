@@ -23,8 +23,13 @@ def hold_sources(session: Session) -> None:
 
 def unused_sources(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of the store's keys that no document of the organization names; none will before the transaction ends."""
+    session.execute(_LOCK_SOURCES, {"organization_id": str(organization_of(session))})
+    return unnamed_sources(session, keys)
+
+
+def unnamed_sources(session: Session, keys: Sequence[str]) -> set[str]:
+    """Those that no document names now."""
     organization_id = organization_of(session)
-    session.execute(_LOCK_SOURCES, {"organization_id": str(organization_id)})
     used = session.scalars(
         select(Document.source_key).where(Document.organization_id == organization_id, Document.source_key.in_(keys))
     )

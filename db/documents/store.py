@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO, cast
@@ -48,6 +49,57 @@ class Source:
     size_bytes: int
 
 
+class Spool:
+    """Bytes that are gathered piece by piece: in memory while they are few, then in a temporary file.
+
+    `head` are the first `HEAD_BYTES` of them.
+    """
+
+    HEAD_BYTES = 4096
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._file = SpooledTemporaryFile(max_size=_KEEP_IN_MEMORY_BYTES)  # noqa: SIM115 - closed by `close`
+        self._digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.head = b""
+
+    def write(self, piece: bytes) -> None:
+        """Raises SourceTooLargeError as soon as they are more than may be."""
+        _check_size(self.size_bytes + len(piece), self._max_bytes)
+        if len(self.head) < self.HEAD_BYTES:
+            self.head += bytes(piece[: self.HEAD_BYTES - len(self.head)])
+        self._digest.update(piece)
+        self._file.write(piece)
+        self.size_bytes += len(piece)
+
+    def fill(self, stream: BinaryIO) -> None:
+        while piece := stream.read(CHUNK_BYTES):
+            self.write(piece)
+
+    def source(self, organization_id: UUID) -> Source:
+        """What identifies these bytes once they are kept."""
+        return Source(source_key(organization_id, self._digest.hexdigest()), self.size_bytes)
+
+    def rewound(self) -> IO[bytes]:
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_size(size_bytes: int, most: int) -> None:
+    if size_bytes > most:
+        raise SourceTooLargeError(f"larger than {most} bytes: raise DOCWORKER_MAX_SOURCE_BYTES to take it")
+
+
 class SourceStore:
     """A directory or any fsspec address (`s3://bucket/prefix`, `memory://…`).
 
@@ -74,18 +126,40 @@ class SourceStore:
 
         A reader sees all of them or nothing. Raises SourceTooLargeError, or StoreError when they cannot be written.
         """
-        digest, size_bytes = hashlib.sha256(), 0
-        with SpooledTemporaryFile(max_size=_KEEP_IN_MEMORY_BYTES) as spool:
-            for chunk in self._chunks(stream):
-                digest.update(chunk)
-                size_bytes += len(chunk)
-                spool.write(chunk)
-            source = Source(source_key(organization_id, digest.hexdigest()), size_bytes)
-            with self._explained("write", source.key):
-                if self._size(source.key) != size_bytes:
-                    spool.seek(0)
-                    self._write(source.key, spool)
+        with self.spool() as spool:
+            spool.fill(stream)
+            return self.keep(organization_id, spool)
+
+    def spool(self) -> "Spool":
+        """Where bytes can be gathered before they are kept; close it afterwards."""
+        return Spool(self.max_source_bytes)
+
+    def keep(self, organization_id: UUID, spool: "Spool") -> Source:
+        """As `put`, for bytes that were gathered; raises StoreError when they cannot be written."""
+        source = spool.source(organization_id)
+        with self._explained("write", source.key):
+            if self._size(source.key) != source.size_bytes:
+                self._write(source.key, spool.rewound())
         return source
+
+    def keys(self, organization_id: UUID, *, before: datetime) -> Iterator[str]:
+        """The keys of an organization whose bytes were written before this time. A folder is listed at a time."""
+        filesystem, directory = self._directory_of(organization_id)
+        for folder in self._listed(filesystem, directory, organization_id, detail=False):
+            for known in self._listed(filesystem, folder, organization_id, detail=True):
+                key = f"{organization_id}/{known['name'].rsplit('/', 1)[-1]}"
+                if _KEY.fullmatch(key) and _written_at(filesystem, known["name"], known) < before:
+                    yield key
+
+    def _listed(self, filesystem: Any, path: str, organization_id: UUID, *, detail: bool) -> Any:
+        with self._explained("list", f"{organization_id}/…"):
+            try:
+                return filesystem.ls(path, detail=detail, refresh=True)
+            except FileNotFoundError:
+                return []
+            finally:
+                # What a driver remembers of a listing it would later take for what is there, though others delete.
+                filesystem.invalidate_cache()
 
     def get(self, key: str) -> bytes:
         """The bytes under a key, checked against their sha256.
@@ -117,14 +191,21 @@ class SourceStore:
         with self._explained("delete", key), suppress(FileNotFoundError):
             filesystem.rm_file(path)
 
+    def delete_all(self, organization_id: UUID) -> None:
+        """Forget everything of an organization."""
+        filesystem, directory = self._directory_of(organization_id)
+        with self._explained("delete", f"{organization_id}/…"), suppress(FileNotFoundError):
+            filesystem.rm(directory, recursive=True)
+
+    def _directory_of(self, organization_id: UUID) -> tuple[Any, str]:
+        filesystem, path = self._locate(source_key(organization_id, "0" * 64))
+        return filesystem, path.rsplit("/", 2)[0]
+
     def _chunks(self, stream: IO[bytes]) -> Iterator[bytes]:
         size_bytes = 0
         while chunk := stream.read(CHUNK_BYTES):
             size_bytes += len(chunk)
-            if size_bytes > self.max_source_bytes:
-                raise SourceTooLargeError(
-                    f"larger than {self.max_source_bytes} bytes: raise DOCWORKER_MAX_SOURCE_BYTES to take it"
-                )
+            _check_size(size_bytes, self.max_source_bytes)
             yield chunk
 
     def _write(self, key: str, content: IO[bytes]) -> None:
@@ -174,6 +255,19 @@ def source_store() -> SourceStore:
     """The store that DOCWORKER_STORE and DOCWORKER_MAX_SOURCE_BYTES describe."""
     configured = settings()
     return SourceStore(configured.store, max_source_bytes=configured.max_source_bytes)
+
+
+def _written_at(filesystem: Any, path: str, known: dict[str, Any]) -> datetime:
+    """Of what a listing says of a file, under the names that drivers have for it."""
+    moment = next(
+        (known[name] for name in ("mtime", "LastModified", "last_modified", "created") if name in known), None
+    )
+    if isinstance(moment, int | float):
+        return datetime.fromtimestamp(moment, UTC)
+    if not isinstance(moment, datetime):
+        moment = filesystem.modified(path)
+    assert isinstance(moment, datetime)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def source_key(organization_id: UUID, sha256: str) -> str:

@@ -7,6 +7,7 @@ database refuses is set apart, and its own job alone is retried or failed.
 import json
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -16,6 +17,7 @@ from tenacity import Retrying
 
 from docworker.db import ledger
 from docworker.db.documents.reading import Unprocessed, load_unprocessed
+from docworker.db.documents.reconcile import fail_pending, reason_of
 from docworker.db.documents.versions import (
     NewText,
     Outcome,
@@ -52,7 +54,16 @@ class ProcessDocument(Arguments):
     document_id: UUID
 
 
-@batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300)
+def fail_document(session: Session, job_id: UUID, arguments: dict[str, Any], failure: ledger.Failure) -> None:
+    """A document whose job has failed for good is not left to wait for one."""
+    try:
+        document_id = UUID(arguments["document_id"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return  # the job names none
+    fail_pending(session, document_id, reason_of(job_id, failure.error_class, failure.message))
+
+
+@batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300, on_failure=fail_document)
 def process_document(batch: Batch[ProcessDocument]) -> None:
     """Extract, normalize and describe a document, and keep the result as a new version if it differs."""
     process_documents(batch, process)
@@ -189,7 +200,7 @@ def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed
     organization_id, document_id = attempt.organization_id, attempt.arguments.document_id
     with reading(organization_id, source="master") as session:
         document = session.get(Document, (organization_id, document_id))
-    if document is None or document.deleted_at is not None:
+    if document is None or not document.is_live:
         raise NotFoundError(f"document {document_id} does not exist, or has been deleted")
     text = document.content if document.source_key is None else None
     result = work(

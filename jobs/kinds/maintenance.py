@@ -1,57 +1,118 @@
-"""`purge_deleted_documents`, `prune_finished_jobs`, `prune_old_versions`, `reconcile_documents`: what the schedule
-runs.
+"""`purge_deleted_documents`, `sweep_sources`, `prune_finished_jobs`, `prune_old_versions`, `prune_audit_logs`,
+`refresh_statistics`, `reconcile_documents`, `index_unindexed`: what the schedule runs; `follow_failed_jobs`, which the
+dispatcher enqueues.
 
 The scheduled kinds belong to no organization; each enqueues one job for every organization, and those do the work.
 """
 
+import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
+import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from docworker.db.documents.reconcile import fail_abandoned, forgotten_documents
 from docworker.db.documents.retention import has_deleted, prune_versions, purge_deleted
-from docworker.db.documents.source_lock import unused_sources
+from docworker.db.documents.search import unindexed
+from docworker.db.documents.source_lock import unnamed_sources, unused_sources
 from docworker.db.documents.store import source_store
+from docworker.db.editing.audit import has_old_entries, prune_entries, prune_installation_entries
+from docworker.db.errors import UnavailableOrganizationError
+from docworker.db.governor import Governor
+from docworker.db.ledger import Failure
 from docworker.db.ledger.prune import has_finished_jobs, prune_jobs
-from docworker.db.models import JobState
+from docworker.db.models import (
+    AuditEntry,
+    Document,
+    DocumentVersion,
+    InstallationEntry,
+    Job,
+    JobState,
+    PlacementState,
+)
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import read, writing
-from docworker.db.settings import settings
+from docworker.db.models.job import JOBS
+from docworker.db.reports.kept import is_large, keep
+from docworker.db.reports.question import Question
+from docworker.db.reports.report import REPORTS, compute
+from docworker.db.sessions import TenantSession, read, writing
+from docworker.db.settings import HOME, settings
 from docworker.db.tenants.organizations import list_organizations
 from docworker.jobs.enqueue import enqueue, enqueue_many
-from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.kinds.documents import fail_document, process_document
+from docworker.jobs.kinds.indexing import index_organization
 from docworker.jobs.task import Attempt, job
 
+log = structlog.get_logger(__name__)
+
+_ACTIVE = PlacementState.ACTIVE
 CHUNK = 1000
 FEW = 20
+SWEEP_AFTER = timedelta(days=1)
+"""An import puts bytes into the store some time before it names them."""
 RECONCILE_AFTER_SECONDS = 300.0
 """A document just imported may still wait for its producer's commit or its job's first look."""
 
 
 def _for_each_organization(
-    attempt: Attempt, task: Any, is_due: Callable[[Session], bool], *, and_system: bool = False
+    attempt: Attempt, task: Any, is_due: Callable[[TenantSession], bool], *, and_system: bool = False
 ) -> None:
     """Where there is something to do. Equal jobs fold, so a second pass after a kill adds nothing to those that still
-    wait."""
-    organizations = [placement.organization_id for placement in list_organizations()]
-    for organization_id in [*organizations, *([SYSTEM_ORGANIZATION_ID] if and_system else [])]:
+    wait. What does not answer is left to the next time, and does not keep the others from their turn."""
+    silent: set[str] = set()
+    organizations = [(one.organization_id, one.cluster) for one in list_organizations() if one.state == _ACTIVE]
+    for organization_id, cluster in [*organizations, *([(SYSTEM_ORGANIZATION_ID, HOME)] if and_system else [])]:
         if attempt.should_stop:
             return
-        if read(organization_id, is_due, position=attempt.position):
+        if cluster not in silent and not _enqueue_if_due(attempt, task, is_due, organization_id, cluster):
+            silent.add(cluster)
+
+
+def _enqueue_if_due(
+    attempt: Attempt, task: Any, is_due: Callable[[TenantSession], bool], organization_id: UUID, cluster: str
+) -> bool:
+    """Whether the cluster answered. That home does not is for the attempt to fail of."""
+    position = attempt.position if cluster == HOME else None  # the others' servers have logs of their own
+    try:
+        if read(organization_id, is_due, position=position):
             with writing(organization_id) as session:
                 enqueue(session, task, unique_key="scheduled")
+    except UnavailableOrganizationError:
+        return True  # since a moment ago
+    except Exception as error:
+        if cluster == HOME:
+            raise
+        log.warning(
+            "cluster.skipped", cluster=cluster, organization=str(organization_id), kind=task.kind.name, error=str(error)
+        )
+        return False
+    return True
 
 
-def _in_chunks(attempt: Attempt, step: Callable[[Session], int], then: Callable[[], None] = lambda: None) -> int:
-    """Repeat a step, each in a transaction of its own, until it finds less than a chunk; `then` follows each commit."""
-    total, found = 0, CHUNK
-    while found >= CHUNK and not attempt.should_stop:
-        with writing(attempt.organization_id) as session:
-            found = step(session)
+def _in_chunks(
+    attempt: Attempt, table: str, step: Callable[[TenantSession, int], int], then: Callable[[], object] = lambda: None
+) -> int:
+    """Repeat a step on the table, each in a transaction of its own, until it finds less than it asks for; `then`
+    follows each commit. The governor says how many it asks for, and when; what has waited and worked for half of the
+    time that it has is given back, and goes on."""
+    governor = Governor(attempt.organization_id, table, most=CHUNK)
+    ends_at = time.monotonic() + attempt.kind.soft_limit_seconds / 2
+
+    def should_stop() -> bool:
+        if time.monotonic() > ends_at:
+            attempt.stop()
+        return attempt.saw_stop or attempt.should_stop
+
+    total = found = most = 0
+    while found >= most and governor.wait(should_stop):
+        with governor.step() as most, writing(attempt.organization_id) as session:
+            found = step(session, most)
         then()
         total += found
     return total
@@ -77,23 +138,46 @@ def purge_organization(attempt: Attempt) -> None:
 
     keys: list[str] = []
 
-    def step(session: Session) -> int:
-        found = purge_deleted(session, older_than=retention, most=CHUNK)
+    def step(session: Session, most: int) -> int:
+        found = purge_deleted(session, older_than=retention, most=most)
         keys.extend(key for key in found if key is not None)
         return len(found)
 
-    purged = _in_chunks(attempt, step, then=lambda: _forget_sources(attempt, keys))
+    purged = _in_chunks(attempt, str(Document.__table__), step, then=lambda: _forget_sources(attempt, keys))
     _finish(attempt, purged=purged)
 
 
-def _forget_sources(attempt: Attempt, keys: list[str]) -> None:
+def _forget_sources(attempt: Attempt, keys: list[str]) -> int:
     """After the commit: bytes whose removal fails are only left over, a document without its bytes would be lost. A few
     at a time, because imports wait meanwhile."""
+    forgotten = 0
     while keys:
         some, keys[:FEW] = keys[:FEW], []
         with writing(attempt.organization_id) as session:
             for key in sorted(unused_sources(session, some)):
                 source_store().delete(key)
+                forgotten += 1
+    return forgotten
+
+
+@job(max_attempts=3)
+def sweep_sources(attempt: Attempt) -> None:
+    """Sweep, for every organization, source bytes that no document names: of uploads that were rolled back, and of
+    files that have been replaced."""
+    _for_each_organization(attempt, sweep_sources_of_organization, lambda _: True)
+
+
+@job(max_attempts=3)
+def sweep_sources_of_organization(attempt: Attempt) -> None:
+    """Forget source bytes that were written a while ago and that no document of the organization names."""
+    swept = 0
+    before = datetime.now(UTC) - SWEEP_AFTER
+    keys = source_store().keys(attempt.organization_id, before=before)
+    while (some := list(islice(keys, CHUNK))) and not attempt.should_stop:
+        with writing(attempt.organization_id) as session:
+            unnamed = unnamed_sources(session, some)
+        swept += _forget_sources(attempt, sorted(unnamed))
+    _finish(attempt, swept=swept)
 
 
 @job(max_attempts=3)
@@ -127,12 +211,12 @@ def prune_jobs_of_organization(attempt: Attempt) -> None:
 def _prune(attempt: Attempt, states: Sequence[JobState], retention: timedelta) -> int:
     since: datetime | None = None
 
-    def step(session: Session) -> int:
+    def step(session: Session, most: int) -> int:
         nonlocal since
-        pruned, since = prune_jobs(session, states=states, older_than=retention, most=CHUNK, since=since)
+        pruned, since = prune_jobs(session, states=states, older_than=retention, most=most, since=since)
         return pruned
 
-    return _in_chunks(attempt, step)
+    return _in_chunks(attempt, JOBS, step)
 
 
 @job(max_attempts=3)
@@ -151,9 +235,65 @@ def prune_versions_of_organization(attempt: Attempt) -> None:
     if keep is not None:
         pruned = _in_chunks(
             attempt,
-            lambda session: prune_versions(session, keep=keep, keep_days=known.keep_versions_days, most=CHUNK),
+            str(DocumentVersion.__table__),
+            lambda session, most: prune_versions(session, keep=keep, keep_days=known.keep_versions_days, most=most),
         )
     _finish(attempt, pruned=pruned)
+
+
+@job(max_attempts=3)
+def prune_audit_logs(attempt: Attempt) -> None:
+    """Prune the audit logs of the installation and of every organization, where DOCWORKER_AUDIT_RETENTION_DAYS asks for
+    it."""
+    retention = _audit_retention()
+    if retention is None:
+        return
+    _in_chunks(
+        attempt,
+        str(InstallationEntry.__table__),
+        lambda session, most: prune_installation_entries(session, older_than=retention, most=most),
+    )
+    _for_each_organization(attempt, prune_audit_log_of_organization, partial(has_old_entries, older_than=retention))
+
+
+@job(max_attempts=3)
+def prune_audit_log_of_organization(attempt: Attempt) -> None:
+    """Prune the audit log of one organization."""
+    retention = _audit_retention()
+    pruned = 0
+    if retention is not None:
+        pruned = _in_chunks(
+            attempt,
+            str(AuditEntry.__table__),
+            lambda session, most: prune_entries(session, older_than=retention, most=most),
+        )
+    _finish(attempt, pruned=pruned)
+
+
+def _audit_retention() -> timedelta | None:
+    days = settings().audit_retention_days
+    return None if days is None else timedelta(days=days)
+
+
+@job(max_attempts=3)
+def refresh_statistics(attempt: Attempt) -> None:
+    """Compute the dear reports of every large organization."""
+    is_due = partial(is_large, documents=settings().report_keep_from)
+    _for_each_organization(attempt, refresh_statistics_of_organization, is_due)
+
+
+@job(max_attempts=3)
+def refresh_statistics_of_organization(attempt: Attempt) -> None:
+    """Compute the dear reports on a replica, and keep what they say."""
+    dear = [report for report in REPORTS.values() if report.is_dear]
+    for report in dear:
+        if attempt.should_stop:
+            break
+        begun = time.monotonic()
+        found = read(attempt.organization_id, partial(compute, report, question=Question()), position=attempt.position)
+        with writing(attempt.organization_id) as session:
+            keep(session, report, found, seconds=time.monotonic() - begun)
+    _finish(attempt, kept=len(dear))
 
 
 @job(max_attempts=3)
@@ -173,6 +313,29 @@ def reconcile_organization(attempt: Attempt) -> None:
         failed += len(abandoned)
         enqueued += len(forgotten) - len(abandoned)
     _finish(attempt, failed=failed, enqueued=enqueued)
+
+
+@job(max_attempts=5)
+def follow_failed_jobs(attempt: Attempt, failed: list[UUID]) -> None:
+    """Have the documents of jobs that failed together with their workers say so. The dispatcher enqueues it."""
+
+    def tell(session: Session) -> dict[str, int]:
+        lost = session.scalars(
+            select(Job).where(
+                Job.organization_id == attempt.organization_id, Job.id.in_(failed), Job.state == JobState.FAILED
+            )
+        ).all()
+        for one in lost:
+            fail_document(session, one.id, one.arguments, Failure(one.error_class or "", one.error_message or ""))
+        return {"followed": len(lost)}
+
+    attempt.finish(tell)
+
+
+@job(max_attempts=3)
+def index_unindexed(attempt: Attempt) -> None:
+    """Have indexed, in every organization, what the index knows by an older text or name."""
+    _for_each_organization(attempt, index_organization, lambda session: bool(unindexed(session, most=1)))
 
 
 def _forgotten(session: Session, *, most: int) -> list[UUID]:

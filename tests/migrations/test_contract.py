@@ -10,10 +10,14 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from docworker.db.documents.search import index_documents, search_documents
+from docworker.db import catalog
+from docworker.db.catalog import AT_HOME
+from docworker.db.cluster.engines import owner_engine
+from docworker.db.documents.search import search_documents
 from docworker.db.documents.versions import NewText, restore_version, write_version, write_versions
 from docworker.db.models import Document, DocumentVersion
 from docworker.db.sessions import reading, writing
+from docworker.db.settings import settings
 from docworker.migrations import contract as contraction
 from docworker.migrations.contract import contract, keeps_copies
 from docworker.migrations.runner import downgrade, upgrade
@@ -21,7 +25,7 @@ from docworker.worker.cli.run.migrate import migrate
 from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, somebody_waits
 from tests.support.processes import Processes
-from tests.support.tenants import Tenant
+from tests.support.tenants import Tenant, index
 from tests.support.waiting import eventually
 
 BEFORE = "0004"
@@ -100,11 +104,12 @@ def _hash(content: str) -> str:
 
 
 @pytest.fixture
-def tenants(fresh_environment: dict[str, str]) -> Iterator[list[TwoReleases]]:
-    """Two organizations in a database that the release before has used."""
+def tenants(fresh_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TwoReleases]]:
+    """Two organizations in a database that the release before has used, which asks no catalog."""
     with opened_database():
         tenants = [TwoReleases(), TwoReleases()]
         downgrade(BEFORE)
+        monkeypatch.setattr(catalog, "answer_of", lambda *_, **__: catalog.Answer(AT_HOME, float("inf")))
         yield tenants
 
 
@@ -207,7 +212,7 @@ def test_what_is_written_while_the_contraction_waits_for_the_row_is_not_removed(
             session.get_one(Document, (tenant.id, drafted)).content = "draft"
             document = session.get_one(Document, (tenant.id, rewritten))
             write_version(session, document, _new(document, "newer"))
-            contracted = pool.submit(contraction.change_copies, contraction.REMOVE_COPIES)
+            contracted = pool.submit(contraction.change_copies, contraction.REMOVE_COPIES, owner_engine(settings()))
             eventually(somebody_waits, what="the contraction to wait")
         contracted.result(10)
     assert tenant.texts() == {drafted: "draft", rewritten: "newer"}
@@ -303,7 +308,7 @@ def test_texts_are_found_before_and_after_the_contraction(tenants: list[TwoRelea
             contract()
         with writing(tenant.id) as session:
             session.execute(text("DELETE FROM app.document_search"))
-            assert index_documents(session, ids) == 2
+            assert index(session, ids) == 2
         stack.wait_for_replicas()
         hits = search_documents(tenant.id, "needle")
         snippets = {hit.document_id: "".join(fragment.text for fragment in hit.snippet) for hit in hits}

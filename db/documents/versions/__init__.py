@@ -5,7 +5,7 @@ Zero rows mean: somebody was faster, or the replica was behind. Read afresh from
 """
 
 from docworker.db.documents.versions.locking import increment, lock_document
-from docworker.db.documents.versions.many import write_versions
+from docworker.db.documents.versions.many import restore_versions, write_versions
 from docworker.db.documents.versions.one import reject, restore_version, write_version
 from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
 
@@ -18,6 +18,7 @@ __all__ = [
     "lock_document",
     "reject",
     "restore_version",
+    "restore_versions",
     "write_version",
     "write_versions",
 ]

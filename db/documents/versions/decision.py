@@ -31,12 +31,22 @@ class Decision(NamedTuple):
     changes_row: bool
 
 
-def decide(present: Present | None, result: NewText | Rejected) -> Decision:
-    """Equal text makes no version. What was changed since it was read is a conflict, whatever the result."""
+def may_rewrite(present: Present | None, result: NewText | Rejected) -> bool:
+    """Whether the result would take the place of a text that was processed before."""
+    if present is None or present.latest_version == 0 or present.status != DocumentStatus.PROCESSED:
+        return False
+    return isinstance(result, Rejected) or present.content_sha256 != result.content_sha256
+
+
+def decide(present: Present | None, result: NewText | Rejected, *, is_restored: bool = False) -> Decision:
+    """Equal text makes no version, and a text that somebody has brought back (`is_restored`) stays. What was changed
+    since it was read is a conflict, whatever the result."""
     if present is None or present.deleted_at is not None:
         return Decision(Outcome(Written.MISSING), changes_row=False)
     if present.version != result.read_version:
         return Decision(Outcome(Written.CONFLICT), changes_row=False)
+    if is_restored:
+        return Decision(Outcome(Written.UNCHANGED, present.latest_version), changes_row=False)
     if isinstance(result, Rejected):
         is_known = (present.status, present.status_reason) == (DocumentStatus.FAILED, result.reason)
         return Decision(Outcome(Written.REJECTED), changes_row=not is_known)

@@ -26,7 +26,7 @@ def lock_document(session: Session, document_id: UUID) -> Document:
         .where(
             Document.organization_id == organization_of(session),
             Document.id == document_id,
-            Document.deleted_at.is_(None),
+            Document.is_live,
         )
         .with_for_update()
         .execution_options(populate_existing=True)
@@ -53,7 +53,7 @@ def increment(session: Session, document_id: UUID, column: str, by: int = 1) -> 
         .where(
             Document.organization_id == organization_of(session),
             Document.id == document_id,
-            Document.deleted_at.is_(None),
+            Document.is_live,
         )
         .values({column: func.coalesce(target, 0) + by, "version": Document.version + 1})
         .returning(target)

@@ -1,16 +1,19 @@
-"""`write_versions`: optimistic writes of many documents' versions, with a handful of statements for all of them."""
+"""`write_versions`: optimistic writes of many documents' versions, with a handful of statements for all of them;
+`restore_versions`: texts of many old versions become the newest again."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     CTE,
+    BindParameter,
     ColumnClause,
     ColumnElement,
     Insert,
+    Integer,
     Text,
     Update,
     Uuid,
@@ -29,7 +32,8 @@ from sqlalchemy.sql.elements import Grouping
 from sqlalchemy.types import TypeEngine
 
 from docworker.db import metrics
-from docworker.db.documents.versions.decision import decide
+from docworker.db.documents.versions.decision import decide, may_rewrite
+from docworker.db.documents.versions.restored import RESTORED_FROM, restored_among
 from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
 from docworker.db.models.document import Document, DocumentStatus
 from docworker.db.models.version import DocumentVersion
@@ -46,12 +50,15 @@ def write_versions(session: Session, results: Sequence[NewText | Rejected]) -> d
     """
     results = list({result.document_id: result for result in results}.values())
     present = _lock_documents(session, [result.document_id for result in results])
+    rewritten = [one.document_id for one in results if may_rewrite(present.get(one.document_id), one)]
+    restored = restored_among(session, rewritten)
     outcomes: dict[UUID, Outcome] = {}
     changed: list[NewText] = []
     settled: list[NewText] = []
     rejected: list[Rejected] = []
     for result in results:
-        outcome, changes_row = decide(present.get(result.document_id), result)
+        document_id = result.document_id
+        outcome, changes_row = decide(present.get(document_id), result, is_restored=document_id in restored)
         outcomes[result.document_id] = outcome
         if not changes_row:
             continue
@@ -213,3 +220,54 @@ def _reject(session: Session, rejected: Sequence[Rejected]) -> None:
             "reasons": [one.reason for one in rejected],
         }
         session.execute(_REJECT, parameters)
+
+
+def restore_versions(session: Session, numbers: Mapping[UUID, int]) -> None:
+    """Make these versions the newest again, by document, as new ones with their texts, which do not leave the server.
+
+    The documents are live, and locked by this transaction; what waits to be processed of them is forgotten.
+    """
+    if numbers:
+        parameters = {"organization": organization_of(session), "ids": [*numbers], "numbers": [*numbers.values()]}
+        session.execute(_RESTORE, parameters)
+
+
+def _restore_statement() -> Insert:
+    given = func.unnest(cast(bindparam("ids"), ARRAY(Uuid)), cast(bindparam("numbers"), ARRAY(Integer)))
+    wanted = given.table_valued(column("id", Uuid), column("number", Integer)).render_derived(name="wanted").c
+    kept = _versions.alias("kept").c
+    organization: BindParameter[Any] = bindparam("organization")
+    updated = (
+        update(_documents)
+        .values(
+            version=_old.version + 1,
+            updated_at=func.clock_timestamp(),
+            title=kept.title,
+            status=DocumentStatus.PROCESSED,
+            status_reason=None,
+            content=null(),
+            content_sha256=kept.content_sha256,
+            latest_version=_old.latest_version + 1,
+        )
+        .where(_old.organization_id == organization, _old.id == wanted.id)
+        .where(kept.organization_id == organization, kept.document_id == wanted.id)
+        .where(kept.version_number == wanted.number)
+        .returning(_old.latest_version, *kept)
+        .cte("updated")
+        .c
+    )
+    restored_from = func.jsonb_build_object(RESTORED_FROM, updated.version_number)
+    written = {
+        "organization_id": updated.organization_id,
+        "document_id": updated.document_id,
+        "version_number": updated.latest_version,
+        "title": updated.title,
+        "content": updated.content,
+        "content_sha256": updated.content_sha256,
+        "facts": updated.facts.op("||")(restored_from),
+        "pipeline": updated.pipeline,
+    }
+    return insert(_versions).from_select(list(written), select(*written.values()), include_defaults=False)
+
+
+_RESTORE = _restore_statement()

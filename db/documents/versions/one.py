@@ -6,7 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from docworker.db import metrics
-from docworker.db.documents.versions.decision import Decision, decide
+from docworker.db.documents.versions.decision import Decision, decide, may_rewrite
+from docworker.db.documents.versions.restored import RESTORED_FROM, restored_among
 from docworker.db.documents.versions.results import NewText, Outcome, Rejected, Written
 from docworker.db.errors import ConflictError, NotFoundError
 from docworker.db.models.document import Document, DocumentStatus
@@ -18,12 +19,17 @@ def write_version(session: Session, document: Document, new: NewText) -> Outcome
     """Write one result onto a document that was read elsewhere, detached, and belongs to this session now.
 
     The document is updated first and the version inserted second, so that a conflict shows as StaleDataError. Equal
-    text writes no version, but still asserts on the master that nothing newer is there. Run it inside a savepoint.
+    text writes no version, but still asserts on the master that nothing newer is there; so does one for a document
+    whose text somebody has brought back. Run it inside a savepoint.
 
     Raises StaleDataError or ConflictError when the document has changed since it was read, NotFoundError when it is
     gone or another organization's.
     """
-    outcome, changes_row = _decide(session, document, new)
+    return _write(session, document, new, _decide(session, document, new))
+
+
+def _write(session: Session, document: Document, new: NewText, decision: Decision) -> Outcome:
+    outcome, changes_row = decision
     if not changes_row:
         return outcome
     document.status, document.status_reason = DocumentStatus.PROCESSED, None
@@ -48,11 +54,13 @@ def reject(session: Session, document: Document, reason: str) -> Outcome:
     return outcome
 
 
-def _decide(session: Session, document: Document, result: NewText | Rejected) -> Decision:
+def _decide(session: Session, document: Document, result: NewText | Rejected, *, restores: bool = False) -> Decision:
     """The document is the session's from here on. Where nothing is to be written, the master has said that nothing
     newer is there. To the database another organization's row is one that is not there, which would look like a
     conflict."""
-    decision = decide(document if document.organization_id == organization_of(session) else None, result)
+    ours = document if document.organization_id == organization_of(session) else None
+    is_restored = not restores and may_rewrite(ours, result) and bool(restored_among(session, [document.id]))
+    decision = decide(ours, result, is_restored=is_restored)
     if decision.outcome.written is Written.MISSING:
         raise _not_found(document.id)
     session.add(document)
@@ -80,7 +88,7 @@ def _assert_version(session: Session, document_id: UUID, read_version: int) -> N
         .where(
             Document.organization_id == organization_of(session),
             Document.id == document_id,
-            Document.deleted_at.is_(None),
+            Document.is_live,
         )
         .with_for_update(key_share=True)
     )
@@ -105,14 +113,15 @@ def _version_row(organization_id: UUID, version_number: int, new: NewText) -> Do
 
 
 def restore_version(session: Session, document_id: UUID, version_number: int, *, job_id: UUID | None = None) -> Outcome:
-    """Make an old version the newest again, as a new version with its content.
+    """Make an old version the newest again, as a new version with its content. It stays so when the document is
+    processed again, unless its source changes or it is set to be pending.
 
     Raises NotFoundError when the document or the version is not there; StaleDataError when somebody writes meanwhile.
     """
     organization_id = organization_of(session)
     document = session.get(Document, (organization_id, document_id))
     old = session.get(DocumentVersion, (organization_id, document_id, version_number))
-    if document is None or document.deleted_at is not None:
+    if document is None or not document.is_live:
         raise _not_found(document_id)
     if not document.latest_version:
         raise NotFoundError(f"document {document_id} has no versions: it is {document.status}")
@@ -127,8 +136,8 @@ def restore_version(session: Session, document_id: UUID, version_number: int, *,
         title=old.title,
         content=old.content,
         content_sha256=old.content_sha256,
-        facts={**old.facts, "restored_from": version_number},
+        facts={**old.facts, RESTORED_FROM: version_number},
         pipeline=old.pipeline,
         job_id=job_id,
     )
-    return write_version(session, document, new)
+    return _write(session, document, new, _decide(session, document, new, restores=True))

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from celery import current_app
+from sqlalchemy import text as sql
 from sqlalchemy.orm.exc import StaleDataError
 from tenacity import Retrying, retry_if_exception_type
 
@@ -20,13 +21,16 @@ from docworker.db.models import Document, DocumentSearch, DocumentStatus, Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME
 from docworker.jobs.enqueue import enqueue, enqueue_many
+from docworker.jobs.imports.receiving import receive
 from docworker.jobs.kinds import documents
 from docworker.jobs.kinds.documents import process_document, process_documents
 from docworker.jobs.kinds.indexing import index_documents
+from docworker.jobs.kinds.maintenance import follow_failed_jobs
 from docworker.jobs.kinds.processing import process
-from docworker.jobs.kinds.restoring import restore
+from docworker.jobs.kinds.restoring import process_from_source, restore
 from docworker.jobs.task import known_kinds
 from docworker.jobs.testing import advance_clock, assert_enqueued, dispatch_due, drain, run
+from docworker.worker.dispatcher.judge import follow_failed
 from tests.support.tenants import Tenant
 
 Work = Callable[[Unprocessed, UUID], NewText | Rejected]
@@ -177,6 +181,46 @@ def test_a_document_without_text_fails_with_its_reason(tenant: Tenant) -> None:
     assert (document.status_reason or "").startswith("empty: ")
 
 
+def test_a_document_whose_processing_fails_for_an_unknown_reason_does_not_stay_pending(
+    tenant: Tenant, working_as: Any
+) -> None:
+    def work(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
+        raise LookupError(f"{object()!r} is not in the secret text")
+
+    working_as(work)
+    (document_id,) = tenant.add("secret text")
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, process_document, document_id=document_id, max_attempts=1)
+    drain()
+    document = tenant.get(document_id)
+    assert (document.status, job(job_id).state) == (DocumentStatus.FAILED, "failed")
+    assert document.status_reason == f"processing failed with LookupError: `docworker jobs show {job_id}` tells more"
+
+
+def test_a_document_whose_worker_is_lost_for_the_last_time_does_not_stay_pending(tenant: Tenant) -> None:
+    (document_id,) = tenant.add("text that kills")
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, process_document, document_id=document_id, max_attempts=1)
+    dispatch_due()
+    with all_jobs_session() as session:
+        lost = sql(
+            "UPDATE ledger.jobs SET state = 'running', attempt = 1, redispatch_at = NULL,"
+            " claimed_at = clock_timestamp(), claimed_by = 'gone',"
+            " claim_token = gen_random_uuid(), lease_expires_at = '2020-01-01', run_until = '2020-01-01'"
+            " WHERE id = :id"
+        )
+        session.execute(lost, {"id": job_id})
+        session.commit()
+        follow_failed(session, ledger.rescue_expired(session))
+        session.commit()
+    with writing(tenant.id) as session:
+        assert_enqueued(session, follow_failed_jobs, count=1, failed=[str(job_id)])
+    drain()
+    document = tenant.get(document_id)
+    assert (document.status, job(job_id).state) == (DocumentStatus.FAILED, "failed")
+    assert (document.status_reason or "").startswith("LeaseExpired: attempt 1 of 1 on gone gave no sign of life")
+
+
 def test_a_deleted_document_fails_its_job_and_nothing_else(tenant: Tenant) -> None:
     kept, gone = tenant.add("kept", "gone")
     with writing(tenant.id) as session:
@@ -229,8 +273,8 @@ def test_a_version_is_indexed_by_a_job_of_its_own(tenant: Tenant) -> None:
     drain()
     with writing(tenant.id) as session:
         (row,) = session.query(DocumentSearch).all()
-    assert (row.document_id, row.version_number) == (document_id, 1)
-    assert "'fox'" in row.vector
+    assert (row.document_id, row.version_number, row.terms_version) == (document_id, 1, 1)
+    assert "fox'" in (row.terms or "")
 
 
 def test_an_old_version_can_be_restored_as_a_new_one(tenant: Tenant) -> None:
@@ -243,6 +287,53 @@ def test_an_old_version_can_be_restored_as_a_new_one(tenant: Tenant) -> None:
     assert restore(tenant.id, document_id, 1).version_number == 3
     assert [version.content for version in tenant.versions(document_id)] == ["first", "second", "first"]
     assert tenant.get(document_id).content == "first"
+
+
+def import_as(tenant: Tenant, content: bytes) -> UUID:
+    with writing(tenant.id) as session:
+        document_id = receive(session, content, "a.txt", if_taken="version").document_id
+    drain()
+    return document_id
+
+
+def process_again(tenant: Tenant, document_id: UUID) -> Any:
+    (job_id,) = enqueue_all(tenant, [document_id])
+    drain()
+    return job(job_id).result
+
+
+def test_a_text_that_was_brought_back_stays_until_its_source_changes_or_somebody_asks(tenant: Tenant) -> None:
+    for content in (b"first", b"second"):
+        document_id = import_as(tenant, content)
+    restore(tenant.id, document_id, 1)
+    assert process_again(tenant, document_id) == {"written": "unchanged", "version": 3}
+    process_from_source(tenant.id, document_id)
+    drain()
+    restore(tenant.id, document_id, 1)
+    import_as(tenant, b"third")
+    texts = ["first", "second", "first", "second", "first", "third"]
+    assert [version.content for version in tenant.versions(document_id)] == texts
+
+
+def test_a_text_that_was_brought_back_stays_when_its_source_cannot_be_read_any_more(
+    tenant: Tenant, working_as: Callable[[Work], None]
+) -> None:
+    for content in (b"first", b"second"):
+        document_id = import_as(tenant, content)
+    restore(tenant.id, document_id, 1)
+    working_as(lambda document, _: Rejected(document.id, document.version, "broken"))
+    assert process_again(tenant, document_id) == {"written": "unchanged", "version": 3}
+    assert (tenant.get(document_id).status, tenant.get(document_id).content) == ("processed", "first")
+
+
+def test_a_text_that_an_application_sets_after_one_was_brought_back_is_processed(tenant: Tenant) -> None:
+    (document_id,) = tenant.add("first")
+    process_again(tenant, document_id)
+    tenant.change(document_id, "second")
+    process_again(tenant, document_id)
+    restore(tenant.id, document_id, 1)
+    tenant.change(document_id, "third")
+    assert process_again(tenant, document_id) == {"written": "version", "version": 4}
 
 
 def test_a_plain_celery_call_enters_the_ledger_once_however_often_it_is_delivered(tenant: Tenant) -> None:

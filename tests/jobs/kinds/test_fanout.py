@@ -17,13 +17,14 @@ from sqlalchemy import select, text
 
 from docworker.db import ledger
 from docworker.db.documents.folders import ensure_folders
-from docworker.db.models import Document, Folder, Job
+from docworker.db.models import Document, DocumentStatus, DocumentVersion, Folder, Job
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.kinds import fanout
 from docworker.jobs.kinds.fanout import process_folder, process_organization
+from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
@@ -51,6 +52,19 @@ def children(tenant: Tenant, parent_id: UUID) -> Counter[str]:
 
 def once(ids: list[UUID]) -> Counter[str]:
     return Counter(map(str, ids))
+
+
+def test_what_these_processors_have_made_and_what_is_unsupported_is_left_out(tenant: Tenant) -> None:
+    made, old, pending = tenant.write("/made.txt", "a"), tenant.write("/old.txt", "b"), tenant.write("/pending.txt")
+    unsupported = tenant.write("/picture.png")
+    with writing(tenant.id) as session:
+        session.get_one(Document, (tenant.id, unsupported)).status = DocumentStatus.UNSUPPORTED
+        version = session.get_one(DocumentVersion, (tenant.id, made, 1))
+        version.pipeline = signature_of(installed_processors())
+    parent, forced = start(tenant), start(tenant, force=True)
+    drain()
+    assert children(tenant, parent) == once([old, pending])
+    assert children(tenant, forced) == once([made, old, pending, unsupported])
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What is removed and when, organization by organization; and documents that no job would ever have looked at."""
 
 import io
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import select, text, update
+from structlog.testing import capture_logs
 
 from docworker.db import ledger
+from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import Database
+from docworker.db.documents.search import search_documents
 from docworker.db.documents.source_lock import hold_sources, unused_sources
 from docworker.db.documents.store import source_store
 from docworker.db.models import AuditEntry, Document, DocumentSearch, DocumentVersion, Job
@@ -24,7 +29,9 @@ from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.kinds import maintenance
 from docworker.jobs.kinds.documents import process_document
+from docworker.jobs.kinds.indexing import index_organization
 from docworker.jobs.kinds.maintenance import (
+    index_unindexed,
     prune_finished_jobs,
     prune_jobs_of_organization,
     prune_old_versions,
@@ -34,8 +41,12 @@ from docworker.jobs.kinds.maintenance import (
     reconcile_organization,
 )
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
-from tests.support.stack import applied
-from tests.support.tenants import Tenant
+from docworker.worker.local.stack import LocalStack
+from tests.support.clusters import addresses_of
+from tests.support.database import opened_database
+from tests.support.ledger import LedgerSteps
+from tests.support.stack import applied, fresh_database, isolated_settings, unique_name
+from tests.support.tenants import Tenant, entered
 from tests.support.waiting import eventually
 
 DAY = 86_400
@@ -128,6 +139,24 @@ def test_documents_deleted_longer_ago_than_the_retention_go_with_all_that_is_the
     with reading(tenant.id, source="master") as session:
         (entry,) = session.scalars(select(AuditEntry))
     assert (entry.actor, entry.action, entry.subject_id) == ("docworker", "document.purged", old)
+
+
+def test_what_the_index_knows_as_the_release_before_wrote_it_is_indexed_again(
+    tenant: Tenant, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docworker.jobs.kinds.indexing.CHUNK", 2)
+    monkeypatch.setattr("docworker.jobs.kinds.indexing.TEXTS_AT_ONCE", 1)
+    for number in range(5):
+        tenant.write(f"/{number}.txt", "needle")
+    with writing(tenant.id) as session:
+        session.execute(update(DocumentSearch).values(terms=None, terms_version=None, vector=""))
+    stack.wait_for_replicas()
+    assert search_documents(tenant.id, "needle") == []
+    do(index_unindexed)
+    stack.wait_for_replicas()
+    assert len(search_documents(tenant.id, "needle")) == 5
+    do(index_unindexed)
+    assert [job.result for job in jobs_of(tenant, index_organization)] == [{"indexed": 5}]
 
 
 def test_the_purge_of_one_organization_leaves_the_others_alone(tenant: Tenant) -> None:
@@ -426,3 +455,35 @@ def test_a_second_fire_folds_into_the_work_that_still_waits(tenant: Tenant) -> N
             enqueue(session, prune_finished_jobs)
         run(dispatch_due({"prune_finished_jobs": prune_finished_jobs.kind}))
     assert [one.state for one in jobs_of(tenant, prune_jobs_of_organization)] == ["queued"]
+
+
+def test_every_cluster_and_database_is_looked_in_and_a_dead_one_is_skipped(
+    environment: dict[str, str], stack: LocalStack, template: str, tmp_path: Path
+) -> None:
+    with ExitStack() as stacked:
+        east, own = (
+            stacked.enter_context(fresh_database(stack, unique_name(name), template=template))
+            for name in ("east", "own")
+        )
+        clusters = {
+            "east": addresses_of(isolated_settings(stack, east, tmp_path)),
+            "dead": {"master_url": "postgresql://docworker_worker@127.0.0.1:1/nobody"},
+        }
+        stacked.enter_context(applied(environment | {"DOCWORKER_CLUSTERS": json.dumps(clusters)}))
+        stacked.enter_context(opened_database())
+        for _ in range(3):
+            entered(at=Place("dead", SHARED_SCHEMA))
+        old = [LedgerSteps(cluster="east"), LedgerSteps(database=own)]
+        for one in old:
+            one.enqueue()
+            with all_jobs_session(*one.where) as session:
+                done = "UPDATE ledger.jobs SET state = 'cancelled', finished_at = now() - interval '400 days'"
+                session.execute(text(done))
+        with capture_logs() as logs:
+            with writing(SYSTEM_ORGANIZATION_ID) as session:
+                job_id = enqueue(session, prune_finished_jobs)
+            run(LedgerSteps(SYSTEM_ORGANIZATION_ID).dispatch())
+        assert job(job_id).state == "succeeded"
+        for one in old:
+            assert one.states() == {"cancelled": 1, "queued": 1}
+        assert [line["cluster"] for line in logs if line["event"] == "cluster.skipped"] == ["dead"]
