@@ -1,11 +1,12 @@
 """`enqueue` and `enqueue_many`: jobs enter the ledger in the caller's own transaction.
 
 No commit, no job; commit, and the job is as safe as the data. The broker is not involved: a dispatcher carries on.
+The transaction is one of a session of ours, or of any program's own session or connection (`db.ledger.producing`).
 """
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, TypedDict, Unpack, cast, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,14 +14,17 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import insert_jobs
+from docworker.db.ledger.enqueue import checked_rows
+from docworker.db.ledger.producing import AsyncProducer, Producer, enqueue_by
 from docworker.db.ledger.values import shortened
-from docworker.db.sessions import organization_of
+from docworker.db.sessions import TenantSession, organization_of
 from docworker.jobs.kind import Kind
 
 
 class EnqueueOptions(TypedDict, total=False):
     """As `enqueue` has them; keys and ids come one for each job."""
 
+    organization_id: UUID | None
     run_at: datetime | None
     priority: int | None
     unique_keys: Iterable[str] | None
@@ -31,10 +35,11 @@ class EnqueueOptions(TypedDict, total=False):
 
 @overload
 def enqueue(
-    session: Session,
+    session: Producer,
     task: Any,
     /,
     *,
+    organization_id: UUID | None = None,
     run_at: datetime | None = None,
     priority: int | None = None,
     unique_key: str | None = None,
@@ -47,10 +52,11 @@ def enqueue(
 
 @overload
 def enqueue(
-    session: AsyncSession,
+    session: AsyncProducer,
     task: Any,
     /,
     *,
+    organization_id: UUID | None = None,
     run_at: datetime | None = None,
     priority: int | None = None,
     unique_key: str | None = None,
@@ -62,10 +68,11 @@ def enqueue(
 
 
 def enqueue(
-    session: Session | AsyncSession,
+    session: Producer | AsyncProducer,
     task: Any,
     /,
     *,
+    organization_id: UUID | None = None,
     run_at: datetime | None = None,
     priority: int | None = None,
     unique_key: str | None = None,
@@ -74,8 +81,10 @@ def enqueue(
     parent_id: UUID | None = None,
     **arguments: Any,
 ) -> UUID | Awaitable[UUID]:
-    """Enqueue one job of `task` for the session's organization; returns its id (awaitable with an AsyncSession).
+    """Enqueue one job of `task`; returns its id (awaitable with what is asyncio's).
 
+    `session` is one of ours and has its organization; or a Session, AsyncSession, Connection or AsyncConnection of
+    SQLAlchemy's, or a connection of psycopg's, to the same database, and needs `organization_id`.
     `run_at` delays it (aware datetime); `priority` is 0 (first) to 9; `id` makes the call idempotent; while a job with
     an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one.
 
@@ -83,6 +92,7 @@ def enqueue(
     that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
     """
     options: EnqueueOptions = {
+        "organization_id": organization_id,
         "run_at": run_at,
         "priority": priority,
         "unique_keys": None if unique_key is None else [unique_key],
@@ -90,25 +100,24 @@ def enqueue(
         "ids": None if id is None else [id],
         "parent_id": parent_id,
     }
-    if isinstance(session, AsyncSession):
-        return _first_of(enqueue_many(session, task, [arguments], **options))
-    return enqueue_many(session, task, [arguments], **options)[0]
+    ids: Any = enqueue_many(cast(Any, session), task, [arguments], **options)
+    return ids[0] if isinstance(ids, list) else _first_of(ids)
 
 
 @overload
 def enqueue_many(
-    session: Session, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
+    session: Producer, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
 ) -> list[UUID]: ...
 
 
 @overload
 def enqueue_many(
-    session: AsyncSession, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
+    session: AsyncProducer, task: Any, arguments: Iterable[Mapping[str, Any]], **options: Unpack[EnqueueOptions]
 ) -> Awaitable[list[UUID]]: ...
 
 
 def enqueue_many(
-    session: Session | AsyncSession,
+    session: Producer | AsyncProducer,
     task: Any,
     arguments: Iterable[Mapping[str, Any]],
     **options: Unpack[EnqueueOptions],
@@ -116,28 +125,55 @@ def enqueue_many(
     """Enqueue many jobs of one task with one statement; as `enqueue`, with one key or id for each of the arguments."""
     kind = kind_of(task)
     kept = [kind.serialize(one) for one in _listed("arguments", arguments)]
+    ours: Any = getattr(session, "sync_session", session)
+    if not isinstance(ours, TenantSession):
+        organization_id = options.get("organization_id")
+        if organization_id is None:
+            raise InvalidArgumentError(
+                "this session is not one of docworker.writing(…): give organization_id=… as well"
+            )
+        return enqueue_by(session, checked_rows(organization_id, kind.name, kept, **_chosen(kind, options)))
+    organization_id = organization_of(ours)
+    if options.get("organization_id") not in (None, organization_id):
+        raise InvalidArgumentError(
+            f"this session is of the organization {organization_id}, not of {options.get('organization_id')}: "
+            "enqueue for another organization in a session of its own"
+        )
+    if ours.read_only:
+        raise InvalidArgumentError("this session only reads: open one with docworker.writing(organization_id)")
     if isinstance(session, AsyncSession):
         return session.run_sync(_insert, kind, kept, options)
-    return _insert(session, kind, kept, options)
+    return _insert(ours, kind, kept, options)
 
 
 def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
+    return insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
+
+
+class _Chosen(TypedDict):
+    """As `insert_jobs` has them."""
+
+    run_at: datetime | None
+    priority: int
+    unique_keys: list[str] | None
+    max_attempts: int
+    ids: list[UUID] | None
+    parent_id: UUID | None
+
+
+def _chosen(kind: Kind, options: EnqueueOptions) -> _Chosen:
     ids, unique_keys = options.get("ids"), options.get("unique_keys")
     priority, max_attempts = options.get("priority"), options.get("max_attempts")
     if ids is not None and unique_keys is not None:
         raise InvalidArgumentError("give an id or a unique_key, not both: an id names one job, a key folds several")
-    return insert_jobs(
-        session,
-        organization_of(session),
-        kind.name,
-        kept,
-        run_at=options.get("run_at"),
-        priority=kind.priority if priority is None else priority,
-        unique_keys=None if unique_keys is None else _listed("unique_keys", unique_keys),
-        max_attempts=kind.max_attempts if max_attempts is None else max_attempts,
-        ids=None if ids is None else _listed("ids", ids),
-        parent_id=options.get("parent_id"),
-    )
+    return {
+        "run_at": options.get("run_at"),
+        "priority": kind.priority if priority is None else priority,
+        "unique_keys": None if unique_keys is None else _listed("unique_keys", unique_keys),
+        "max_attempts": kind.max_attempts if max_attempts is None else max_attempts,
+        "ids": None if ids is None else _listed("ids", ids),
+        "parent_id": options.get("parent_id"),
+    }
 
 
 async def _first_of(ids: Awaitable[list[UUID]]) -> UUID:

@@ -7,11 +7,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
+from sqlalchemy.orm import Session
 
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, UnacceptedArgumentsError
+from docworker.db.ledger import Failure
 from docworker.db.ledger.values import MAX_ATTEMPTS, SCALARS, check_integer, check_kind, check_nesting, shortened
 
 MAX_SHOWN = 2000
@@ -42,6 +45,9 @@ class Kind:
     hard_limit_seconds: float = 300
     max_running: int | None = None
     takes_batches: bool = False
+    on_failure: Callable[[Session, UUID, dict[str, Any], Failure], None] | None = None
+    """Called with the job's id, arguments and reason in the transaction in which a worker fails it for good: for the
+    state of what the job was about. A job that is lost with its worker is failed elsewhere, without this."""
 
     def __post_init__(self) -> None:
         if not 0 < self.soft_limit_seconds < self.hard_limit_seconds:

@@ -1,13 +1,17 @@
-"""`JobWatch`: how far jobs are, and who is missing when none of them moves."""
+"""`JobWatch`, `watch_jobs`, `get_job`: how far jobs are, what became of them, and who is missing when none moves."""
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from docworker.db.errors import NotFoundError
 from docworker.db.ledger import progress
-from docworker.db.models import JobState
+from docworker.db.models import Job, JobState
 from docworker.db.sessions import reading
+
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,33 @@ class JobWatch:
             dispatched=counts[JobState.DISPATCHED],
             running=counts[JobState.RUNNING],
         )
+
+
+def watch_jobs(
+    organization_id: UUID, job_ids: Iterable[UUID], *, every_seconds: float = LOOK_SECONDS
+) -> Iterator[Progress]:
+    """How far the jobs are, at once, whenever that has changed, and last when all have ended; looks so often."""
+    watch, before = JobWatch(organization_id, job_ids), None
+    while True:
+        now = watch.look()
+        if now != before:
+            yield now
+        if not now.live:
+            return
+        before = now
+        time.sleep(every_seconds)
+
+
+def get_job(organization_id: UUID, job_id: UUID) -> Job:
+    """A job as the master has it, with its `state`, its `result` or why it failed (`error_class`, `error_message`).
+
+    Raises NotFoundError, also for one that ended so long ago that it was pruned.
+    """
+    with reading(organization_id, source="master") as session:
+        job = session.get(Job, (organization_id, job_id))
+    if job is None:
+        raise NotFoundError(f"this organization has no job {job_id}: it was never committed, or has been pruned")
+    return job
 
 
 def failures(organization_id: UUID, job_ids: Collection[UUID]) -> dict[UUID, str]:

@@ -12,11 +12,12 @@ from typing import Any, TypedDict, Unpack, overload
 from uuid import UUID
 
 from celery import Task, shared_task
+from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
-from docworker.db.ledger import Part
+from docworker.db.ledger import Failure, Part
 from docworker.db.ledger.values import check_nesting
 from docworker.db.sessions import writing
 from docworker.db.settings import HOME
@@ -62,6 +63,7 @@ class Limits(TypedDict, total=False):
     soft_limit_seconds: float
     hard_limit_seconds: float
     max_running: int
+    on_failure: Callable[[Session, UUID, dict[str, Any], Failure], None]
 
 
 @overload
@@ -151,7 +153,7 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> LedgerTask:
         if job_ids is None:
             enter(self.kind, UUID(organization_id), UUID(self.request.id), arguments)
         else:
-            database().cluster(HOME).timelines.hear(str(arguments.get("timeline", "")))
+            _hear(**arguments)
             with suppress(KeyboardInterrupt):  # a worker handles the real one by a signal
                 run_message(self.kind, _parts(organization_id, job_ids, **arguments), UUID(self.request.id))
 
@@ -166,6 +168,11 @@ def _task_of(kind: Kind, function: Callable[..., Any]) -> LedgerTask:
         time_limit=kind.hard_limit_seconds,
     )(run)
     return task
+
+
+def _hear(timeline: str = "", **_newer: Any) -> None:
+    """The timeline that a message was planned on. It names the system of its cluster, and is noted for that."""
+    database().cluster(HOME).timelines.hear(str(timeline))
 
 
 def _parts(organization_id: str, job_ids: Sequence[str], others: Iterable[Any] = (), **_newer: Any) -> list[Part]:

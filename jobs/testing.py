@@ -17,6 +17,7 @@ from docworker.db.ledger import Message
 from docworker.db.models import Job
 from docworker.db.models.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
+from docworker.db.tenants.ledgers import LedgerPlace, ledgers
 from docworker.jobs.dispatch_limits import limits_of
 from docworker.jobs.enqueue import kind_of
 from docworker.jobs.execution.message import run_message
@@ -59,14 +60,26 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
     Without `kinds`: all that are imported. Raises AssertionError when a due job is of none of them.
     """
     known = known_kinds(current_app) if kinds is None else kinds
+    unknown: set[str] = set()
+    messages: list[Message] = []
+    for place in ledgers():
+        dispatched = _dispatch_due_in(place, known)
+        unknown |= {lane.kind for lane in dispatched.unknown}
+        messages += dispatched.messages
+    if unknown and kinds is None:
+        raise AssertionError(f"jobs are due of kinds that nobody has imported here: {', '.join(sorted(unknown))}")
+    return messages
+
+
+def _dispatch_due_in(place: LedgerPlace, known: Mapping[str, Kind]) -> ledger.Dispatched:
     settings = database().settings
-    with all_jobs_session() as session:
+    with all_jobs_session(*place) as session:
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session)
         while ledger.promote(session):
             pass
         under_way = ledger.load(session)
-        dispatched = ledger.dispatch_due(
+        return ledger.dispatch_due(
             session,
             ledger.Turns(),
             under_way,
@@ -74,10 +87,6 @@ def dispatch_due(kinds: Mapping[str, Kind] | None = None) -> list[Message]:
             capacity=_UNBOUNDED,
             redispatch_after_seconds=settings.redispatch_after,
         )
-        unknown = sorted({lane.kind for lane in dispatched.unknown})
-        if unknown and kinds is None:
-            raise AssertionError(f"jobs are due of kinds that nobody has imported here: {', '.join(unknown)}")
-    return dispatched.messages
 
 
 def run(messages: Sequence[Message], kinds: Mapping[str, Kind] | None = None) -> int:
@@ -104,5 +113,6 @@ def drain(kinds: Mapping[str, Kind] | None = None, *, most: int = 10_000) -> int
 def advance_clock(seconds: float) -> None:
     """Let time pass for every job. The servers' clocks stay; the ledger's times move into the past instead, which is
     the same for everything that compares them with now. A live lease or a pending retry ends as it would."""
-    with all_jobs_session() as session:
-        ledger.let_pass(session, seconds)
+    for place in ledgers():
+        with all_jobs_session(*place) as session:
+            ledger.let_pass(session, seconds)

@@ -22,7 +22,7 @@ class _Look:
 
 
 class Continuity:
-    """`looked` after each look at the master, `broke` after one that failed."""
+    """`looked` after each look at the master, `broke` after one that failed. One thread enters, others may read."""
 
     def __init__(self) -> None:
         self.set_ahead_seconds = 0.0
@@ -58,7 +58,8 @@ class Continuity:
 
     def seconds(self, now: float) -> float:
         """For how long there has been no break; 0 when the latest look is too long ago."""
-        if self._latest is None or now - self._latest.answered_at > PROMPT_SECONDS:
+        latest = self._latest  # read once: another thread may enter a look meanwhile
+        if latest is None or now - latest.answered_at > PROMPT_SECONDS:
             return 0.0
         return now - self._since
 
@@ -67,6 +68,7 @@ class Continuity:
 
         Raises LookupError when there is none to go on from.
         """
-        if self._latest is None:
+        latest = self._latest
+        if latest is None:
             raise LookupError("the master's time is not known: there was no look since the latest break")
-        return self._latest.master_seconds + (now - self._latest.answered_at)
+        return latest.master_seconds + (now - latest.answered_at)

@@ -4,22 +4,29 @@ Two programs do so: a worker's keeper, a process of its own (`worker.consumer.ke
 interpreter for longer than a lease lasts; and a thread where there is no worker (`jobs.execution.leases`).
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
-from docworker.db import ledger
+from docworker.db import catalog, ledger
+from docworker.db.catalog import AT_HOME, SHARED_SCHEMA, Place
 from docworker.db.cluster import database
 from docworker.db.cluster.transactions import ask_clock
+from docworker.db.errors import ConfigurationError, DocworkerError, NotFoundError
 from docworker.db.ledger import Failure
+from docworker.db.models import PlacementState
 from docworker.db.sessions import TenantSession, lease_session
 from docworker.db.settings import HOME
 from docworker.jobs.execution.continuity import Continuity
-from docworker.jobs.execution.lease_board import Board, Kept, Place
+from docworker.jobs.execution.lease_board import Board, Kept
+from docworker.jobs.execution.lease_board import Place as BoardPlace
 
 log = structlog.get_logger(__name__)
 
@@ -40,27 +47,61 @@ _Step = Callable[[TenantSession, Sequence[Kept]], set[UUID]]
 
 
 class Keeper:
-    """`tick()` a few times a second, in one thread."""
+    """`tick()` a few times a second, in one thread. The claims on other clusters than home are kept in a thread for
+    each: one cluster that does not answer must not let the leases on the others end."""
 
-    def __init__(self, board: Board, places: Sequence[Place]) -> None:
-        self._board = board
-        self._places = places
-        self._continuity = Continuity()
-        self._looked_at = self._renewed_at = float("-inf")
-        self._failing = False
+    def __init__(self, board: Board, places: Sequence[BoardPlace]) -> None:
+        self._home = _ClusterKeeper(HOME, board, places, {})
+        self._others: list[_ClusterKeeper] | None = None
 
     def tick(self) -> None:
         """Look at the master, and renew or give back what is due. Never raises: it must outlive every outage; leases
         end by themselves."""
+        with suppress(ConfigurationError):  # no database is open yet
+            self._begin()
+        self._home.tick()
+
+    def _begin(self) -> None:
+        if self._others is None:
+            self._others = [self._home.beside(name) for name in database().settings.clusters]
+            for one in self._others:
+                threading.Thread(target=one.run, name=f"keeper {one.cluster}", daemon=True).start()
+
+
+class _ClusterKeeper:
+    """The claims on one cluster. Where an organization is, home's learns as long as it has claims, and remembers until
+    it has none: no renewal asks the catalog."""
+
+    def __init__(self, cluster: str, board: Board, places: Sequence[BoardPlace], place_of: dict[UUID, Place]) -> None:
+        self.cluster = cluster
+        self._board = board
+        self._places = places
+        self._place_of = place_of
+        self._continuity = Continuity()
+        self._looked_at = self._renewed_at = float("-inf")
+        self._failing = False
+
+    def beside(self, cluster: str) -> "_ClusterKeeper":
+        return _ClusterKeeper(cluster, self._board, self._places, self._place_of)
+
+    def run(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            if any(self._mine(place) or self._unknown(place) for place in self._places):
+                self.tick()
+
+    def tick(self) -> None:
+        """Never raises."""
         try:
+            if self.cluster == HOME:
+                self._learn()
             self._tick()
         except Exception as error:  # noqa: BLE001
             self._continuity.broke()
             self._looked_at = self._renewed_at = float("-inf")
             if not self._failing:
-                log.warning(
-                    "leases.not_renewed", jobs=sum(len(place.kept()) for place in self._places), error=str(error)
-                )
+                jobs = sum(len(self._mine(place)) for place in self._places)
+                log.warning("leases.not_renewed", cluster=self.cluster, jobs=jobs, error=str(error))
             self._failing = True
         else:
             self._failing = False
@@ -78,37 +119,79 @@ class Keeper:
         asked_at = time.monotonic()
         if asked_at - self._looked_at < LOOK_SECONDS:
             return
-        master_seconds = ask_clock(database().cluster(HOME).lease)
+        master_seconds = ask_clock(database().cluster(self.cluster).lease)
         answered_at = self._looked_at = time.monotonic()
-        self._board.master_answered()
+        if self.cluster == HOME:
+            self._board.master_answered()
         if not self._continuity.looked(asked_at=asked_at, answered_at=answered_at, master_seconds=master_seconds):
             self._renewed_at = float("-inf")
         ahead_seconds = self._continuity.set_ahead_seconds
         if ahead_seconds:
-            log.warning("clock.set_ahead", seconds=round(ahead_seconds, 1))
+            log.warning("clock.set_ahead", cluster=self.cluster, seconds=round(ahead_seconds, 1))
             self._for_the_living(partial(_prolong, seconds=ahead_seconds))
 
     def _for_the_living(self, step: _Step) -> None:
         for place in self._places:
             owner = place.owner
-            kept = place.kept()
-            if kept and place.lives():
-                self._report(place.lose(owner, _those_not_held_after(step, kept)))
+            kept, unknown = self._mine(place), self._unknown(place)
+            if (kept or unknown) and place.lives():
+                missing = self._those_not_held_after(step, kept)
+                self._report(place.lose(owner, [one for one in missing if not self._has_moved(one)]))
+                self._those_not_held_after(step, unknown)
+
+    def _mine(self, place: BoardPlace) -> list[Kept]:
+        found = []
+        for one in place.kept():
+            known = self._place_of.get(one.key.organization_id)
+            if known is not None and known.cluster == self.cluster:
+                found.append(one)
+        return found
+
+    def _unknown(self, place: BoardPlace) -> list[Kept]:
+        """Claims made just before home fell silent: they are looked for on every cluster, and not missed on any."""
+        return [one for one in place.kept() if one.key.organization_id not in self._place_of]
+
+    def _learn(self) -> None:
+        """Of an organization that is being moved, or was dropped, the claims are kept until they are lost."""
+        organizations = {one.key.organization_id for place in self._places for one in place.kept()}
+        for gone in self._place_of.keys() - organizations:
+            del self._place_of[gone]
+        new = organizations - self._place_of.keys()
+        if new:
+            catalog.learn(new, database())
+        for one in new:
+            try:
+                self._place_of[one] = catalog.place_of(one, database(), states=list(PlacementState))
+            except NotFoundError:
+                self._place_of[one] = AT_HOME
+
+    def _has_moved(self, one: Kept) -> bool:
+        """Whether its organization is somewhere else by now, where the claim is to be looked for."""
+        organization_id = one.key.organization_id
+        try:
+            now = catalog.place_of(organization_id, database(), states=list(PlacementState))
+        except (DBAPIError, DocworkerError):
+            return False  # dropped, or nobody knows
+        has_moved = now != self._place_of.get(organization_id, now)
+        self._place_of[organization_id] = now
+        return has_moved
+
+    def _those_not_held_after(self, step: _Step, kept: Iterable[Kept]) -> list[Kept]:
+        lost: list[Kept] = []
+        by_organization = sorted(kept, key=lambda one: one.record)
+        for _, group in groupby(by_organization, key=lambda one: one.record[:16]):
+            mine = list(group)
+            organization_id = mine[0].key.organization_id
+            with lease_session(
+                organization_id, self._place_of.get(organization_id, Place(self.cluster, SHARED_SCHEMA))
+            ) as session:
+                held = step(session, mine)
+            lost += [one for one in mine if one.key.id not in held]
+        return lost
 
     def _report(self, lost: Sequence[Kept]) -> None:
         if lost:
             log.warning("leases.lost", jobs=[str(one.key.id) for one in lost])
-
-
-def _those_not_held_after(step: _Step, kept: Iterable[Kept]) -> list[Kept]:
-    lost: list[Kept] = []
-    by_organization = sorted(kept, key=lambda one: one.record)
-    for _, group in groupby(by_organization, key=lambda one: one.record[:16]):
-        mine = list(group)
-        with lease_session(mine[0].key.organization_id) as session:
-            held = step(session, mine)
-        lost += [one for one in mine if one.key.id not in held]
-    return lost
 
 
 def _renew(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:

@@ -16,12 +16,12 @@ from uuid import UUID
 
 import structlog
 
-from docworker.db import ledger
+from docworker.db import catalog, ledger
 from docworker.db.cluster import database
-from docworker.db.errors import UnacceptedArgumentsError
+from docworker.db.errors import NotFoundError, UnacceptedArgumentsError, UnavailableOrganizationError
 from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again
-from docworker.db.sessions import reading, writing
+from docworker.db.sessions import reading, settling, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch
@@ -38,6 +38,7 @@ def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> i
     stop or because it takes too long, is handed back to the queue."""
     metrics.MESSAGES.labels(kind.name).inc()
     started = time.monotonic()
+    catalog.learn([part.organization_id for part in parts], database())
     delivery = (_Batches if kind.takes_batches else _Singles)(kind, parts, message_id)
     delivery.run()
     if delivery.claimed:
@@ -73,7 +74,13 @@ class _Delivery:
         """The first of the parts in line of which something could be claimed."""
         while self._begins:
             part = self._line.popleft()
-            claim = self._claim(part)
+            try:
+                claim = self._claim(part)
+            except (UnavailableOrganizationError, NotFoundError) as error:
+                # Whoever suspended or moves it has told the dispatcher, so they are not dispatched until it is served.
+                log.info("organization.unavailable", jobs=len(part.job_ids), error=str(error))
+                self._hand_back(part)
+                continue
             if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
                 claim = self._claim(part)
             if self._is_first:
@@ -114,12 +121,14 @@ class _Delivery:
     def _hand_back_the_rest(self) -> None:
         """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
         while self._line:
-            part = self._line.popleft()
-            try:
-                with writing(part.organization_id) as session:
-                    ledger.hand_back(session, part.job_ids, message_id=self._message_id)
-            except Exception as error:  # noqa: BLE001
-                log.warning("jobs.not_handed_back", jobs=len(part.job_ids), error=str(error))
+            self._hand_back(self._line.popleft())
+
+    def _hand_back(self, part: Part) -> None:
+        try:
+            with settling(part.organization_id) as session:
+                ledger.hand_back(session, part.job_ids, message_id=self._message_id)
+        except Exception as error:  # noqa: BLE001
+            log.warning("jobs.not_handed_back", jobs=len(part.job_ids), error=str(error))
 
 
 class _Batches(_Delivery):

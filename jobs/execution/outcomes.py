@@ -1,8 +1,8 @@
 """`end` and `settle_error`: records success, retry, failure or give-back of an attempt; tries again through short
 outages.
 
-Every end uses up an attempt and leaves a reason, but for jobs that were not begun, or that were asked to stop and saw
-it: those are given back.
+Every end uses up an attempt and leaves a reason, but for jobs that were not begun, that were asked to stop and saw it,
+or whose organization was suspended: those are given back.
 """
 
 import random
@@ -15,9 +15,11 @@ from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.cluster import database
+from docworker.db.errors import UnavailableOrganizationError
 from docworker.db.faults import Fault
 from docworker.db.ledger import AttemptEnd, Failure
-from docworker.db.retrying import may_pass, run_in_transaction
+from docworker.db.retrying import again, may_pass
+from docworker.db.sessions import settling
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
@@ -84,7 +86,11 @@ def _not_stopped(attempts: Iterable[Attempt]) -> list[Attempt]:
 
 
 def settle_error(attempt: Attempt, error: BaseException) -> None:
-    """Retry or fail one job by what its error means; the reason is kept with it."""
+    """Retry or fail one job by what its error means; the reason is kept with it. Where the organization was suspended
+    meanwhile, the job was told to stop: it is given back with what is left."""
+    if issubclass(type(error), UnavailableOrganizationError):
+        attempt.stop()
+        return
     _settle_failure(attempt, fault_of(error), failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds))
 
 
@@ -93,6 +99,12 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
     claimed = attempt.claimed
 
     def record(session: Session) -> AttemptEnd | None:
+        ended = in_ledger(session)
+        if ended is AttemptEnd.FAILED:
+            _tell_of_failure(session, attempt, failure)
+        return ended
+
+    def in_ledger(session: Session) -> AttemptEnd | None:
         if not fault.retryable:
             return AttemptEnd.FAILED if ledger.fail(session, claimed, failure) else None
         rounds = claimed.attempt if fault.uses_attempt else claimed.faults + 1
@@ -121,6 +133,12 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
     )
 
 
+def _tell_of_failure(session: Session, attempt: Attempt, failure: Failure) -> None:
+    if attempt.kind.on_failure is not None:
+        with session.begin_nested():
+            attempt.kind.on_failure(session, attempt.id, attempt.claimed.arguments, failure)
+
+
 def _logged(error: BaseException) -> str:
     return beginning_of(f"{class_name(error)}: {message_of(error)}")
 
@@ -137,9 +155,15 @@ def _give_back(batch: Batch) -> None:
     if not left:
         return
     most = database().settings.max_given_back
-    ended = _write(
-        batch.organization_id, lambda session: ledger.give_back(session, [one.claimed for one in left], most=most)
-    )
+
+    def record(session: Session) -> dict[UUID, AttemptEnd]:
+        ended = ledger.give_back(session, [one.claimed for one in left], most=most)
+        for attempt in left:
+            if ended.get(attempt.id) is AttemptEnd.FAILED:
+                _tell_of_failure(session, attempt, ledger.given_back_too_often(most))
+        return ended
+
+    ended = _write(batch.organization_id, record)
     by_outcome: dict[AttemptEnd, list[Attempt]] = {}
     for attempt in left:
         by_outcome.setdefault(ended.get(attempt.id, AttemptEnd.FENCED), []).append(attempt)
@@ -150,7 +174,12 @@ def _give_back(batch: Batch) -> None:
 
 def _write(organization_id: UUID, write: Callable[[Session], T]) -> T:
     """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
-    return run_in_transaction(organization_id, write, seconds=database().settings.lease)
+
+    def once() -> T:
+        with settling(organization_id) as session:
+            return write(session)
+
+    return again(seconds=database().settings.lease)(once)
 
 
 def backoff_seconds(rounds: int, *, base: float, most: float) -> float:

@@ -1,10 +1,10 @@
 """`import_tree`: files into the source store, folders and documents, and a job for each new or changed one.
 
 A hundred files a transaction, each in a savepoint of its own when it has to be, so that one bad file costs one file.
-Nothing is ever deleted, and importing the same tree again changes nothing.
+Nothing is deleted here (`pruning` tells what is gone), and importing the same tree again changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -31,15 +31,15 @@ from docworker.db.models import DocumentStatus
 from docworker.db.retrying import run_in_transaction
 from docworker.db.sessions import organization_of, reading
 from docworker.jobs.enqueue import enqueue_many
+from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 from docworker.jobs.kinds.documents import process_document
-from docworker.jobs.pipeline.media_types import HEAD_BYTES, media_type_of
+from docworker.jobs.pipeline.media_types import HEAD_BYTES, UNSUPPORTED, media_type_of
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BATCH_FILES = 100
-UNSUPPORTED = "neither PDF, DOCX, HTML, Markdown nor text"
 
 _TRIES = 5
 """Of a transaction."""
@@ -57,7 +57,7 @@ class Imported(StrEnum):
     """Kept, and recorded as a document that cannot be processed."""
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Passed over on purpose: a symbolic link to a folder."""
+    """Passed over on purpose: a symbolic link to a folder, what is hidden, what a pattern leaves out."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,37 @@ class _File:
 _Writes = Mapping[_File, Present | None]
 
 
-def import_tree(organization_id: UUID, root: Path, *, into: FolderPath = ROOT) -> Iterator[FileResult]:
+def import_tree(
+    organization_id: UUID,
+    root: Path,
+    *,
+    into: FolderPath = ROOT,
+    ignore: Ignore | None = None,
+    on_found: Callable[[Found], None] = lambda _: None,
+) -> Iterator[FileResult]:
     """Mirror the files below `root` into the folder `into`, and yield what became of each once that is committed.
 
-    A generator: whoever stops in the middle has imported the first part.
+    Hidden files and what the tree's `.docworkerignore` names are left out, unless `ignore` says otherwise; `on_found`
+    is told what was found. A generator: whoever stops in the middle has imported the first part.
     Raises InvalidArgumentError when `root` cannot be walked, StoreError when the source store fails.
     """
+    found = walk(root, Ignore.of_tree(root) if ignore is None else ignore)
+    return import_found(organization_id, found, into=into, on_found=on_found)
+
+
+def import_found(
+    organization_id: UUID,
+    found: Iterable[Found],
+    *,
+    into: FolderPath = ROOT,
+    on_found: Callable[[Found], None] = lambda _: None,
+) -> Iterator[FileResult]:
+    """As `import_tree`, of what a walk has found."""
     importing = _Import(organization_id, into, source_store())
-    found = walk(root)
+    found = iter(found)
     while batch := list(islice(found, BATCH_FILES)):
+        for one in batch:
+            on_found(one)
         yield from importing.take(batch)
 
 

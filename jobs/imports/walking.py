@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from docworker.db.documents.folders import ROOT, FolderPath
+from docworker.db.documents.names import MOST_NAME_BYTES
 from docworker.db.errors import InvalidArgumentError
-
-MOST_NAME_BYTES = 1024
-"""Longer names do not fit into an index."""
+from docworker.jobs.imports.ignoring import NOTHING, Ignore
 
 _SORTED_ENTRIES = 100_000
 
@@ -43,19 +42,21 @@ class Refused:
 
 
 Found = FoundFolder | FoundFile | Refused
+F = TypeVar("F", FoundFolder, FoundFile)
 
 
-def walk(root: Path) -> Iterator[Found]:
-    """Everything below `root` in the order of names, folders before what is in them; a file is a tree of one.
+def walk(root: Path, ignore: Ignore = NOTHING, *, at: FolderPath = ROOT) -> Iterator[Found]:
+    """Everything below `root` in the order of names, folders before what is in them; a file is a tree of one. What
+    `ignore` leaves out is passed over, folders with all that is in them. `at`: where the root is in a larger tree.
 
     Raises InvalidArgumentError when `root` is neither a folder nor a regular file.
     """
     if root.is_file():
-        yield _look_at_file((root.name,), root)
+        yield look_at_file((root.name,), root)
         return
     if not root.is_dir():
         raise InvalidArgumentError(f"{str(root)!r} is neither a folder nor a regular file")
-    waiting: list[tuple[FolderPath, str]] = [(ROOT, str(root))]
+    waiting: list[tuple[FolderPath, str]] = [(at, str(root))]
     while waiting:
         path, location = waiting.pop()
         folders = []
@@ -66,7 +67,7 @@ def walk(root: Path) -> Iterator[Found]:
                     yield FoundFolder(path)
                 while entries:
                     for entry in entries:
-                        found = _look_at(path, entry)
+                        found = _look_at(path, entry, ignore)
                         if isinstance(found, FoundFolder):
                             folders.append((found.path, entry.path))
                         else:
@@ -97,19 +98,23 @@ def printable_path(path: FolderPath) -> str:
     return "/" + "/".join(os.fsencode(name).decode("utf-8", "backslashreplace") for name in path)
 
 
-def _look_at(folder: FolderPath, entry: os.DirEntry[str]) -> Found:
+def _look_at(folder: FolderPath, entry: os.DirEntry[str], ignore: Ignore) -> Found:
     path = (*folder, entry.name)
     try:
-        if entry.is_dir():
+        is_folder = entry.is_dir()
+        if reason := ignore.why(path, is_folder=is_folder):
+            return Refused(path, reason, passed_over=True)
+        if is_folder:
             if entry.is_symlink():
                 return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
             return _with_valid_name(FoundFolder(path))
     except OSError as error:
         return _unseen(path, Path(entry.path), error)
-    return _look_at_file(path, Path(entry.path))
+    return look_at_file(path, Path(entry.path))
 
 
-def _look_at_file(path: FolderPath, location: Path) -> Found:
+def look_at_file(path: FolderPath, location: Path) -> FoundFile | Refused:
+    """One that has these names below the root."""
     try:
         mode = location.stat().st_mode
     except OSError as error:
@@ -124,7 +129,7 @@ def _unseen(path: FolderPath, location: Path, error: OSError) -> Refused:
     return Refused(path, f"{what}: {error.strerror}")
 
 
-def _with_valid_name(found: FoundFolder | FoundFile) -> Found:
+def _with_valid_name(found: F) -> F | Refused:
     try:
         size_bytes = len(found.path[-1].encode())
     except UnicodeEncodeError:

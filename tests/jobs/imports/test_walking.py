@@ -8,6 +8,7 @@ import pytest
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.jobs.imports import walking as walking
+from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.walking import FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 
 
@@ -136,3 +137,19 @@ def test_tree_deeper_than_a_path_may_be_long_ends_with_a_reason(tmp_path: Path) 
 def test_name_too_long_for_an_index_is_refused() -> None:
     found = walking._with_valid_name(FoundFile(("ü" * 600,), Path("x")))
     assert found == Refused(("ü" * 600,), "the name has 1200 bytes, more than 1024: rename it")
+
+
+@pytest.mark.parametrize(
+    "name", ["._report.pdf", "~$report.docx", ".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", "a.txt~", "__MACOSX"]
+)
+def test_leftovers_of_programs_are_passed_over_unless_they_are_brought_back(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "report.txt").write_text("x")
+    found = {one.path[-1]: one for one in walk(tmp_path, Ignore.of_tree(tmp_path, hidden=True))}
+    assert isinstance(found["report.txt"], FoundFile)
+    left_out = found[name]
+    assert isinstance(left_out, Refused)
+    assert left_out.passed_over
+    assert ".docworkerignore" in left_out.reason
+    back = {one.path[-1]: one for one in walk(tmp_path, Ignore([f"!{name}"], hidden=True))}
+    assert isinstance(back[name], FoundFolder)

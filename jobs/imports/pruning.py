@@ -1,0 +1,62 @@
+"""`Seen`, `find_gone`: documents whose files are no longer in the tree that they were imported from."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from docworker.db.documents.folders import FolderPath, find_folder, paths_of
+from docworker.db.documents.reading import Filters
+from docworker.db.models import Document
+from docworker.db.sessions import reading
+from docworker.jobs.imports.walking import Found, FoundFile, Refused
+
+
+class Seen:
+    """What a walk has found, and what it has not looked into."""
+
+    def __init__(self) -> None:
+        self._files: set[FolderPath] = set()
+        self._unknown: set[FolderPath] = set()
+        """Refused and left out: what is there, or below, is not known."""
+
+    def add(self, found: Found) -> None:
+        if isinstance(found, FoundFile):
+            self._files.add(found.path)
+        elif isinstance(found, Refused):
+            self._unknown.add(found.path)
+
+    def is_gone(self, path: FolderPath) -> bool:
+        """Whether the walk would have found a file at `path`, and has not."""
+        if path in self._files:
+            return False
+        return not any(path[:depth] in self._unknown for depth in range(len(path) + 1))
+
+
+def started_at(organization_id: UUID) -> datetime:
+    """The master's clock: what becomes a document later is none of this import's."""
+    with reading(organization_id, source="master") as session:
+        now: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return now
+
+
+def find_gone(
+    organization_id: UUID, seen: Seen, into: FolderPath, *, before: datetime
+) -> Sequence[tuple[UUID, FolderPath]]:
+    """Live documents below `into` that have a source, are older than `before`, and whose files are gone: their ids and
+    paths, by path. What an application has made without a file is not among them."""
+    with reading(organization_id, source="master") as session:
+        folder_id = find_folder(session, into) if into else None
+        if into and folder_id is None:
+            return []
+        rows = session.execute(
+            select(Document.id, Document.folder_id, Document.filename).where(
+                *Filters(folder_id).conditions(organization_id),
+                Document.source_key.is_not(None),
+                Document.created_at < before,
+            )
+        ).all()
+        folders = paths_of(session, {row.folder_id for row in rows})
+    paths = [(row.id, (*folders[row.folder_id], row.filename)) for row in rows if row.folder_id in folders]
+    return sorted(((one, path) for one, path in paths if seen.is_gone(path[len(into) :])), key=lambda it: it[1])
