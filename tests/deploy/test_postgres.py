@@ -125,8 +125,12 @@ def test_replica_copies_the_master_and_follows_it_also_when_its_data_is_lost(mas
                 within_seconds=30,
                 what="the replica to show the table",
             )
-            slots = master.server.execute("SELECT slot_name, active FROM pg_replication_slots")
-            assert slots == [("replica", True)]
+            # The table may have come with the copy, before the replica streams.
+            eventually(
+                lambda: master.server.execute("SELECT slot_name, active FROM pg_replication_slots") == [("replica", True)],
+                within_seconds=30,
+                what="the replica to stream from its slot",
+            )
         replica.lose_data()
 
 
