@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test soak check format bench clean
+.PHONY: help install up demo test system soak check format bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,18 +39,22 @@ up: $(STAMP) ## run the local stack and every process in the foreground
 demo: $(STAMP) ## start everything, process the samples, show the result
 	@$(BIN)/docworker demo
 
-test: $(STAMP) ## run the whole test suite
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## run the tests that share servers
+	@$(BIN)/python -m pytest -m "not system and not soak and not benchmark"
+
+system: $(STAMP) ## run the tests that start, kill and cut off processes and servers
+	@$(BIN)/python -m pytest -m "system and not soak and not benchmark"
 
 soak: $(STAMP) ## run the tests that take minutes: everything fails, with further seeds
 	@$(BIN)/python -m pytest -m soak --numprocesses=2
 
-check: $(STAMP) ## lint, types, layers, patterns, schema drift
+check: $(STAMP) ## lint, types, layers, patterns, locks of migrations, schema drift
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.patterns
+	@$(BIN)/python -m tests.support.locking
 	@$(BIN)/docworker stack exec -- $(BIN)/alembic check
 
 format: $(STAMP) ## rewrite the code in the project's format

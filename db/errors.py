@@ -1,5 +1,7 @@
 """`DocworkerError` and its kinds: raised on purpose; each says what is wrong, with which value, and what to do."""
 
+from uuid import UUID
+
 
 class DocworkerError(Exception):
     """Base of every error that docworker raises on purpose."""
@@ -13,8 +15,28 @@ class NotFoundError(DocworkerError):
     """The organization, document, version or job asked for is not there for this organization."""
 
 
+class UnavailableOrganizationError(DocworkerError):
+    """The organization is known and not served now: it is suspended, moving, not made yet, or being dropped."""
+
+
+class MovingOrganizationError(UnavailableOrganizationError):
+    """The organization arrives somewhere else just now, or has since its session was opened: open another session."""
+
+
 class InvalidArgumentError(DocworkerError):
     """A value given by the caller cannot be used."""
+
+
+class InvalidNameError(InvalidArgumentError):
+    """A name that no file, folder or tag can have."""
+
+
+class NameTakenError(DocworkerError):
+    """A live document has this name in this folder; `document_id` says which."""
+
+    def __init__(self, message: str, document_id: UUID | None = None) -> None:
+        super().__init__(message)
+        self.document_id = document_id
 
 
 class UnacceptedArgumentsError(DocworkerError):
@@ -23,6 +45,14 @@ class UnacceptedArgumentsError(DocworkerError):
 
 class BadInputError(DocworkerError):
     """What was given to be processed cannot be, and would not be another time."""
+
+
+class UnsupportedFileError(BadInputError):
+    """A file in none of the formats that the pipeline reads."""
+
+
+class EmptyFileError(BadInputError):
+    """A file of no bytes."""
 
 
 class ConflictError(DocworkerError):

@@ -19,6 +19,7 @@ from docworker.db.errors import (
     PoolTimeoutError,
     StoreError,
     UnacceptedArgumentsError,
+    UnavailableOrganizationError,
 )
 
 
@@ -111,6 +112,7 @@ _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (BadInputError, Fault.BAD_INPUT),
     (NotFoundError, Fault.BAD_INPUT),
     (InvalidArgumentError, Fault.BAD_INPUT),
+    (UnavailableOrganizationError, Fault.OVERLOAD),
     (UnacceptedArgumentsError, Fault.ARGUMENTS),
     (DocworkerError, Fault.OUR_BUG),
     (UnicodeError, Fault.BAD_INPUT),  # a lone surrogate has no bytes to send

@@ -44,3 +44,6 @@ GIVEN_UP = Counter("docworker_unanswered_exchanges_total", "Connections given up
 UNREADABLE_JOBS = Counter(
     "docworker_unreadable_jobs_total", "Jobs that were failed because no worker could read or run their row."
 )
+GOVERNOR_WAIT_SECONDS = Counter(
+    "docworker_governor_wait_seconds_total", "How long work in the background has waited for the servers.", ("reason",)
+)

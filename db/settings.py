@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -44,6 +45,14 @@ def _key_prefix(value: str) -> str:
 def _queue_name(value: str) -> str:
     if not value.isprintable():  # the client's own separator is made of control characters
         raise ValueError("use printable characters, such as 'docworker'")
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError("no such time zone: give a name such as Europe/Berlin, or UTC") from error
     return value
 
 
@@ -87,6 +96,14 @@ class Addresses(BaseModel):
     listen_url: PostgresUrl | None = None
     owner_url: PostgresUrl | None = None
 
+    def _in_database(self, name: str) -> "Addresses":
+        def there(url: str | None) -> str | None:
+            return None if url is None else make_conninfo(url, dbname=name)
+
+        replicas = tuple(make_conninfo(url, dbname=name) for url in self.replica_urls)
+        others = {one: there(getattr(self, one)) for one in type(self).model_fields if one != "replica_urls"}
+        return self.model_copy(update={**others, "replica_urls": replicas})
+
 
 ClusterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 
@@ -111,7 +128,7 @@ class Settings(BaseSettings):
     listen_url: PostgresUrl | None = None
     """The dispatcher's address without a pooler between, for LISTEN; needed only where dispatcher_url has one."""
     owner_url: PostgresUrl | None = None
-    """Master, as the owner role; only `docworker migrate` uses it."""
+    """Master, as the owner role, for `docworker migrate`, `docworker tenants` and `docworker check`."""
     clusters: Annotated[dict[ClusterName, Addresses], NoDecode, BeforeValidator(_parsed_json)] = {}
     """Clusters besides the one of the addresses above, which is called home: a JSON object of objects with
     `master_url` and, where there are any, `replica_urls`, `dispatcher_url`, `listen_url` and `owner_url`."""
@@ -124,6 +141,17 @@ class Settings(BaseSettings):
     result_backend_url: str | None = None
     store: str = "var/store"
     """Where source bytes are kept: a directory, or an fsspec address such as s3://bucket/prefix."""
+
+    # Places
+    catalog_ttl: Annotated[float, Field(gt=0, le=10)] = 1
+    """How long a process believes what the catalog says of an organization before it asks whether that has changed. A
+    move waits for as long before its last step, so every process gets the same."""
+    databases_open: Count = 8
+    """Databases of single organizations to which one process keeps connections, on each cluster; the one that was not
+    used for longest makes room for the next."""
+
+    database_poll: Seconds = 30
+    """How often the dispatcher looks for jobs in a database of a single organization for which nothing rings."""
 
     # Connections
     pool_size: Count = 2
@@ -141,8 +169,18 @@ class Settings(BaseSettings):
     """The server's limit; ours is 5 seconds longer, for one that answers others and never this."""
     lock_timeout: Seconds = 10
     idle_in_transaction_timeout: Seconds = 60
+    report_timeout: Seconds = 60
+    """The server's limit for each statement of a report."""
     long_session: Seconds = 30
     """A session open for longer is logged with the place it was opened at."""
+    repeated_statements: Annotated[int, Field(ge=0)] = 0
+    """A session that sends the same statement more often is logged with the place, once a statement; 0: none is."""
+
+    # Reports
+    report_keep_from: Count = 100_000
+    """Of organizations with at least so many documents, the dear reports are computed each night and kept."""
+    report_time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    """Whose days reports count, unless they are asked for others."""
 
     # Replicas
     replica_max_lag: Seconds = 10
@@ -196,6 +234,23 @@ class Settings(BaseSettings):
     succeeded_retention_days: Days = 7
     failed_retention_days: Days = 90
 
+    # Work in the background: backfills, purges, reprocessing
+    governor_step: Seconds = 0.5
+    """How long a step is to take: others wait so long for the rows it has locked."""
+    governor_max_lag: Seconds = 5
+    """No step begins while a replica is further behind. Half of replica_max_lag, so that no reader goes to the master
+    on its account."""
+    governor_wal_rate: Bytes = 32 * MIB
+    """Bytes of log a second, of everybody on the master: more is waited for until it is less on the average. A
+    replica replays what a single process can."""
+    governor_pool_wait: Seconds = 0.5
+    """No step begins while a connection to the master, and its first answer, take longer: jobs wait for them too."""
+    governor_vacuum_wait: Annotated[float, Field(ge=0)] = 60
+    """For so long a VACUUM at work on the same table is let run alone; one that an old snapshot holds up never ends."""
+
+    reprocess_failures: Annotated[int, Field(ge=0)] = 20
+    """Documents of an organization that the new processors may fail on before reprocessing stops there."""
+
     # Documents
     max_source_bytes: Bytes = 64 * MIB
     extract_memory_bytes: Bytes = 1024 * MIB
@@ -204,6 +259,8 @@ class Settings(BaseSettings):
     extract_output_bytes: Bytes = 16 * MIB
     extract_documents_per_child: Count = 200
     deleted_retention_days: Annotated[float, Field(ge=0)] = 30
+    audit_retention_days: Annotated[float, Field(ge=30)] | None = None
+    """Prune entries of audit logs that are older; off unless set."""
     keep_versions: Annotated[int, Field(ge=1)] | None = None
     """Prune older versions but these many newest ones; off unless set."""
     keep_versions_days: Annotated[float, Field(ge=0)] = 30
@@ -236,8 +293,11 @@ class Settings(BaseSettings):
     def cluster_names(self) -> tuple[str, ...]:
         return (HOME, *self.clusters)
 
-    def addresses(self, cluster: str = HOME) -> Addresses:
-        """Raises ConfigurationError for a name that no setting knows."""
+    def addresses(self, cluster: str = HOME, database: str | None = None) -> Addresses:
+        """Of a cluster's own database, or of another one on its servers; raises ConfigurationError for a name of a
+        cluster that no setting knows."""
+        if database is not None:
+            return self.addresses(cluster)._in_database(database)
         if cluster == HOME:
             return Addresses.model_construct(**{name: getattr(self, name) for name in Addresses.model_fields})
         try:

@@ -1,10 +1,14 @@
-"""The asyncio twin of `open_database`, `reading`, `read`, `writing` and `position_after`, for applications."""
+"""The asyncio twins of what applications need: sessions, and what looks at jobs, organizations and documents.
+
+`docworker.receive` and `docworker.enqueue` take sessions of both kinds.
+"""
 
 from docworker.db.sessions.aio import (
     AsyncDatabase,
     AsyncTenantSession,
     close_database,
     health,
+    lifespan,
     open_database,
     position_after,
     read,
@@ -12,16 +16,43 @@ from docworker.db.sessions.aio import (
     routing,
     writing,
 )
+from docworker.jobs.aio import (
+    AsyncSourceStore,
+    JobWatch,
+    create_organization,
+    find_document,
+    get_job,
+    list_documents,
+    list_versions,
+    organization_id_of,
+    search_documents,
+    source_store,
+    watch_jobs,
+)
+from docworker.jobs.imports.receiving import async_spool as spool
 
 __all__ = [
     "AsyncDatabase",
+    "AsyncSourceStore",
     "AsyncTenantSession",
+    "JobWatch",
     "close_database",
+    "create_organization",
+    "find_document",
+    "get_job",
     "health",
+    "lifespan",
+    "list_documents",
+    "list_versions",
     "open_database",
+    "organization_id_of",
     "position_after",
     "read",
     "reading",
     "routing",
+    "search_documents",
+    "source_store",
+    "spool",
+    "watch_jobs",
     "writing",
 ]

@@ -15,9 +15,10 @@ from docworker.db.settings import settings
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
+from tests.support.clusters import east_of_a_database
 from tests.support.database import opened_database
 from tests.support.faults import environment_of_any_master
-from tests.support.order import begin_with_the_longest
+from tests.support.order import begin_with_the_longest, mark_system_tests
 from tests.support.processes import Processes
 from tests.support.signals import let_programs_hear_signals
 from tests.support.stack import (
@@ -35,7 +36,9 @@ from tests.support.user_package import install_user_package
 from tests.support.workers import Workers
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are selected by
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_system_tests(items)
     begin_with_the_longest(items)
 
 
@@ -75,6 +78,17 @@ def environment(
         yield values
 
 
+@pytest.fixture(scope="module")
+def clusters(
+    stack: LocalStack, template: str, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The settings of a module with a cluster `east` besides home: a database of its own, and one replica where home
+    has two. They are in force, and the database is open."""
+    east = east_of_a_database(stack, template, environment, tmp_path_factory.mktemp("east"), replicas=1)
+    with east, opened_database():
+        yield
+
+
 @pytest.fixture
 def fresh_environment(
     stack: LocalStack, template: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -94,11 +108,12 @@ def own_stack() -> Iterator[OwnStack]:
     """
     with ExitStack() as stacks:
 
-        def start(*, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack:
-            stack = stacks.enter_context(temporary_stack(replicas=replicas, settings=settings))
+        def start(*, replicas: int = 1, clusters: int = 1, migrated: bool = False, **settings: str) -> LocalStack:
+            stack = stacks.enter_context(temporary_stack(replicas=replicas, clusters=clusters, settings=settings))
             if migrated:
                 with applied(stack.environment()):
-                    upgrade()
+                    for cluster in stack.clusters:
+                        upgrade(cluster=cluster)
                 stack.wait_for_replicas()
             return stack
 
@@ -107,7 +122,7 @@ def own_stack() -> Iterator[OwnStack]:
 
 @pytest.fixture
 def in_force(tmp_path: Path) -> Iterator[InForce]:
-    """Puts the settings of an `own_stack` in force for this test, and returns them; its master may change."""
+    """Puts the settings of an `own_stack` in force for this test, and returns them; its masters may change."""
     with ExitStack() as contexts:
 
         def put(stack: LocalStack) -> dict[str, str]:
@@ -115,7 +130,7 @@ def in_force(tmp_path: Path) -> Iterator[InForce]:
             values |= {
                 name: value
                 for name, value in environment_of_any_master(stack).items()
-                if name in {"DOCWORKER_OWNER_URL", "DOCWORKER_MASTER_URL", "DOCWORKER_DISPATCHER_URL"}
+                if name.endswith(("OWNER_URL", "MASTER_URL", "DISPATCHER_URL", "CLUSTERS"))
             }
             contexts.enter_context(applied(values))
             return values

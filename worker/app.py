@@ -18,7 +18,10 @@ from docworker.worker import children
 from docworker.worker.brokers import transport
 from docworker.worker.brokers.options import transport_options
 
-TASK_MODULES = tuple(f"docworker.jobs.kinds.{name}" for name in ("documents", "indexing", "fanout", "maintenance"))
+TASK_MODULES = tuple(
+    f"docworker.jobs.kinds.{name}"
+    for name in ("documents", "indexing", "fanout", "maintenance", "reprocessing", "scheduled")
+)
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
 
 POOLS = {"prefork": "docworker.worker.consumer.pool:Pool"}
@@ -92,6 +95,7 @@ def build_app(configured: Settings) -> Celery:
         worker_max_tasks_per_child=configured.max_tasks_per_child or None,
         # How long the message of a killed child waits for a result that may still be on its way from it.
         worker_lost_wait=1.0,
+        beat_scheduler="docworker.worker.beat.scheduler:LedgerScheduler",
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

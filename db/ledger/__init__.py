@@ -19,13 +19,14 @@ from docworker.db.ledger.control import (
     get,
     let_pass,
     next_keys,
+    organizations_of,
     pause,
     pauses,
     resume,
     retry_failed,
 )
-from docworker.db.ledger.counts import count_live, oldest_due_seconds
-from docworker.db.ledger.dispatch import Dispatched, dispatch_due, may_plan
+from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
+from docworker.db.ledger.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (
     AttemptEnd,
@@ -34,6 +35,7 @@ from docworker.db.ledger.finish import (
     fail,
     finished_as,
     give_back,
+    given_back_too_often,
     lock_owned,
     record_cursor,
     retry,
@@ -108,10 +110,12 @@ __all__ = [
     "finished_as",
     "get",
     "give_back",
+    "given_back_too_often",
     "hand_back",
     "insert_jobs",
     "is_refused",
     "let_pass",
+    "live",
     "load",
     "lock_of",
     "lock_owned",
@@ -119,8 +123,10 @@ __all__ = [
     "may_plan",
     "next_keys",
     "oldest_due_seconds",
+    "organizations_of",
     "pause",
     "pauses",
+    "plan",
     "prolong",
     "promote",
     "record_cursor",

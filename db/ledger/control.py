@@ -101,6 +101,11 @@ def get(session: Session, job_id: UUID) -> Job:
     return job
 
 
+def organizations_of(session: Session, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Whose these jobs are."""
+    return set(session.scalars(select(Job.organization_id).where(Job.id.in_(job_ids)).distinct()))
+
+
 def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, str, int]]:
     """Rows of (organization_id, kind, state, jobs)."""
     return session.execute(

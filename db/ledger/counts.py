@@ -1,4 +1,6 @@
-"""`count_live`, `oldest_due_seconds`: live jobs by kind and state, and the wait of the oldest due one."""
+"""`count_live`, `oldest_due_seconds`, `live`: live jobs by kind and state, and for how long one waits."""
+
+from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -23,6 +25,27 @@ SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(least(min(run_at), (
 )), '1900-01-01')) AS double precision)
 FROM lane
 """)
+_DUE_WITHIN = "EXISTS (SELECT FROM {jobs} WHERE state = 'queued' AND later AND run_at <= clock_timestamp() + {time})"
+_LIVE = text(f"""
+SELECT EXISTS (SELECT FROM {JOBS} WHERE {READY}) OR {_DUE_WITHIN.format(jobs=JOBS, time="interval '0'")} AS due,
+       EXISTS (SELECT FROM {JOBS} WHERE state = 'dispatched') AS dispatched,
+       EXISTS (SELECT FROM {JOBS} WHERE state = 'running') AS running,
+       {_DUE_WITHIN.format(jobs=JOBS, time=":soon * interval '1 second'")} AS soon
+""")
+
+
+class Live(NamedTuple):
+    """Whether there are jobs that are due, under way, or due soon."""
+
+    due: bool
+    dispatched: bool
+    running: bool
+    soon: bool
+
+
+def live(session: Session, *, soon_seconds: float) -> Live:
+    """Which live jobs there are, without counting them."""
+    return Live(*session.execute(_LIVE, {"soon": soon_seconds}).one())
 
 
 def count_live(session: Session) -> list[tuple[str, str, int]]:

@@ -1,4 +1,5 @@
-"""`may_plan`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold.
+"""`may_plan`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold. `plan` alone says
+what would go.
 
 Whose turn it is, and how much of it, is decided in `db.ledger.planning`; one dispatcher plans at a time, so that caps
 and fairness hold exactly.
@@ -79,6 +80,31 @@ def dispatch_due(
     (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on.
     """
     shortcuts = shortcuts or Shortcuts()
+    walk = plan(session, turns, under_way, limits, capacity=capacity, left_out=left_out, shortcuts=shortcuts)
+    planner = walk.planner
+    dispatched = Dispatched(walk, planner.unknown)
+    picks = list(planner.picks.items())
+    if is_apart:
+        rows: Sequence[Any] = _mark_apart(dispatched, session, picks, planner.heads, redispatch_after_seconds)
+    else:
+        rows = mark(session, picks, redispatch_after_seconds, planner.heads)
+    if any(row.folds for row in rows):
+        _expect_folds(shortcuts.under_way)
+    _gather(dispatched, planner, rows)
+    return dispatched
+
+
+def plan(
+    session: Session,
+    turns: Turns,
+    under_way: Load,
+    limits: Limits,
+    *,
+    capacity: int,
+    left_out: Collection[LaneKey] = frozenset(),
+    shortcuts: Shortcuts,
+) -> Walk:
+    """Walk along the ring until what may go fills so many messages; changes nothing."""
     planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues)
     walk = Walk(turns, planner)
     search = LaneSearch(session, shortcuts.lanes, turns.after, usual=capacity * limits.largest)
@@ -97,16 +123,7 @@ def dispatch_due(
         named, most = set(), min(4 * most, _LONGEST_STRETCH)
         due = Due(limits.largest_single, limits.largest, limits.batch_kinds)
     admit(planner, heads, named_lanes, most=capacity)
-    dispatched = Dispatched(walk, planner.unknown)
-    picks = list(planner.picks.items())
-    if is_apart:
-        rows: Sequence[Any] = _mark_apart(dispatched, session, picks, planner.heads, redispatch_after_seconds)
-    else:
-        rows = mark(session, picks, redispatch_after_seconds, planner.heads)
-    if any(row.folds for row in rows):
-        _expect_folds(shortcuts.under_way)
-    _gather(dispatched, planner, rows)
-    return dispatched
+    return walk
 
 
 def admit(

@@ -5,13 +5,14 @@ Jobs with a `unique_key` fold: while an equal one waits unclaimed, it takes the 
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger.ring import ring_after_commit
 from docworker.db.ledger.values import (
     MAX_ATTEMPTS,
     MAX_KEY_LENGTH,
@@ -77,6 +78,47 @@ def insert_jobs(
 
     Raises InvalidArgumentError for whatever the ledger could not read back, before the server sees anything.
     """
+    rows = checked_rows(
+        organization_id,
+        kind,
+        arguments,
+        max_attempts=max_attempts,
+        priority=priority,
+        run_at=run_at,
+        unique_keys=unique_keys,
+        ids=ids,
+        parent_id=parent_id,
+    )
+    ring_after_commit(session)
+    if rows.keys is None:
+        session.execute(_INSERT_BY_ID, rows.parameters)
+        return rows.ids
+    id_of = {key: job_id for job_id, key in session.execute(_INSERT_BY_KEY, rows.parameters)}
+    return [id_of[key] for key in rows.keys]
+
+
+class Rows(NamedTuple):
+    """Jobs that the ledger could read back: `parameters` of the statement that enters them, their ids in the order of
+    the call, and the keys that they fold by."""
+
+    parameters: dict[str, Any]
+    ids: list[UUID]
+    keys: list[str] | None
+
+
+def checked_rows(
+    organization_id: UUID,
+    kind: str,
+    arguments: Sequence[Mapping[str, Any]],
+    *,
+    max_attempts: int,
+    priority: int = 5,
+    run_at: datetime | None = None,
+    unique_keys: Sequence[str] | None = None,
+    ids: Sequence[UUID] | None = None,
+    parent_id: UUID | None = None,
+) -> Rows:
+    """Raises InvalidArgumentError, as `insert_jobs`."""
     rows_of = [as_json(one, f"arguments{_at(number, len(arguments))}") for number, one in enumerate(arguments)]
     _check_size(rows_of)
     keys = (
@@ -104,11 +146,7 @@ def insert_jobs(
         "arguments": [row[1] for row in chosen],
         "unique_keys": [row[2] for row in chosen],
     }
-    if keys is None:
-        session.execute(_INSERT_BY_ID, parameters)
-        return known_ids
-    id_of = {key: job_id for job_id, key in session.execute(_INSERT_BY_KEY, parameters)}
-    return [id_of[key] for key in keys]
+    return Rows(parameters, known_ids, keys)
 
 
 def _at(number: int, of: int) -> str:

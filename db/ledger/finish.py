@@ -187,12 +187,16 @@ def give_back(session: Session, claimed: Sequence[Claimed | ClaimKey], *, most: 
     After `most` times in a row, with no end of an attempt and no move of the cursor between, it counts as an attempt.
     Returns what became of each job that was still owned: given_back, retried, or failed when its attempts are used up.
     """
-    reason = Failure(
+    return _give_back(session, claimed, given_back_too_often(most), most)
+
+
+def given_back_too_often(most: int) -> Failure:
+    """Why a job that is given back once more has used up an attempt."""
+    return Failure(
         "GivenBack",
         f"given back {most} times in a row and never done: its worker stopped each time, or it came after slower jobs "
         "of its batch; give it smaller pieces, or raise DOCWORKER_MAX_GIVEN_BACK",
     )
-    return _give_back(session, claimed, reason, most)
 
 
 def charge(session: Session, claimed: Sequence[Claimed | ClaimKey], failure: Failure) -> dict[UUID, AttemptEnd]:

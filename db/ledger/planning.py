@@ -123,8 +123,8 @@ class Planner:
         self.unknown: set[LaneKey] = set()
         self.denied: dict[tuple[str, UUID], None] = {}
         """Kind and organization, where the kind is at its cap or others wait for it, in their order."""
-        self.admitted: set[tuple[str, UUID]] = set()
-        """Kind and organization, where it has had its turn or wants none any more."""
+        self.admitted: dict[tuple[str, UUID], None] = {}
+        """Kind and organization, where it has had its turn or wants none any more, in their order."""
         self.had_queues = False
         """Whether there was anybody whom something free was due to."""
         self._queues = queues
@@ -140,6 +140,11 @@ class Planner:
     @property
     def is_full(self) -> bool:
         return len(self.kind_of) >= self._capacity and not self._open
+
+    @property
+    def jobs_of_kind(self) -> Counter[str]:
+        """How many are to be sent."""
+        return self._of_kind - self._under_way.jobs_of_kind
 
     def serve(self, lanes: Sequence[Lane]) -> Turn:
         """One turn of the organization with these lanes: of the jobs that may go the most urgent ones, then the oldest.
@@ -166,7 +171,7 @@ class Planner:
                 turn = self._take(lane, most)
                 break
         if turn is not Turn.NO_ROOM:
-            self.admitted.add((kind, organization_id))
+            self.admitted[kind, organization_id] = None
             self._ahead[kind] -= 1
         return turn
 
@@ -235,7 +240,13 @@ class Turns:
         come by when something is free."""
         self._queues_first = True
         self._served: set[UUID] = set()
+        self._served_in_last_round = 0
         self._new: dict[UUID, None] = {}
+
+    @property
+    def organizations(self) -> int:
+        """About how many take turns: as many as had one in the round before, or in this one so far."""
+        return max(1, self._served_in_last_round, len(self._served))
 
     def heads(self, planner: Planner) -> list[tuple[str, UUID]]:
         """Kind and organization of those whom the free places of kinds with a cap are due to."""
@@ -245,9 +256,20 @@ class Turns:
         planner.had_queues = bool(found)
         return found
 
+    def queued(self, planner: Planner) -> Counter[str]:
+        """How many take turns at each kind with a cap, where any will wait for it after this look."""
+        queued = {(kind, one) for kind, queue in self.queues.items() for one in queue}
+        left = {kind for kind, _ in (queued - planner.admitted.keys()) | planner.denied.keys()}
+        return Counter(kind for kind, _ in queued | planner.denied.keys() if kind in left)
+
     def share_of_heads(self, capacity: int) -> int:
         """Half of the messages, and of an odd one every other time that there are any."""
         return (capacity + self._queues_first) // 2
+
+    @property
+    def served(self) -> int:
+        """How many have had their turn in this round."""
+        return len(self._served)
 
     def was_served(self, organization_id: UUID) -> bool:
         """In this round."""
@@ -274,6 +296,7 @@ class Turns:
         self.after = walk.next_after
         self.is_long = not walk.saw_all
         if walk.is_new_round:
+            self._served_in_last_round = walk.served_in_last_round
             self._served.clear()
         if len(self._served) < self.MOST_REMEMBERED:
             self._served |= walk.served
@@ -282,7 +305,8 @@ class Turns:
         planner = walk.planner
         for kind, one in planner.admitted:
             self.queues.get(kind, {}).pop(one, None)
-        for kind, one in planner.denied:
+        again = [one for one in planner.admitted if one in planner.denied]
+        for kind, one in [*(one for one in planner.denied if one not in planner.admitted), *again]:
             self.queues.setdefault(kind, {}).setdefault(one)
         self.queues = {kind: queue for kind, queue in self.queues.items() if queue}
         if planner.had_queues:
@@ -296,6 +320,7 @@ class Walk:
         self.served: set[UUID] = set()
         """In the round that it ends in."""
         self.is_new_round = False
+        self.served_in_last_round = 0
         self.saw_all = False
         self.next_after = turns.after
         self._turns = turns
@@ -350,6 +375,7 @@ class Walk:
             if self._is_stuck:  # somebody waits in this round: it must not end
                 self._is_over = True
                 return Turn.NOTHING
+            self.served_in_last_round = len(self.served) + (0 if self.is_new_round else self._turns.served)
             self.is_new_round = True
             self.served.clear()
         if self._new:

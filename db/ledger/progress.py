@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, and_, cast, exists, func, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session
 
 from docworker.db.models import Job, JobState
+from docworker.db.models.base import any_of
 from docworker.db.models.job import LIVE_STATES
 from docworker.db.sessions import organization_of
 
@@ -33,5 +34,5 @@ def has_live_jobs(session: Session) -> bool:
 def _among(session: Session, job_ids: Collection[UUID]) -> ColumnElement[bool]:
     return and_(
         Job.organization_id == organization_of(session),
-        Job.id == func.any(cast(list(job_ids), ARRAY(Uuid))),  # one parameter, however many
+        Job.id == any_of(job_ids),
     )

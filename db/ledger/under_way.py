@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.planning import Load
 from docworker.db.ledger.shortcuts import Shortcuts, UnderWay, beginning, entries_of
-from docworker.db.models.job import JOBS, PAUSES
+from docworker.db.models.job import JOBS, PAUSES, SUSPENSIONS
 
 JUST_SENT_SECONDS = 2
 """So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and
@@ -41,6 +41,8 @@ SELECT 'running', organization_id, kind, count(*),
 FROM running GROUP BY organization_id, kind
 UNION ALL
 SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL FROM {PAUSES}
+UNION ALL
+SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL FROM {SUSPENSIONS}
 UNION ALL
 SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'

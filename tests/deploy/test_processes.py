@@ -7,6 +7,7 @@ import pytest
 from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
+from tests.support.commands import docworker
 from tests.support.database import opened_database
 from tests.support.processes import Process, Processes
 from tests.support.stack import applied
@@ -45,6 +46,7 @@ def test_processes_share_the_work_with_the_addresses_each_needs(
 ) -> None:
     assert start("migrate", fresh_environment, processes).wait() == 0
     started = [start(name, fresh_environment, processes) for name in ("worker", "dispatcher", "beat")]
+    docworker("schedules", "add", "often", "every 1", "reconcile_documents")
     started[-1].wait_for_log("schedule.fired")
     (document_id,) = tenant.add("text")
     with writing(tenant.id) as session:

@@ -1,7 +1,10 @@
 """What befalls the servers of a local stack in tests: they freeze, lag, are promoted, fail over, forget all."""
 
+import json
 import signal
 
+from docworker.db.settings import HOME
+from docworker.worker.local.cluster import LocalCluster
 from docworker.worker.local.launching import children, run_tool, signal_all, wait_until
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.servers.server import Server
@@ -54,40 +57,50 @@ def promote(replica: PostgresServer, *, within_seconds: int = 30) -> None:
 
 
 def environment_of_any_master(stack: LocalStack) -> dict[str, str]:
-    """The stack's settings with addresses of the master that name every server and ask for the one that takes writes:
-    they survive a failover."""
+    """The stack's settings with addresses of each master that name every server of its cluster and ask for the one
+    that takes writes: they survive a failover."""
     values = stack.environment()
-    hosts = ",".join(f"127.0.0.1:{server.port}" for server in (stack.master, *stack.replicas))
     for name in ("OWNER", "MASTER", "DISPATCHER"):
-        head, _, tail = values[f"DOCWORKER_{name}_URL"].rpartition("@")
-        database = tail.partition("/")[2]
-        values[f"DOCWORKER_{name}_URL"] = f"{head}@{hosts}/{database}?target_session_attrs=read-write"
-    return values
+        setting = f"DOCWORKER_{name}_URL"
+        values[setting] = _of_any_master(values[setting], stack.clusters[HOME])
+    others = json.loads(values.get("DOCWORKER_CLUSTERS", "{}"))
+    for cluster, addresses in others.items():
+        for name in ("owner_url", "master_url", "dispatcher_url"):
+            addresses[name] = _of_any_master(addresses[name], stack.clusters[cluster])
+    return values | ({"DOCWORKER_CLUSTERS": json.dumps(others)} if others else {})
 
 
-def failover(stack: LocalStack, to: PostgresServer | None = None) -> PostgresServer:
-    """Kill the master, promote a replica, let the others follow it; returns the former master.
+def _of_any_master(url: str, cluster: LocalCluster) -> str:
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in (cluster.master, *cluster.replicas))
+    head, _, tail = url.rpartition("@")
+    return f"{head}@{hosts}/{tail.partition('/')[2]}?target_session_attrs=read-write"
+
+
+def failover(stack: LocalStack, to: PostgresServer | None = None, *, at: str = HOME) -> PostgresServer:
+    """Kill the master of a cluster, promote a replica, let the others follow it; returns the former master.
 
     Bring that one back with `rejoin`, or with its own `start` for an old master that does not know.
     """
-    former, chosen = stack.master, to or stack.replicas[0]
+    cluster = stack.clusters[at]
+    former, chosen = cluster.master, to or cluster.replicas[0]
     former.kill()
     promote(chosen)
-    stack._state.master = chosen.name
-    stack._state.save(stack._home)
-    stack._following.remove(chosen.name)
-    for replica in stack.replicas:
+    cluster._state.masters[at] = chosen.name
+    cluster._state.save(stack._home)
+    cluster._following.remove(chosen.name)
+    for replica in cluster.replicas:
         replica.follow(chosen)
     stack._write_environment()
     return former
 
 
-def rejoin(stack: LocalStack, former: PostgresServer) -> None:
+def rejoin(stack: LocalStack, former: PostgresServer, *, at: str = HOME) -> None:
     """Rewind a former master and make it a replica of the present one."""
-    _rewind(former, stack.master)
-    stack._following.append(former.name)
+    cluster = stack.clusters[at]
+    _rewind(former, cluster.master)
+    cluster._following.append(former.name)
     stack._write_environment()
-    stack._await_streaming(former)
+    cluster._await_streaming(former)
 
 
 def _rewind(former: PostgresServer, primary: PostgresServer) -> None:

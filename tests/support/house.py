@@ -23,9 +23,12 @@ class Code:
         self.modules = {_name_of(path.relative_to(root)): path for path in paths}
         self.trees = {name: ast.parse(path.read_text()) for name, path in self.modules.items()}
 
-    def imports(self, name: str) -> Iterator[str]:
+    def imports(self, name: str, *, for_types: bool = True) -> Iterator[str]:
         """Modules that a module imports, late and for types too."""
+        left_out = set() if for_types else set(_only_for_types(self.trees[name]))
         for node in ast.walk(self.trees[name]):
+            if node in left_out:
+                continue
             if isinstance(node, ast.ImportFrom) and node.module:
                 wanted = [f"{node.module}.{one.name}" for one in node.names]
             elif isinstance(node, ast.Import):
@@ -44,7 +47,7 @@ class Code:
         rooms = {name.rpartition(".")[0] for name in self.modules} - {""}
         yield from sorted(rooms, key=lambda room: (room.count("."), room))
 
-    def arrows(self, room: str) -> dict[str, set[str]]:
+    def arrows(self, room: str, *, for_types: bool = True) -> dict[str, set[str]]:
         """Which entries of a room import which others, whatever depth the imports stand at."""
         prefix = f"{room}."
         entries: dict[str, set[str]] = {
@@ -54,7 +57,9 @@ class Code:
             if name.startswith(prefix):
                 own = name.removeprefix(prefix).partition(".")[0]
                 others = (
-                    one.removeprefix(prefix).partition(".")[0] for one in self.imports(name) if one.startswith(prefix)
+                    one.removeprefix(prefix).partition(".")[0]
+                    for one in self.imports(name, for_types=for_types)
+                    if one.startswith(prefix)
                 )
                 entries[own].update(other for other in others if other != own)
         return entries
@@ -89,6 +94,14 @@ def floors(arrows: Mapping[str, set[str]]) -> int:
         return 1 + max((height(other, above | {one}) for other in arrows[one] - above), default=0)
 
     return max((height(one, frozenset({one})) for one in arrows), default=0)
+
+
+def _only_for_types(tree: ast.Module) -> Iterator[ast.AST]:
+    """What stands under `if TYPE_CHECKING`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for one in node.body:
+                yield from ast.walk(one)
 
 
 def _public_things(tree: ast.Module) -> int:

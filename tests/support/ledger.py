@@ -9,12 +9,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
+from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
 from docworker.db.models import Job
-from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
-from docworker.db.settings import settings
+from docworker.db.settings import HOME, settings
+from tests.support.tenants import entered
 
 
 def dispatched(
@@ -48,8 +49,9 @@ class LedgerSteps:
 
     kind = "test_kind"
 
-    def __init__(self, organization_id: UUID | None = None) -> None:
-        self.organization_id = organization_id or new_id()
+    def __init__(self, organization_id: UUID | None = None, cluster: str = HOME, database: str | None = None) -> None:
+        self.organization_id = entered(organization_id, at=Place(cluster, SHARED_SCHEMA, database))
+        self.where = (cluster, database)
 
     def enqueue(self, count: int = 1, *, kind: str = kind, **options: Any) -> list[UUID]:
         options.setdefault("max_attempts", 3)
@@ -58,7 +60,7 @@ class LedgerSteps:
             return ledger.insert_jobs(session, self.organization_id, kind, arguments, **options)
 
     def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
-        with all_jobs_session() as session:
+        with all_jobs_session(*self.where) as session:
             size = ledger.Size(batch_size, batch_size)
             return dispatched(session, capacity=capacity, size=size, **options).messages
 
@@ -92,27 +94,27 @@ class LedgerSteps:
             owned = ledger.lock_owned(session, claimed)
             return ledger.succeed(session, [(one, None) for one in claimed if one.id in owned])
 
-    def expire(self, ids: Sequence[UUID]) -> None:
-        """Let the leases of running jobs end now."""
-        with all_jobs_session() as session:
+    def expire(self, ids: Sequence[UUID], *, seconds_ago: float = 1) -> None:
+        """Let the leases of running jobs have ended."""
+        with all_jobs_session(*self.where) as session:
             session.execute(
                 text(
-                    "UPDATE ledger.jobs SET lease_expires_at = clock_timestamp() - interval '1 second'"
+                    "UPDATE ledger.jobs SET lease_expires_at = clock_timestamp() - :ago * interval '1 second'"
                     " WHERE id = ANY(:ids) AND state = 'running'"
                 ),
-                {"ids": list(ids)},
+                {"ids": list(ids), "ago": seconds_ago},
             )
 
     def rescue(self) -> Sequence[ledger.Rescued]:
-        with all_jobs_session() as session:
+        with all_jobs_session(*self.where) as session:
             return ledger.rescue_expired(session)
 
     def job(self, job_id: UUID) -> Job:
-        with all_jobs_session() as session:
+        with all_jobs_session(*self.where) as session:
             return ledger.get(session, job_id)
 
     def states(self) -> dict[str, int]:
-        with all_jobs_session() as session:
+        with all_jobs_session(*self.where) as session:
             rows = ledger.count_by_state(session, ledger.Filter(organization_id=self.organization_id))
         return {row.state: row.jobs for row in rows}
 

@@ -1,10 +1,25 @@
-"""Which files of tests begin first."""
+"""Which tests are of the whole system, and which files of tests begin first."""
 
 import pytest
 
 from tests.support.project import PROJECT
 
 TESTS = PROJECT / "tests"
+OWN_PROCESSES = frozenset({"processes", "bare_workers", "own_stack", "new_stack", "dispatchers"})
+"""Fixtures that start our processes, or servers for one test alone."""
+SYSTEM = (
+    "system",
+    "deploy",
+    "worker/brokers",
+    "worker/consumer",
+    "worker/local",
+    "worker/cli/run",
+    "test_installation.py",
+    "test_readme.py",
+    "migrations/test_example.py",
+    "support/test_signals.py",
+)
+"""Folders and files whose tests start programs by other means."""
 LONGEST = (
     "worker/consumer/test_keeper.py",
     "system/test_chaos.py",
@@ -33,3 +48,12 @@ LONGEST = (
 def begin_with_the_longest(items: list[pytest.Item]) -> None:
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+def mark_system_tests(items: list[pytest.Item]) -> None:
+    """Those that start processes or servers of their own."""
+    places = [TESTS / name for name in SYSTEM]
+    for item in items:
+        has_own = not OWN_PROCESSES.isdisjoint(getattr(item, "fixturenames", ()))
+        if has_own or any(item.path.is_relative_to(place) for place in places):
+            item.add_marker("system")

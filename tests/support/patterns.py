@@ -22,10 +22,6 @@ FEW = 16
 """A repetition that ends at fewer is no repetition here."""
 
 EXEMPT = {
-    (
-        "jobs/pipeline/formats/html.py",
-        r"""<meta[^>]+charset\s*=\s*[\"']?\s*([a-zA-Z0-9_:.-]+)""",
-    ): "looks at 1,024 bytes, in the sandbox",
     ("tests/deploy/test_compose.py", r"^COPY (?!--from)(.+) \S+$"): "reads our own Dockerfile",
     ("tests/support/untrusted_input.py", r"\s*(?:<!--.*?-->\s*)*<html"): "a specimen of what must be noticed",
     ("tests/support/untrusted_input.py", r"^#{1,6}[ \t]+(.+?)[ \t#]*$"): "a specimen of what must be noticed",

@@ -34,7 +34,9 @@ _numbers = itertools.count(1)
 class OwnStack(Protocol):
     """What the fixture `own_stack` gives."""
 
-    def __call__(self, *, replicas: int = 1, migrated: bool = False, **settings: str) -> LocalStack: ...
+    def __call__(
+        self, *, replicas: int = 1, clusters: int = 1, migrated: bool = False, **settings: str
+    ) -> LocalStack: ...
 
 
 InForce = Callable[[LocalStack], dict[str, str]]
@@ -42,10 +44,12 @@ InForce = Callable[[LocalStack], dict[str, str]]
 
 
 @contextmanager
-def temporary_stack(*, replicas: int, settings: Mapping[str, str] | None = None) -> Iterator[LocalStack]:
+def temporary_stack(
+    *, replicas: int, clusters: int = 1, settings: Mapping[str, str] | None = None
+) -> Iterator[LocalStack]:
     """A started stack in a temporary directory of its own; stopped and deleted at the end."""
     with temporary_directory() as directory:
-        stack = LocalStack(directory / "stack", replicas=replicas, durable=False, settings=settings)
+        stack = LocalStack(directory / "stack", replicas=replicas, clusters=clusters, durable=False, settings=settings)
         try:
             stack.start()
             yield stack

@@ -1,16 +1,22 @@
 """An organization with documents, for tests that need a tenant or two."""
 
 import hashlib
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
+from docworker.db.catalog import AT_HOME, Place, place_of
+from docworker.db.cluster import database
 from docworker.db.documents.folders import ensure_folders
 from docworker.db.documents.reading import parse_path
-from docworker.db.documents.search import index_documents
-from docworker.db.models import Document, DocumentStatus, DocumentVersion
+from docworker.db.documents.search import load_texts, terms_of, write_terms
+from docworker.db.errors import UnavailableOrganizationError
+from docworker.db.models import Document, DocumentStatus, DocumentVersion, Placement
 from docworker.db.models.base import new_id
-from docworker.db.sessions import reading, writing
+from docworker.db.sessions import organization_of, reading, writing
 from docworker.db.tenants.organizations import create_organization
 
 _VERSIONS_AND_JOBS = text("""
@@ -18,6 +24,36 @@ SELECT version.document_id, version.version_number, version.content, job.argumen
 FROM app.document_versions AS version
 JOIN ledger.jobs AS job ON job.organization_id = version.organization_id AND job.id = version.job_id
 """)
+
+
+def index(session: Session, document_ids: Sequence[UUID]) -> int:
+    """As the job `index_documents` does it, in one session."""
+    organization_id = organization_of(session)
+    return write_terms(session, [terms_of(organization_id, one) for one in load_texts(session, document_ids)])
+
+
+def entered(organization_id: UUID | None = None, at: Place = AT_HOME) -> UUID:
+    """An organization that the catalog knows, and of which there is nothing else yet."""
+    organization_id = organization_id or new_id()
+    placement = {
+        "organization_id": organization_id,
+        "slug": f"entered-{organization_id.hex}",
+        "cluster": at.cluster,
+        "schema": at.schema,
+        "database": at.database,
+    }
+    with writing(None) as session:
+        session.execute(insert(Placement).values(placement).on_conflict_do_nothing())
+    return organization_id
+
+
+def is_served(organization_id: UUID) -> bool:
+    """By what this process believes."""
+    try:
+        place_of(organization_id, database())
+    except UnavailableOrganizationError:
+        return False
+    return True
 
 
 class Tenant:
@@ -37,7 +73,9 @@ class Tenant:
             session.add_all(documents)
         return [document.id for document in documents]
 
-    def write(self, path: str, *texts: str, title: str | None = None, index: bool = True) -> UUID:
+    def write(
+        self, path: str, *texts: str, title: str | None = None, language: str | None = None, indexed: bool = True
+    ) -> UUID:
         """A document at `path` with a version for each text; pending when there is none."""
         *folders, filename = parse_path(path)
         with writing(self.id) as session:
@@ -61,13 +99,13 @@ class Tenant:
                         title=title,
                         content=text,
                         content_sha256=hashlib.sha256(text.encode()).hexdigest(),
-                        facts={"words": len(text.split())},
+                        facts={"words": len(text.split())} | ({"language": language} if language else {}),
                         pipeline="tests/1",
                     )
                 )
             session.flush()
-            if index:
-                index_documents(session, [document.id])
+            if indexed:
+                index(session, [document.id])
         return document.id
 
     def get(self, document_id: UUID) -> Document:

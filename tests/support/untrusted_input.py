@@ -6,21 +6,25 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import BytesIO, StringIO
+from uuid import UUID
 
-from docworker.db.documents.search import _fragments
+from docworker.db.documents.search.query import Query
+from docworker.db.documents.search.snippets import Snippets
+from docworker.db.documents.search.terms import Terms
+from docworker.db.documents.search.words import words_of
 from docworker.jobs.imports.walking import printable_path
 from docworker.jobs.pipeline import media_types
 from docworker.jobs.pipeline.describe import Describe
-from docworker.jobs.pipeline.draft import Draft, Original
+from docworker.jobs.pipeline.draft import Draft, Original, printable_fact
 from docworker.jobs.pipeline.encodings import decode
 from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.frames import packed_header, write_frame
 from docworker.jobs.pipeline.languages import language_of
 from docworker.jobs.pipeline.limits import Limits
-from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, utf16_without_bom
+from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, unmarked_unicode
 from docworker.jobs.pipeline.normalize import Normalize, normalized
 from docworker.jobs.pipeline.registry import Pipeline
-from docworker.worker.cli.output import cell_text, print_json, print_json_list
+from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
 from docworker.worker.cli.printable import printable, printable_lines
 
 Subject = Callable[[bytes], object]
@@ -44,11 +48,22 @@ _LIMITS = Limits()
 _EXTRACT = Extract(_LIMITS, documents_per_child=1)
 _PIPELINE = Pipeline([_EXTRACT, Normalize(), Describe()])
 
+_SOMEBODY = UUID(int=1)
+
 FED: dict[str, dict[str, Subject]] = {
-    "docworker.db.documents.search.search_documents": {"fragments": lambda data: _fragments(text(data))},
+    "docworker.db.documents.search.snippets.Snippets.cut": {
+        "": lambda data: Snippets(Query("a ab 東 größe")).cut(text(data), "de"),
+        "all": lambda data: Snippets(Query("a* b* 1* 東*")).cut(text(data), None),
+    },
+    "docworker.db.documents.search.terms.Terms.vector": {
+        "": lambda data: Terms(_SOMEBODY).vector(None, "a.txt", text(data), "en"),
+        "title": lambda data: Terms(_SOMEBODY).vector(text(data), "a.txt", "", None),
+    },
+    "docworker.db.documents.search.words.words_of": {"": lambda data: words_of(text(data))},
     "docworker.jobs.imports.walking.printable_path": {"": lambda data: printable_path((os.fsdecode(data),))},
     "docworker.worker.cli.output.cell_text": {"": lambda data: cell_text(text(data))},
     "docworker.worker.cli.output.print_json": {"": lambda data: _silently(print_json, text(data))},
+    "docworker.worker.cli.output.print_json_line": {"": lambda data: _silently(print_json_line, text(data))},
     "docworker.worker.cli.output.print_json_list": {
         "": lambda data: _silently(lambda one: print_json_list([one]), text(data))
     },
@@ -63,6 +78,8 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.jobs.pipeline.draft.Draft.with_content": {"": lambda data: document(b"").with_content(text(data))},
     "docworker.jobs.pipeline.draft.Draft.with_title": {"": lambda data: document(b"").with_title(text(data))},
     "docworker.jobs.pipeline.draft.Draft.with_facts": {"": lambda data: document(b"").with_facts(encoding=text(data))},
+    "docworker.jobs.pipeline.draft.Draft.warn": {"": lambda data: document(b"").warn("odd", text(data))},
+    "docworker.jobs.pipeline.draft.printable_fact": {"": lambda data: printable_fact(text(data), 300)},
     "docworker.jobs.pipeline.encodings.decode": {
         "": decode,
         "declared": lambda data: decode(data, "gb18030"),
@@ -82,7 +99,7 @@ FED: dict[str, dict[str, Subject]] = {
         "declared": lambda data: media_type_of("", b"", text(data)),
         "whole page": lambda data: media_types._begins_an_html_page(data),
     },
-    "docworker.jobs.pipeline.media_types.utf16_without_bom": {"": utf16_without_bom},
+    "docworker.jobs.pipeline.media_types.unmarked_unicode": {"": unmarked_unicode},
     "docworker.jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},
     "docworker.jobs.pipeline.registry.Pipeline.run": {
         "": lambda data: _PIPELINE.run(Original(data=data, filename="a.md", media_type=MARKDOWN)),
@@ -106,22 +123,33 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 FURTHER_MODULES = (
-    "docworker.db.documents.search",
+    "docworker.db.documents.search.snippets",
+    "docworker.db.documents.search.terms",
+    "docworker.db.documents.search.words",
     "docworker.jobs.imports.walking",
     "docworker.worker.cli.output",
     "docworker.worker.cli.printable",
 )
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
 
-_DATABASE = "in the database, under its limits: see test_search.py"
+_A_WORD = "is called by `words_of`, `Terms.vector` and `Snippets.cut`"
 _DISK = "bounded by what a name, a path and a folder may be: see test_walking.py"
 _CHILD = "runs in the sandbox's child"
 _LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
 _INSTALLATION = "sees the installation and no document"
 EXEMPT: dict[str, str] = {
-    "docworker.db.documents.search.index_documents": _DATABASE,
+    "docworker.db.documents.search.terms.Terms.word": _A_WORD,
+    "docworker.db.documents.search.terms.Terms.title_word": _A_WORD,
+    "docworker.db.documents.search.terms.Terms.stem": _A_WORD,
+    "docworker.db.documents.search.words.parts_of": _A_WORD,
+    "docworker.db.documents.search.words.runs_of": _A_WORD,
+    "docworker.db.documents.search.words.segments_of": _A_WORD,
+    "docworker.db.documents.search.words.without_accents": _A_WORD,
+    "docworker.db.documents.search.words.word_pattern": "sees no text",
+    "docworker.db.documents.search.words.written_pattern": "sees no text",
     "docworker.jobs.imports.walking.walk": _DISK,
     "docworker.jobs.imports.walking.open_file": _DISK,
+    "docworker.jobs.imports.walking.look_at_file": _DISK,
     "docworker.worker.cli.output.console": "shows nothing by itself",
     "docworker.worker.cli.output.error_console": "shows nothing by itself",
     "docworker.worker.cli.output.quiet_logs": _INSTALLATION,
@@ -129,6 +157,7 @@ EXEMPT: dict[str, str] = {
     "docworker.worker.cli.output.size_text": "shows a number",
     "docworker.jobs.pipeline.child.main": _CHILD,
     "docworker.jobs.pipeline.frames.read_frame": _CHILD,
+    "docworker.jobs.pipeline.encodings.replaced_message": "shows a number",
     "docworker.jobs.pipeline.extract.Extract.build": _INSTALLATION,
     "docworker.jobs.pipeline.processor.path_of": _INSTALLATION,
     "docworker.jobs.pipeline.extract.Extract.close": _INSTALLATION,
@@ -149,4 +178,5 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.pipeline.registry.Pipeline.load": _INSTALLATION,
     "docworker.jobs.pipeline.registry.in_order": _INSTALLATION,
     "docworker.jobs.pipeline.registry.installed_processors": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.signature_of": _INSTALLATION,
 }

@@ -93,7 +93,7 @@ class Load:
                 session.get_one(Document, (self.tenant.id, one)).folder_id = folder.id
         with writing(self.tenant.id) as session:
             enqueue_many(session, process_document, [{"document_id": one} for one in self.texts])
-            enqueue(session, process_folder, id=self.fan_out, folder_id=folder.id)
+            enqueue(session, process_folder, id=self.fan_out, folder_id=folder.id, force=True)
             self.singles = [enqueue(session, record, max_attempts=PATIENCE) for _ in range(SINGLES)]
             for how, succeeds in ODD_ENDS.items():
                 job_id = enqueue(session, odd, how=how, max_attempts=PATIENCE if succeeds else 2)

@@ -12,21 +12,24 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from docworker.db.cluster import close_database, open_database
 from docworker.db.errors import DemotedMasterError
 from docworker.db.ledger import Part
+from docworker.db.models import DocumentVersion
 from docworker.db.models.base import new_id
-from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions import all_jobs_session, reading, writing
 from docworker.db.settings import HOME, settings
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.kinds.documents import process_document
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.places import Model
 from tests.support.faults import failover, promote
+from tests.support.moved import MovedTenant
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
@@ -39,6 +42,8 @@ DOCUMENTS = 100
 """Of each tenant."""
 HELD = 10
 """Of each tenant, its last ones: their jobs run, or wait to, until the master dies."""
+OF_ANOTHER_PLACE = 40
+"""Of each tenant whose place is its own."""
 SETTINGS = {
     "DOCWORKER_LEASE": "2",
     "DOCWORKER_REDISPATCH_AFTER": "2",
@@ -209,6 +214,37 @@ def test_what_the_new_master_never_got_is_done_again(
     assert len(lost & after.keys()) >= 50, "what was lost and had been enqueued was done again"
     assert late.versions_and_jobs() == {}, "of what was enqueued too late there is neither job nor effect"
     assert load.pids() == pids, "nobody was restarted"
+
+
+def test_organizations_with_a_schema_or_a_database_of_their_own_go_on_at_the_new_master(
+    load: Load, record_property: Callable[[str, object], None]
+) -> None:
+    texts: Texts = {
+        tenant: enqueue_documents(tenant, OF_ANOTHER_PLACE)
+        for tenant in (MovedTenant(Model.SCHEMA), MovedTenant(Model.DATABASE))
+    }
+    load.stack.wait_for_replicas()
+    load.stack.master.configure(synchronous_standby_names=f"FIRST 1 ({load.stack.replicas[0].name})")
+    load.start()
+    pids = load.pids()
+    eventually(lambda: all(map(has_a_version, texts)), within_seconds=30, what="a version in each place")
+    load.fail_over(record_property)
+
+    load.wait_for_all()
+    for tenant, documents in texts.items():
+        for document_id, content in documents.items():
+            eventually(lambda: contents(tenant, document_id) == [content], within_seconds=30)  # noqa: B023
+    assert states() == {"succeeded": TENANTS * DOCUMENTS + OF_ANOTHER_PLACE}, "those of a schema are in the same ledger"
+    assert load.pids() == pids, "nobody was restarted"
+
+
+def contents(tenant: Tenant, document_id: UUID) -> list[str]:
+    return [version.content for version in tenant.versions(document_id)]
+
+
+def has_a_version(tenant: Tenant) -> bool:
+    with reading(tenant.id, source="master") as session:
+        return session.scalar(select(DocumentVersion.version_number).limit(1)) is not None
 
 
 def test_old_master_that_comes_back_writable_gets_no_work(load: Load) -> None:

@@ -14,6 +14,7 @@ from kombu.connection import Connection
 from prometheus_client import Counter, Gauge
 
 from docworker.db.ledger import Message
+from docworker.db.settings import HOME
 from docworker.jobs.task import LedgerTask, limits_of_message
 from docworker.worker.brokers.depth import waiting_in
 
@@ -65,18 +66,18 @@ class Broker:
             transaction.lpush(_TRIAL_KEY, "").rpop(_TRIAL_KEY).execute()
         self._took_at = time.monotonic()
 
-    def publish(self, messages: Sequence[Message], *, timeline: str = "") -> list[Message]:
-        """Send in order, with the timeline they were planned on; returns the messages that the broker did not take, or
-        of which it is not known."""
+    def publish(self, messages: Sequence[Message], *, cluster: str = HOME, timeline: str = "") -> list[Message]:
+        """Send in order, with the cluster and the timeline they were planned on; returns the messages that the broker
+        did not take, or of which it is not known."""
         for number, message in enumerate(messages):
             try:
-                self._send(message, timeline)
+                self._send(message, cluster, timeline)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not taken
                 log.warning("broker.refused", messages=len(messages) - number, error=str(error))
                 return list(messages[number:])
         return []
 
-    def _send(self, message: Message, timeline: str) -> None:
+    def _send(self, message: Message, cluster: str, timeline: str) -> None:
         first, *others = message.parts
         task = self._app.tasks.get(message.kind)
         limits = limits_of_message(task) if len(message.job_ids) > 1 and isinstance(task, LedgerTask) else {}
@@ -88,6 +89,7 @@ class Broker:
                     "job_ids": [str(one) for one in first.job_ids],
                     "others": [(str(part.organization_id), [str(one) for one in part.job_ids]) for part in others],
                     "timeline": timeline,
+                    **({} if cluster == HOME else {"cluster": cluster}),
                 },
                 task_id=str(message.id),
                 queue=self._queue.name,

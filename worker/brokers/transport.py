@@ -104,6 +104,27 @@ class QoS(redis.QoS):
         most = self.prefetch_count
         return not most or len(self._delivered) - len(self._dirty) + len(unsettled) < most
 
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message that was taken from its queue. When the link fails at that nobody knows whether the broker has
+        noted it, and this worker does not have it either: it goes back."""
+        try:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+        except _LINK_ERRORS:
+            unsettled.settle(delivery_tag, methodcaller("return_taken", message))
+            raise
+
+    def return_taken(self, message: Any) -> None:
+        """Put a message of a former link back, whether it was noted there or not."""
+        delivery, tag = message.delivery_info, message.delivery_tag
+
+        def put_back(pipe: Any) -> None:
+            pipe.multi()
+            self._remove_from_indices(tag, pipe)  # type: ignore[no-untyped-call]
+            self.channel._do_restore_message(message._raw, delivery["exchange"], delivery["routing_key"], pipe)
+
+        with self.channel.conn_or_acquire() as client:
+            client.transaction(put_back, self.unacked_key)
+
     def forget(self, tag: str) -> None:
         """Acknowledge a message of a former link."""
         self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]

@@ -52,21 +52,41 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result.", "local"),
     },
     "Tenants": {
-        "organizations": Subcommand("tenants.organizations:organizations", "Add and list organizations."),
+        "organizations": Subcommand("tenants.organizations:organizations", "Add organizations to the shared tables."),
+        "tenants": Subcommand(
+            "tenants.tenants:tenants",
+            "Place and list organizations: create, suspend, drop, export, import and restore them.",
+        ),
+        "check": Subcommand("tenants.check:check", "Prove on the servers that organizations are kept apart."),
     },
     "Documents": {
         "import": Subcommand("documents.imports:import_", "Mirror a folder of files and process them."),
-        "documents": Subcommand("documents.documents:documents", "Show the tree of documents with their state."),
+        "watch": Subcommand("documents.watch:watch", "Import files as they come to be in a folder."),
+        "documents": Subcommand(
+            "documents.documents:documents", "Show the tree of documents; move, delete, tag and assign them."
+        ),
+        "folders": Subcommand("documents.folders:folders", "Make, rename, move and delete folders."),
         "search": Subcommand("documents.search:search", "Find documents by words."),
         "history": Subcommand("documents.versions:history", "List the versions of a document."),
         "show": Subcommand("documents.versions:show", "Print the text of a document."),
         "diff": Subcommand("documents.versions:diff", "Compare two versions of a document."),
+        "reprocess": Subcommand("documents.reprocess:reprocess", "Make texts of older processors anew, or show it."),
         "restore": Subcommand("documents.restore:restore", "Make an old version the newest one again."),
+    },
+    "People": {
+        "users": Subcommand("people.users:users", "Add, list, deactivate and delete users."),
+        "audit": Subcommand("people.audit:audit", "Show who did what to what."),
+    },
+    "Reports": {
+        "report": Subcommand("reports.report:report", "Show what there is, what happened, and what it cost."),
     },
     "Jobs": {
         "enqueue": Subcommand("jobs.enqueue:enqueue", "Enqueue a job of any kind."),
         "jobs": Subcommand("jobs.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
-        "schedule": Subcommand("jobs.schedule:schedule", "Show what is scheduled and when it fires."),
+        "backfill": Subcommand("jobs.backfill:backfill", "Fill a column over many rows beside the running system."),
+        "schedules": Subcommand(
+            "jobs.schedules:schedules", "Show, add, edit, pause, run and delete what is done regularly."
+        ),
     },
 }
 

@@ -14,7 +14,7 @@ _LIBPQ_QUESTION = re.compile(r"\n\s*Is the server running .*\?")
 
 def reason_of(error: Exception) -> str | None:
     """Why the database could not be reached, or None when it was reached and the fault lies elsewhere."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
+    cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
         return "the database lacks tables of this version: run `docworker migrate`"
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):

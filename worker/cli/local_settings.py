@@ -36,7 +36,7 @@ def use_local_stack(command: str) -> None:
 
 
 def _is_address(name: str) -> bool:
-    return name.startswith("DOCWORKER_") and name.endswith(("_URL", "_URLS"))
+    return name.startswith("DOCWORKER_") and name.endswith(("_URL", "_URLS", "_CLUSTERS"))
 
 
 def _settings_of(directory: Path) -> Mapping[str, str]:

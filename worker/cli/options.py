@@ -1,7 +1,10 @@
 """`organization_option`, `database_open` and what else many commands share: whom they are about, and the database."""
 
+import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
 import click
@@ -17,6 +20,36 @@ organization_option = click.option(
 
 VERSION_NUMBER = click.IntRange(1, 2**31 - 1)
 DOCUMENT_HELP = "DOC is a document's id, or its path in the tree: /reports/q3.pdf."
+
+
+class Moment(click.ParamType[datetime]):
+    """A time with its offset from UTC, as ISO 8601 writes it."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time as ISO 8601 writes it: give one such as 2026-11-27T14:05:00+01:00", param, ctx
+            )
+        if moment.tzinfo is None:
+            self.fail(
+                f"{value!r} does not say in which time zone: give the offset from UTC as well, such as "
+                f"{moment.isoformat()}+01:00, or Z for UTC itself",
+                param,
+                ctx,
+            )
+        return moment
+
+
+def actor() -> str:
+    """Who the audit log says has run this command: whoever is logged in, also behind sudo."""
+    try:
+        return f"cli:{os.environ.get('SUDO_USER') or getpass.getuser()}"
+    except (KeyError, OSError):
+        return f"cli:{os.getuid()}"
 
 
 @contextmanager

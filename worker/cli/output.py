@@ -7,7 +7,7 @@ characters.
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ def print_json(value: Any) -> None:
     click.echo(_json_text(value))
 
 
+def print_json_line(value: Any) -> None:
+    """As `print_json`, on one line: for a stream of values."""
+    click.echo(_json_text(value, indent=None))
+
+
 def print_json_list(values: Iterable[Any]) -> None:
     """As `print_json` for a list, of which only one value at a time is in memory."""
     before = "["
@@ -140,15 +145,15 @@ def size_text(size_bytes: int | None) -> str | None:
     return f"{size:.1f} GB"
 
 
-def _json_text(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, indent=2, default=_as_json)
+def _json_text(value: Any, indent: int | None = 2) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_as_json)
     return CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def _as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, datetime):
+    if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, UUID | Path):
         return str(value)

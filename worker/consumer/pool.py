@@ -79,6 +79,13 @@ class _Processes(asynpool.AsynPool):
         were killed by then are replaced like any other; the pool's own answer would end the worker."""
         return all(child.exitcode is None or child.exitcode < 0 for child in self._pool)
 
+    def _track_child_process(self, proc: Any, hub: Any) -> None:
+        """Also one of whose end the kernel has told before it could be collected: the pool still has it, and has
+        stopped watching it. Whoever watches it again is told again."""
+        if getattr(proc, "_sentinel_poll", None) is None:
+            vars(proc).pop("_sentinel_poll", None)
+        super()._track_child_process(proc, hub)  # type: ignore[no-untyped-call]
+
     def _pids(self) -> set[int]:
         return {process.pid for process in self._pool}
 

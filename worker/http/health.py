@@ -6,6 +6,7 @@ Alive is for a supervisor that restarts; ready is for whoever waits for a start 
 import http.client
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -70,6 +71,28 @@ class LoopHealth:
         if failure is None and age > self._ready_within_seconds:
             failure = f"no turn has ended for {age:.1f} s"
         return Report(failure is None, {} if failure is None else {"failure": failure})
+
+
+class JointHealth:
+    """Health of a process of several loops, by name: alive while all of them turn, ready when all are; what is amiss
+    is told with the name of whose it is, unless there is only one."""
+
+    def __init__(self, loops: Mapping[str, Health]) -> None:
+        self._loops = loops
+
+    def alive(self) -> Report:
+        reports = {name: one.alive() for name, one in self._loops.items()}
+        if len(reports) == 1:
+            return next(iter(reports.values()))
+        ages = {name: report.details.get("loop_age_seconds") for name, report in reports.items()}
+        return Report(all(report.well for report in reports.values()), {"loop_age_seconds": ages})
+
+    def ready(self) -> Report:
+        reports = {name: one.ready() for name, one in self._loops.items()}
+        if len(reports) == 1:
+            return next(iter(reports.values()))
+        failures = [f"{name}: {report.details.get('failure')}" for name, report in reports.items() if not report.well]
+        return Report(not failures, {"failure": "; ".join(failures)} if failures else {})
 
 
 def ask(host: str, port: int, path: str, *, timeout_seconds: float = 5) -> Report:

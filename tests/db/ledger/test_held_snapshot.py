@@ -22,6 +22,7 @@ from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
 from tests.support.ledger import LedgerSteps
+from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
 MANY = 50_000
@@ -313,7 +314,7 @@ def test_pruning_does_not_pass_what_it_has_deleted(rotten: LedgerSteps) -> None:
         owner.execute("ANALYZE ledger.jobs")
     since: datetime | None = None
     for chunk in range(5):
-        with writing(ORGANIZATIONS[0]) as session:
+        with writing(entered(ORGANIZATIONS[0])) as session:
             session.execute(text("SET LOCAL enable_bitmapscan = off"))  # as with many more of them
             before = session.scalar(_FINISHED_PASSED) or 0
             pruned, since = prune_jobs(

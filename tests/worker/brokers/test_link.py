@@ -86,6 +86,23 @@ def test_what_runs_through_an_outage_keeps_its_slot_and_is_acknowledged_over_the
     assert len(workers.lines("long")) == 2
 
 
+def test_a_message_whose_taking_is_noted_while_the_link_fails_is_not_lost(linked: Linked) -> None:
+    """The broker has noted who has it, and the worker, which has not heard so, does not."""
+    workers = linked.workers
+    lost = linked.worker.log.count("broker.link_lost")
+    with redis.Redis.from_url(settings().broker_url) as client:
+        key = f"{settings().broker_key_prefix}unacked"
+        linked.proxy.delay(0.3)
+        workers.send("write", path=workers.path("noted"))
+        eventually(lambda: client.hlen(key) == 1, within_seconds=30, what="the broker has noted that it was taken")
+        linked.proxy.reset()
+        linked.proxy.resume()
+        linked.worker.wait_for_log("broker.link_lost", within_seconds=20, times=lost + 1)
+        eventually(lambda: workers.lines("noted"), within_seconds=20)
+        eventually(lambda: client.hlen(key) == 0, what="it is acknowledged")
+    assert workers.lines("noted") == ["ran"]
+
+
 def test_a_message_that_waits_in_the_worker_for_its_time_is_not_lost_with_the_link(linked: Linked) -> None:
     workers = linked.workers
     lost = linked.worker.log.count("broker.link_lost")

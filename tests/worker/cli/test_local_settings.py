@@ -1,6 +1,7 @@
 """The settings of a stack that runs in a command's directory: for whom they are in force, and from when on."""
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -66,3 +67,9 @@ def test_help_of_all_needs_none_of_them(beside: Path) -> None:
     (beside / ".docworker" / "environment").unlink()
     assert docworker("--help", directory=beside).exit_code == 0
     assert "no local stack runs in" in docworker("search", "--help", directory=beside).err
+
+
+def test_with_other_clusters_that_are_set_they_are_not(beside: Path) -> None:
+    """Else organizations would be on the stack's master, and their documents elsewhere."""
+    elsewhere = json.dumps({"far": {"master_url": NOWHERE}})
+    assert when_imported(beside, "search", "--help", DOCWORKER_CLUSTERS=elsewhere) == ["None"]

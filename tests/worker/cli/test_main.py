@@ -109,7 +109,7 @@ def test_wrong_setting_is_named_in_one_line() -> None:
     ("command", "setting", "role"),
     [
         (("documents", "-o", "acme"), "DOCWORKER_MASTER_URL", "docworker_worker"),
-        (("schedule",), "DOCWORKER_DISPATCHER_URL", "docworker_dispatcher"),
+        (("schedules", "list"), "DOCWORKER_DISPATCHER_URL", "docworker_dispatcher"),
         (("migrate",), "DOCWORKER_OWNER_URL", "docworker_owner"),
     ],
 )
@@ -150,7 +150,7 @@ def test_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_unknown_revision_is_told_without_a_traceback(environment: dict[str, str], revision: str) -> None:
     answer = docworker("migrate", "--revision", revision)
     assert answer.exit_code == 1
-    assert f"docworker: cannot migrate to '{revision}': " in answer.err
+    assert f"docworker: there is no revision '{revision}': " in answer.err
     assert "Traceback" not in answer.err
 
 
@@ -190,14 +190,14 @@ def test_refused_password_is_told_without_it(environment: dict[str, str]) -> Non
 
 def test_database_without_tables_is_told_with_the_remedy(stack: LocalStack, environment: dict[str, str]) -> None:
     with fresh_database(stack, unique_name("bare"), template="template1") as name:
-        answer = docworker("organizations", "list", environment=stack.environment(database=name))
+        answer = docworker("tenants", "list", environment=stack.environment(database=name))
     assert answer.exit_code == 1
     assert answer.err == "docworker: the database lacks tables of this version: run `docworker migrate`\n"
 
 
 def test_closed_pipe_is_no_error(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m docworker.worker.cli organizations list --json | true",
+        f"{sys.executable} -m docworker.worker.cli tenants list --json | true",
         shell=True,
         cwd=PROJECT,
         env=os.environ,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -10,14 +11,18 @@ import pytest
 from sqlalchemy import text
 
 from docworker.db import ledger
+from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import HOME
 from docworker.jobs.enqueue import enqueue
+from tests.support.clusters import EAST, addresses_of, with_east
+from tests.support.database import opened_database
 from tests.support.faults import freeze, thaw
 from tests.support.metrics import get
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.tenants import Tenant
+from tests.support.tenants import Tenant, entered
 from tests.support.user_package import install_user_package
 from tests.support.user_package.jobs import hold_job, obey_job, occupy
 from tests.support.waiting import eventually
@@ -154,3 +159,48 @@ def test_without_its_master_a_worker_is_alive_and_not_ready(
     else:
         stack.master.start()
     eventually(lambda: get("/readyz")[0] == 200, within_seconds=15)
+
+
+@pytest.mark.parametrize("frozen", [HOME, EAST])
+def test_a_cluster_that_does_not_answer_lets_no_lease_on_another_one_end(
+    own_stack: OwnStack, in_force: InForce, files: Path, processes: Processes, frozen: str
+) -> None:
+    stacks = {name: own_stack(replicas=0, migrated=True) for name in (HOME, EAST)}
+    there = addresses_of(stacks[EAST].environment())
+    with with_east(in_force(stacks[HOME]), there), opened_database():
+        environment = {"DOCWORKER_LEASE": str(LEASE_SECONDS)}
+        processes.start("dispatcher", environment=environment)
+        worker = processes.start("worker", environment=environment)
+        worker.wait_for_log("worker.ready", within_seconds=30)
+        paths = {name: files / f"path-{name}" for name in stacks}
+        jobs = {name: held_at(name, paths[name], files / "release") for name in stacks}
+        for path in paths.values():
+            eventually(path.exists, within_seconds=30, what="both jobs to run")
+        freeze(stacks[frozen].master)
+        (other,) = stacks.keys() - {frozen}
+        ends = time.monotonic() + 3 * LEASE_SECONDS
+        while time.monotonic() < ends:
+            assert left_at(other, jobs[other]) > 0, "its lease has ended"
+            time.sleep(0.1)
+        thaw(stacks[frozen].master)
+        (files / "release").touch()
+        for name, job_id in jobs.items():
+            eventually(lambda: state_at(name, job_id) == ("succeeded", 1), within_seconds=40, what=name)  # noqa: B023
+
+
+def held_at(cluster: str, path: Path, release: Path) -> UUID:
+    organization_id = entered(at=Place(cluster, SHARED_SCHEMA))
+    with writing(organization_id) as session:
+        return enqueue(session, hold_job, path=str(path), release=str(release))
+
+
+def left_at(cluster: str, job_id: UUID) -> float:
+    with all_jobs_session(cluster) as session:
+        left = "SELECT extract(epoch FROM lease_expires_at - clock_timestamp()) FROM ledger.jobs WHERE id = :id"
+        return float(session.scalar(text(left), {"id": job_id}) or 0)
+
+
+def state_at(cluster: str, job_id: UUID) -> tuple[str, int]:
+    with all_jobs_session(cluster) as session:
+        job = ledger.get(session, job_id)
+        return job.state, job.attempt

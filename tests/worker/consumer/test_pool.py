@@ -113,6 +113,24 @@ def test_children_that_are_killed_before_the_loop_begins_are_replaced(
     assert is_alive(worker.pid)
 
 
+def test_a_fresh_link_while_a_child_is_ending_does_not_end_the_worker(workers: Workers) -> None:
+    """The kernel tells of the end of a child before it can be collected; meanwhile the pool has it and does not watch
+    it, which Celery's own takes for a descriptor that is missing."""
+    worker = workers.start(worker_processes="2", watchdog_timeout="2")
+    workers.send("close_all", path=workers.path("ending"), release=workers.path("release"))
+    (ending,) = eventually(lambda: workers.lines("ending"), within_seconds=20)
+    assert workers.app.control.broadcast("lose_link", reply=True)
+
+    for _ in range(4):
+        workers.send("write", path=workers.path("out"))
+    eventually(lambda: len(workers.lines("out")) == 4, within_seconds=20)
+    assert worker.log.count("broker.link_lost") == 1
+
+    os.kill(int(ending), signal.SIGKILL)
+    workers.hold_all(2, "held")
+    workers.release("release-held")
+
+
 def test_a_child_that_has_served_its_messages_is_replaced_at_once(workers: Workers) -> None:
     """With Celery's own pool each child waits for more than a second before it ends, in which its place is empty."""
     workers.start(worker_processes="1", max_tasks_per_child="1")

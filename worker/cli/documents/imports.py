@@ -11,15 +11,21 @@ from uuid import UUID
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from docworker.db.documents.reading import load_statuses, parse_path
+from docworker.db.documents.folders import FolderPath
+from docworker.db.documents.reading import load_statuses, parse_path, path_text
+from docworker.db.editing.documents import change_documents, deleted
+from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.importing import FileResult, import_tree
+from docworker.jobs.imports.pruning import Seen, find_gone, started_at
 from docworker.jobs.imports.walking import FoundFolder, walk
 from docworker.jobs.progress import JobWatch, failures
-from docworker.worker.cli.options import organization_open, organization_option
+from docworker.worker.cli.options import actor, organization_open, organization_option
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
+from docworker.worker.cli.printable import printable
 
 HINT_SECONDS = 3.0
 POLL_SECONDS = 0.25
+SHOWN_GONE = 20
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,17 @@ Examples:
   docworker import ./reports -o acme                 what is in ./reports lands in the root
   docworker import ./reports --into /2026 -o acme    … or in a folder
   docworker import q3.pdf -o acme --no-wait          one file, and do not wait for its processing
+  docworker import ./reports -o acme --exclude '*.bak' --exclude drafts/
+  docworker import ./reports -o acme --prune         and delete documents whose files are gone
 
 \b
 PDF, DOCX, HTML, Markdown and text are processed; other files are kept and recorded as unsupported. A file whose
-bytes are known at its place is unchanged and costs nothing, so an import can be repeated. Nothing is deleted.
-Symbolic links to files are read, links to folders are skipped.
+bytes are known at its place is unchanged and costs nothing, so an import can be repeated. Nothing is deleted unless
+--prune is given. Symbolic links to files are read, links to folders are skipped.
+
+\b
+Hidden files and folders (.git among them) are left out, and what patterns name, as in .gitignore: those of the file
+.docworkerignore in PATH, then those of --exclude. What is left out is not pruned either.
 
 \b
 Exit codes: 0 no file failed; 1 some file could not be imported or processed, or was not processed in time.
@@ -56,15 +68,39 @@ Exit codes: 0 no file failed; 1 some file could not be imported or processed, or
 @click.option(
     "--timeout", type=click.FloatRange(min=0), default=600, show_default=True, help="Longest wait, in seconds."
 )
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what matches; may be repeated.")
+@click.option("--hidden", is_flag=True, help="Import hidden files and folders as well.")
+@click.option("--prune", is_flag=True, help="Delete documents below --into whose files are gone, after showing them.")
+@click.option("--yes", is_flag=True, help="Do not ask before --prune deletes.")
 @json_option
-def import_(path: Path, slug: str, into: str, wait: bool, timeout: float, as_json: bool) -> None:
+def import_(
+    path: Path,
+    slug: str,
+    into: str,
+    *,
+    wait: bool,
+    timeout: float,
+    exclude: tuple[str, ...],
+    hidden: bool,
+    prune: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Mirror the files in PATH into the documents of an organization, and have them processed."""
-    with organization_open("import", slug) as organization_id, _progress() as progress:
-        results = _import(organization_id, path, into, progress)
+    if prune and not path.is_dir():
+        raise click.UsageError("--prune compares a whole folder with the documents: name a folder")
+    ignore, seen = Ignore.of_tree(path, exclude, hidden=hidden), Seen()
+    with organization_open("import", slug) as organization_id:
+        begun_at = started_at(organization_id)
+        with _progress() as progress:
+            results = _import(organization_id, path, into, ignore, seen, progress)
         if wait:
-            _follow(organization_id, results, timeout, progress)
+            with _progress() as progress:
+                _follow(organization_id, results, timeout, progress)
         outcomes = _outcomes(organization_id, results)
-    _report(outcomes, as_json=as_json)
+        _report(outcomes, as_json=as_json)
+        if prune:
+            _prune(organization_id, find_gone(organization_id, seen, parse_path(into), before=begun_at), yes=yes)
     failed = {"failed", "pending"} if wait else {"failed"}
     if any(one.outcome in failed for one in outcomes):
         click.get_current_context().exit(1)
@@ -78,11 +114,30 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def _import(organization_id: UUID, path: Path, into: str, progress: Progress) -> list[FileResult]:
-    total = None if progress.disable else sum(not isinstance(found, FoundFolder) for found in walk(path))
+def _prune(organization_id: UUID, gone: Sequence[tuple[UUID, FolderPath]], *, yes: bool) -> None:
+    """Delete these documents after showing them. On stderr, as the report of the import is on stdout."""
+    if not gone:
+        return
+    console = error_console()
+    for _, path in gone[:SHOWN_GONE]:
+        console.print(f"gone: {printable(path_text(path))}")
+    if len(gone) > SHOWN_GONE:
+        console.print(f"… and {len(gone) - SHOWN_GONE} more")
+    if not yes and not click.confirm(f"{len(gone)} documents will be deleted. Go on?", err=True):
+        console.print("nothing was deleted")
+        return
+    ids = [document_id for document_id, _ in gone]
+    outcomes = list(change_documents(organization_id, ids, "deleted", deleted(), actor=actor()))
+    console.print(f"{sum(one.changed for one in outcomes)} documents deleted")
+
+
+def _import(
+    organization_id: UUID, path: Path, into: str, ignore: Ignore, seen: Seen, progress: Progress
+) -> list[FileResult]:
+    total = None if progress.disable else sum(not isinstance(found, FoundFolder) for found in walk(path, ignore))
     bar = progress.add_task("importing", total=total)
     results = []
-    for result in import_tree(organization_id, path, into=parse_path(into)):
+    for result in import_tree(organization_id, path, into=parse_path(into), ignore=ignore, on_found=seen.add):
         results.append(result)
         progress.advance(bar)
     return results

@@ -16,20 +16,31 @@ from docworker.worker.cli.printable import printable
 Examples:
   docworker history /reports/q3.pdf -o acme          which versions there are
   docworker restore /reports/q3.pdf 2 -o acme        the text of version 2 becomes the newest
+  docworker restore /reports/q3.pdf --from-source -o acme    and that of its file again
 
 \b
-Nothing is lost: the versions in between stay. The file that was imported stays as well, so the document's next
-processing makes a version of it again.
+Nothing is lost: the versions in between stay. When the document is processed again, the text that was brought back
+stays, until another file is imported for it or --from-source asks for the text of its own.
 """
 )
 @click.argument("doc")
-@click.argument("number", metavar="VERSION", type=VERSION_NUMBER)
+@click.argument("number", metavar="[VERSION]", type=VERSION_NUMBER, required=False)
+@click.option("--from-source", is_flag=True, help="Process the document's file again instead.")
 @organization_option
 @json_option
-def restore(doc: str, number: int, slug: str, as_json: bool) -> None:
+def restore(doc: str, number: int | None, from_source: bool, slug: str, as_json: bool) -> None:
     """Make an old version the newest again, as a new version with its text."""
+    if (number is None) is not from_source:
+        raise click.UsageError("say which VERSION is to be the newest, or --from-source")
     with organization_open("restore", slug) as organization_id:
         entry = find_document(organization_id, doc)
+        if number is None:
+            job_id = restoring.process_from_source(organization_id, entry.id)
+            if as_json:
+                print_json({"document_id": entry.id, "path": entry.path, "job_id": job_id})
+            else:
+                click.echo(f"{printable(entry.path)}: job {job_id} makes its text anew")
+            return
         outcome = restoring.restore(organization_id, entry.id, number)
     if as_json:
         print_json(

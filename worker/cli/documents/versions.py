@@ -1,15 +1,26 @@
 """`docworker history`, `show` and `diff`: list, print and compare the versions of one document."""
 
 import sys
+from dataclasses import asdict
 from difflib import unified_diff
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import click
 
-from docworker.db.documents.reading import DocumentEntry, find_document, list_versions, load_version
+from docworker.db.documents.reading import (
+    DocumentDetails,
+    DocumentEntry,
+    find_document,
+    list_versions,
+    load_details,
+    load_version,
+)
+from docworker.db.documents.search import Indexed, how_indexed
 from docworker.db.errors import NotFoundError
 from docworker.db.models import DocumentVersion
+from docworker.db.sessions import read
 from docworker.worker.cli.options import DOCUMENT_HELP, VERSION_NUMBER, organization_open, organization_option
 from docworker.worker.cli.output import console, json_option, print_json, print_table
 from docworker.worker.cli.printable import printable, printable_lines
@@ -54,13 +65,19 @@ Examples:
 @organization_option
 @json_option
 def show(doc: str, number: int | None, slug: str, as_json: bool) -> None:
-    """Print the text of a document, or all that is known of it with --json."""
+    """Print the text of a document, or all that is known of it with --json. What was wrong beside the text when it was
+    read goes to standard error."""
     with organization_open("show", slug) as organization_id:
         entry, version = _load(organization_id, doc, number)
+        if as_json:
+            details = load_details(organization_id, entry.id)
+            searched = read(organization_id, partial(how_indexed, document_id=entry.id))
     if as_json:
-        print_json(_as_json(entry, version))
+        print_json(_as_json(entry, version, details, searched))
     else:
         _print_text(version.content)
+        for warning in version.facts.get("warnings", ()):
+            click.echo(f"warning: {printable(warning['message'])} ({printable(warning['code'])})", err=True)
 
 
 @click.command(
@@ -105,11 +122,14 @@ def _why_no_text(entry: DocumentEntry) -> str:
     return f"{printable(entry.path)} has no text: {entry.status}{reason}"
 
 
-def _as_json(entry: DocumentEntry, version: DocumentVersion) -> dict[str, Any]:
+def _as_json(
+    entry: DocumentEntry, version: DocumentVersion, details: DocumentDetails, searched: Indexed
+) -> dict[str, Any]:
     return {
         "document_id": entry.id,
         "path": entry.path,
         "media_type": entry.media_type,
+        **asdict(details),
         "status": entry.status,
         "status_reason": entry.status_reason,
         "latest_version": entry.latest_version,
@@ -117,6 +137,7 @@ def _as_json(entry: DocumentEntry, version: DocumentVersion) -> dict[str, Any]:
         "title": version.title,
         "content_sha256": version.content_sha256,
         "facts": version.facts,
+        "indexed": searched,
         "pipeline": version.pipeline,
         "job_id": version.job_id,
         "created_at": version.created_at,

@@ -25,14 +25,18 @@ from docworker.db.documents.search import search_documents
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.ledger.progress import has_live_jobs
 from docworker.db.sessions import reading
+from docworker.db.settings import HOME
 from docworker.jobs.imports.importing import FileResult, import_tree
 from docworker.jobs.progress import JobWatch, failures
+from docworker.worker.cli.documents.documents import list_ as show_documents
 from docworker.worker.cli.documents.search import search
 from docworker.worker.cli.documents.versions import history
 from docworker.worker.cli.local_settings import apply_settings
 from docworker.worker.cli.options import organization_open
 from docworker.worker.cli.output import console, print_table, quiet_logs
 from docworker.worker.cli.tenants.organizations import add
+from docworker.worker.cli.tenants.tenants import create
+from docworker.worker.cli.tenants.tenants import list_ as list_tenants
 from docworker.worker.local.home import PROCESSES, metrics_port_setting
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.local.supervisor import BackgroundProcess, Interrupted, StopSignals, background, dead
@@ -42,6 +46,8 @@ SAMPLES = Path(docworker.__file__).parents[1] / "samples"
 ORGANIZATION = "northlight"
 WORDS = "lighthouse"
 EDITED = "handbook/onboarding.md"
+NEIGHBOUR, PART = "southport", "handbook"
+"""An organization with a schema of its own, and what it imports."""
 ADDITION = "\n## News\n\nThe lamp has a new lens.\n"
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.05
@@ -155,7 +161,7 @@ def _show(ctx: click.Context, demo: _Demo, documents: Path, expected: Mapping[st
 
     _say(f"$ docworker search {WORDS} -o {ORGANIZATION}")
     found = demo.find(WORDS)
-    ctx.invoke(search, words=WORDS, limit=20, slug=ORGANIZATION, as_json=False)
+    ctx.invoke(search, words=(WORDS,), limit=20, slug=ORGANIZATION, as_json=False)
 
     if (documents / EDITED).exists():
         with (documents / EDITED).open("a") as file:
@@ -167,6 +173,9 @@ def _show(ctx: click.Context, demo: _Demo, documents: Path, expected: Mapping[st
         demo.catch_up()
         ctx.invoke(history, doc=f"/{EDITED}", slug=ORGANIZATION, as_json=False)
 
+    if (documents / PART).is_dir():
+        _show_second_tenant(ctx, demo, documents / PART)
+
     demo.show_metrics()
     wrong = [one.name for one in ended if not one.is_right]
     _say(f"{len(ended) - len(wrong)} of {len(ended)} samples ended as they should")
@@ -177,6 +186,19 @@ def _show(ctx: click.Context, demo: _Demo, documents: Path, expected: Mapping[st
     return 1 if wrong or not found else 0
 
 
+def _show_second_tenant(ctx: click.Context, demo: _Demo, documents: Path) -> None:
+    _say(f"$ docworker tenants create {NEIGHBOUR} --model schema")
+    ctx.invoke(create, slug=NEIGHBOUR, name=None, model="schema", cluster=HOME, place_name=None, as_json=False)
+    _say(f"$ docworker import samples/documents/{PART} -o {NEIGHBOUR}")
+    counts = Counter(result.imported for result in demo.process(documents, NEIGHBOUR))
+    click.echo(", ".join(f"{count} {imported}" for imported, count in sorted(counts.items())))
+    demo.catch_up()
+    _say(f"$ docworker documents -o {NEIGHBOUR}")
+    ctx.invoke(show_documents, slug=NEIGHBOUR)
+    _say("$ docworker tenants list")
+    ctx.invoke(list_tenants, as_json=False)
+
+
 class _Demo:
     """The running stack and processes: work is given to them and waited for."""
 
@@ -184,9 +206,9 @@ class _Demo:
         self._stack = stack
         self._processes = processes
 
-    def process(self, documents: Path) -> list[FileResult]:
+    def process(self, documents: Path, slug: str = ORGANIZATION) -> list[FileResult]:
         """Import the documents and wait until their jobs have ended."""
-        with organization_open("demo", ORGANIZATION) as organization_id:
+        with organization_open("demo", slug) as organization_id:
             results = list(import_tree(organization_id, documents))
             watch = JobWatch(organization_id, [result.job_id for result in results if result.job_id])
             self._wait_until(lambda: not watch.look().live, what="the documents are processed")

@@ -1,7 +1,7 @@
 """`docworker up` and `docworker stack`: run PostgreSQL, its replicas and a broker on this machine, for development."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -10,17 +10,27 @@ import click
 import psycopg
 import redis
 
+from docworker.db.settings import HOME, settings
 from docworker.worker import process_directory
 from docworker.worker.cli.local_settings import apply_settings
 from docworker.worker.cli.output import json_option, print_json, print_table, quiet_logs
 from docworker.worker.http.health import ask
 from docworker.worker.local.home import DEFAULT_DIRECTORY, PROCESSES, environment_of
+from docworker.worker.local.stack import CLUSTERS
 from docworker.worker.local.up import run_up, run_with_stack
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 replicas_option = click.option(
-    "--replicas", type=click.IntRange(0, 8), default=1, show_default=True, help="How many replicas follow the master."
+    "--replicas", type=click.IntRange(0, 8), default=1, show_default=True, help="How many replicas follow each master."
+)
+
+clusters_option = click.option(
+    "--clusters",
+    type=click.IntRange(1, len(CLUSTERS)),
+    default=1,
+    show_default=True,
+    help=f"How many masters, each with its replicas: {', '.join(CLUSTERS)}. Those of earlier starts start as well.",
 )
 
 
@@ -40,6 +50,8 @@ def directory_option(help: str) -> Callable[[F], F]:
 Examples:
   docworker up                                in one shell, until Ctrl-C
   docworker organizations add acme            in another one, in the same directory
+  docworker up --clusters 2                   a second master with its replica, the cluster called east
+  docworker tenants create globex --cluster east
 
 \b
 Servers and processes take free ports, which are logged and stay the same from one start to the next. Data stays in
@@ -53,10 +65,11 @@ Exit codes: 0 ended by a signal; 1 a server or process ended by itself, which is
 )
 @directory_option("Where the servers keep their data.")
 @replicas_option
-def up(directory: Path, replicas: int) -> None:
+@clusters_option
+def up(directory: Path, replicas: int, clusters: int) -> None:
     """Start PostgreSQL, a replica and a broker, migrate, and run every process in the foreground, until Ctrl-C."""
     quiet_logs()
-    sys.exit(run_up(directory, replicas=replicas))
+    sys.exit(run_up(directory, replicas=replicas, clusters=clusters))
 
 
 @click.group()
@@ -82,11 +95,12 @@ The exit code is the command's.
     help="Use the stack of this directory, and start it for the while if it is not up.  [default: a temporary one]",
 )
 @replicas_option
+@clusters_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
-def exec_(directory: Path | None, replicas: int, command: tuple[str, ...]) -> None:
+def exec_(directory: Path | None, replicas: int, clusters: int, command: tuple[str, ...]) -> None:
     """Run COMMAND with the DOCWORKER_* settings of a local stack whose schema is up to date."""
     quiet_logs()
-    sys.exit(run_with_stack(directory, command, replicas=replicas))
+    sys.exit(run_with_stack(directory, command, replicas=replicas, clusters=clusters))
 
 
 @stack.command()
@@ -109,10 +123,12 @@ def status(directory: Path, as_json: bool) -> None:
 
 
 def _servers(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, str]]:
-    masters: Sequence[str] = [environment["DOCWORKER_MASTER_URL"]]
-    for name, urls in (("master", masters), ("replica", environment["DOCWORKER_REPLICA_URLS"].split())):
-        for url in urls:
-            yield name, urlsplit(url).port, _postgres_state(url)
+    for cluster in settings().cluster_names:
+        addresses = settings().addresses(cluster)
+        of = "" if cluster == HOME else f" of {cluster}"
+        for name, urls in (("master", [addresses.master_url]), ("replica", addresses.replica_urls)):
+            for url in urls:
+                yield f"{name}{of}", urlsplit(url).port, _postgres_state(url)
     broker = environment["DOCWORKER_BROKER_URL"]
     yield "broker", urlsplit(broker).port, _broker_state(broker)
 

@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import update
 
+from docworker.db.models import DocumentVersion
+from docworker.db.sessions import writing
+from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import Answer, docworker
 from tests.support.database import opened_database
@@ -71,6 +75,23 @@ def test_search_shows_hits_and_marks_them_in_json(tenant: Tenant) -> None:
     assert "**Net** **revenue** fell." in hit["snippet"]
 
 
+def test_search_takes_words_without_quotes_and_looks_where_it_is_told(tenant: Tenant) -> None:
+    def found(*options: str) -> list[str]:
+        return [hit["path"] for hit in ask(tenant, "search", "net", "revenue", "--json", *options).json]
+
+    assert found() == found("--under", "/reports") == found("--since", "2020-01-01T00:00Z") == ["/reports/2026/q3.txt"]
+    for nothing in (
+        ("--until", "2020-01-01T00:00Z"),
+        ("--tag", "no-such-tag"),
+        ("--type", "text/html"),
+        ("--language", "tlh"),
+        ("--offset", "1"),
+    ):
+        assert found(*nothing) == [], nothing
+    assert ask(tenant, "search", "net", "--under", "/nowhere").exit_code == 1
+    assert ask(tenant, "search").exit_code == 2
+
+
 def test_nothing_found_is_no_error(tenant: Tenant) -> None:
     answer = ask(tenant, "search", "unheard-of")
     assert (answer.exit_code, answer.out, answer.err) == (0, "", "nothing found\n")
@@ -90,11 +111,21 @@ def test_history_lists_versions_newest_first(tenant: Tenant) -> None:
     assert versions[0]["facts"] == {"words": 5}
 
 
+def test_documents_that_other_processors_made_are_listed(tenant: Tenant, stack: LocalStack) -> None:
+    stale = ask(tenant, "documents", "--stale", "--json").json
+    assert stale
+    with writing(tenant.id) as session:
+        session.execute(update(DocumentVersion).values(pipeline=signature_of(installed_processors())))
+    stack.wait_for_replicas()
+    assert ask(tenant, "documents", "--stale", "--json").json == []
+
+
 def test_show_prints_the_text_and_nothing_else(tenant: Tenant) -> None:
     assert ask(tenant, "show", "/reports/2026/q3.txt").out == "Net revenue fell.\nStaff too.\n"
     assert ask(tenant, "show", "/reports/2026/q3.txt", "--version", 1).out == "Net revenue grew.\nStaff too.\n"
     shown = ask(tenant, "show", "/reports/2026/q3.txt", "--json").json
     assert (shown["version_number"], shown["title"]) == (2, "Q3")
+    assert (shown["owner"], shown["tags"], shown["contributors"]) == (None, [], [])
     assert ask(tenant, "show", shown["document_id"]).out.startswith("Net revenue fell.")
 
 

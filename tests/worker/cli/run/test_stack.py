@@ -1,5 +1,6 @@
 """`docworker up` with all its real processes, and the commands that are run beside it, in the same directory."""
 
+import json
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from docworker.worker.local.home import environment_of
@@ -17,7 +19,7 @@ from tests.support.processes import Process, Processes
 from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
 
-SERVERS = ["master", "replica", "broker"]
+SERVERS = ["master", "replica", "master of east", "replica of east", "broker"]
 PROCESSES = ["worker", "dispatcher", "beat"]
 
 
@@ -31,7 +33,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def up(directory: Path) -> Iterator[Process]:
     processes = Processes({}, directory)
-    process = processes.start_anew("up")
+    process = processes.start_anew("up", "--clusters", "2")
     process.wait_for_log("worker.ready", within_seconds=60)
     process.wait_for_log("dispatcher.started")
     process.wait_for_log("beat.started")
@@ -76,7 +78,7 @@ def test_commands_beside_a_stack_need_no_settings(beside: Path) -> None:
 
 def test_an_address_that_is_set_counts_and_not_the_stack_beside(beside: Path) -> None:
     elsewhere = {"DOCWORKER_MASTER_URL": "postgresql://docworker_worker@127.0.0.1:1/docworker"}
-    answer = docworker("organizations", "list", environment=elsewhere, directory=beside)
+    answer = docworker("tenants", "list", environment=elsewhere, directory=beside)
     assert answer.exit_code == 1
     assert "port 1 failed" in answer.err
 
@@ -86,6 +88,32 @@ def test_status_names_every_server_and_process(beside: Path) -> None:
     assert [one["name"] for one in answer.json] == [*SERVERS, *PROCESSES]
     assert {one["state"] for one in answer.json} == {"ok"}
     assert answer.exit_code == 0
+
+
+def test_an_organization_of_the_second_cluster_has_its_documents_processed_there(up: Process, beside: Path) -> None:
+    assert docworker("tenants", "create", "globex", "--cluster", "east", directory=beside).exit_code == 0
+    imported = docworker("import", PROJECT / "samples/documents/notes", "-o", "globex", directory=beside)
+    assert imported.out == "2 processed, 0 failed\n", up.log
+    environment = environment_of(beside / ".docworker")
+    slugs = [slugs_at(url) for url in (environment["DOCWORKER_OWNER_URL"], owner_url_of_east(environment))]
+    assert ["globex" in one for one in slugs] == [False, True]
+
+
+def owner_url_of_east(environment: dict[str, str]) -> str:
+    return str(json.loads(environment["DOCWORKER_CLUSTERS"])["east"]["owner_url"])
+
+
+def slugs_at(owner_url: str) -> set[str]:
+    """Of the organizations with documents in the tables of this database."""
+    with psycopg.connect(owner_url) as connection:
+        connection.execute("ALTER TABLE app.organizations NO FORCE ROW LEVEL SECURITY")
+        connection.execute("ALTER TABLE app.documents NO FORCE ROW LEVEL SECURITY")
+        found = connection.execute(
+            "SELECT slug FROM app.organizations AS o WHERE EXISTS"
+            " (SELECT FROM app.documents WHERE organization_id = o.id AND status = 'processed')"
+        ).fetchall()
+        connection.rollback()
+    return {slug for (slug,) in found}
 
 
 def test_a_worker_is_started_beside_those_of_the_stack(up: Process, beside: Path) -> None:
@@ -103,7 +131,7 @@ def test_a_worker_is_started_beside_those_of_the_stack(up: Process, beside: Path
 def test_exec_runs_on_a_stack_of_its_own_and_leaves_the_other_alone(up: Process, beside: Path) -> None:
     members = [up.pid, *children(up.pid)]  # not a server's own processes, which come and go
     assert len(members) >= 1 + len(SERVERS) + len(PROCESSES)
-    show = ("sh", "-c", "echo $DOCWORKER_MASTER_URL; docworker organizations list >&2")
+    show = ("sh", "-c", "echo $DOCWORKER_MASTER_URL; docworker tenants list >&2")
     url = printed_url(docworker("stack", "exec", "--", *show, directory=beside))
     assert url.startswith("postgresql://docworker_worker:")
     assert url != environment_of(beside / ".docworker")["DOCWORKER_MASTER_URL"]
@@ -125,7 +153,7 @@ def test_ctrl_c_ends_every_server_and_process(up: Process, beside: Path) -> None
     answer = docworker("stack", "status", directory=beside)
     assert (answer.exit_code, answer.out) == (1, "")
     assert "no local stack runs in" in answer.err
-    assert "port 5432" in docworker("organizations", "list", directory=beside).err
+    assert "port 5432" in docworker("tenants", "list", directory=beside).err
 
 
 def test_exec_passes_the_exit_code_on_and_leaves_nothing() -> None:
@@ -138,6 +166,7 @@ def test_exec_passes_the_exit_code_on_and_leaves_nothing() -> None:
     ("arguments", "message"),
     [
         (("up", "--replicas", "9"), "9 is not in the range"),
+        (("up", "--clusters", "6"), "6 is not in the range"),
         (("up", "now"), "unexpected extra argument"),
         (("stack", "exec"), "Missing argument"),
     ],
