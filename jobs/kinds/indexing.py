@@ -1,6 +1,9 @@
-"""`index_documents`: the full-text index follows each new version, in a job that commits with it."""
+"""`index_documents`: the full-text index follows each new version, in a job that commits with it; `index_organization`
+goes over what it does not know, page by page behind the governor."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
@@ -9,14 +12,27 @@ from sqlalchemy.orm import Session
 from docworker.db.documents.search import load_texts, terms_of, unindexed, write_terms
 from docworker.db.documents.search.indexing import IndexedTerms
 from docworker.db.documents.versions import Outcome, Written
+from docworker.db.ledger import AttemptEnd
+from docworker.db.models import DocumentSearch
 from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.execution.attempts import Attempt
+from docworker.jobs.kinds.pages import PagedRun, PageProgress
 from docworker.jobs.task import job
 
 TEXTS_AT_ONCE = 20
 """A text may have megabytes."""
-CHUNK = 200
+PAGE_SECONDS = 10.0
+"""What is made in this time is written, so that long texts after short ones are no page without end."""
+
+_BEFORE_ALL = str(UUID(int=0))
+
+
+@dataclass(frozen=True)
+class IndexedPages(PageProgress):
+    """How far an organization is; kept as the job's cursor, and at the end as its result."""
+
+    indexed: int = 0
 
 
 def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
@@ -29,7 +45,7 @@ def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
 @job(priority=7, soft_limit_seconds=60, hard_limit_seconds=90)
 def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
     """Fill the full-text index with the latest text of these documents."""
-    terms = _terms(attempt, document_ids)
+    terms = [one for _, made in _terms(attempt, document_ids) for one in made]
 
     def effect(session: Session) -> None:
         write_terms(session, terms)
@@ -37,24 +53,38 @@ def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
     attempt.finish(effect)
 
 
-@job(priority=8, soft_limit_seconds=600, hard_limit_seconds=660, max_attempts=3)
+@job(priority=8, soft_limit_seconds=1500, hard_limit_seconds=1800, max_attempts=3)
 def index_organization(attempt: Attempt) -> None:
     """Index what the index knows by an older text, by an older name, or as the release before did."""
-    indexed, after = 0, UUID(int=0)
-    while (ids := attempt.read(partial(unindexed, after=after, most=CHUNK))) and not attempt.should_stop:
-        terms = _terms(attempt, ids)
-        with writing(attempt.organization_id) as session:
-            indexed += write_terms(session, terms)
-        after = ids[-1]
-    if not attempt.saw_stop:
-        attempt.finish(lambda _: {"indexed": indexed})
+    _Run(attempt, str(DocumentSearch.__table__), IndexedPages(**(attempt.claimed.cursor or {}))).go()
 
 
-def _terms(attempt: Attempt, document_ids: Sequence[UUID]) -> list[IndexedTerms]:
-    """Of those that the index does not know, read from a replica; texts are let go of as soon as they are indexed."""
-    made: list[IndexedTerms] = []
+class _Run(PagedRun[IndexedPages]):
+    def page(self, most: int) -> None:
+        after = UUID(self.done.after or _BEFORE_ALL)
+        ids = self.attempt.read(partial(unindexed, after=after, most=most))
+        terms: list[IndexedTerms] = []
+        ends_at = time.monotonic() + PAGE_SECONDS
+        for last, made in _terms(self.attempt, ids):
+            after = last
+            terms.extend(made)
+            if time.monotonic() > ends_at:
+                break
+        with writing(self.attempt.organization_id) as session:
+            if not self.is_owned(session):
+                return
+            indexed = self.done.indexed + write_terms(session, terms)
+            done = replace(self.timed(self.done), after=str(after), indexed=indexed)
+            (self.advance if ids else self.finish)(session, done)
+        self.keep(done)
+        if not ids:
+            self.attempt.settle(AttemptEnd.SUCCEEDED)
+
+
+def _terms(attempt: Attempt, document_ids: Sequence[UUID]) -> Iterator[tuple[UUID, list[IndexedTerms]]]:
+    """Of those that the index does not know, read from a replica, some at a time with the last of their ids; texts are
+    let go of as soon as they are indexed."""
     for start in range(0, len(document_ids), TEXTS_AT_ONCE):
         some = document_ids[start : start + TEXTS_AT_ONCE]
         texts = attempt.read(partial(load_texts, document_ids=some))
-        made.extend(terms_of(attempt.organization_id, text) for text in texts)
-    return made
+        yield some[-1], [terms_of(attempt.organization_id, text) for text in texts]

@@ -17,7 +17,6 @@ from structlog.testing import capture_logs
 from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import Database
-from docworker.db.documents.search import search_documents
 from docworker.db.documents.source_lock import hold_sources, unused_sources
 from docworker.db.documents.store import source_store
 from docworker.db.models import AuditEntry, Document, DocumentSearch, DocumentVersion, Job
@@ -29,9 +28,7 @@ from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.kinds import maintenance
 from docworker.jobs.kinds.documents import process_document
-from docworker.jobs.kinds.indexing import index_organization
 from docworker.jobs.kinds.maintenance import (
-    index_unindexed,
     prune_finished_jobs,
     prune_jobs_of_organization,
     prune_old_versions,
@@ -139,24 +136,6 @@ def test_documents_deleted_longer_ago_than_the_retention_go_with_all_that_is_the
     with reading(tenant.id, source="master") as session:
         (entry,) = session.scalars(select(AuditEntry))
     assert (entry.actor, entry.action, entry.subject_id) == ("docworker", "document.purged", old)
-
-
-def test_what_the_index_knows_as_the_release_before_wrote_it_is_indexed_again(
-    tenant: Tenant, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docworker.jobs.kinds.indexing.CHUNK", 2)
-    monkeypatch.setattr("docworker.jobs.kinds.indexing.TEXTS_AT_ONCE", 1)
-    for number in range(5):
-        tenant.write(f"/{number}.txt", "needle")
-    with writing(tenant.id) as session:
-        session.execute(update(DocumentSearch).values(terms=None, terms_version=None, vector=""))
-    stack.wait_for_replicas()
-    assert search_documents(tenant.id, "needle") == []
-    do(index_unindexed)
-    stack.wait_for_replicas()
-    assert len(search_documents(tenant.id, "needle")) == 5
-    do(index_unindexed)
-    assert [job.result for job in jobs_of(tenant, index_organization)] == [{"indexed": 5}]
 
 
 def test_the_purge_of_one_organization_leaves_the_others_alone(tenant: Tenant) -> None:
