@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -25,7 +26,7 @@ def main() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
     )
     try:
-        with running_stack() as servers:
+        with running_stack(asked.kept) as servers:
             ratio = run(servers, asked)
     except BenchmarkError as error:
         sys.exit(str(error))
@@ -89,6 +90,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
     parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
+    parser.add_argument(
+        "--kept", type=Path, metavar="DIRECTORY", help="--search: with the servers there, and what earlier runs entered"
+    )
     return parser.parse_args()
 
 

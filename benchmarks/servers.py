@@ -60,10 +60,12 @@ class Running:
 
 
 @contextmanager
-def running_stack() -> Iterator[LocalStack]:
-    """A local stack whose settings are in force, migrated; libpq's PG* variables point to the database `queues`."""
+def running_stack(kept: Path | None = None) -> Iterator[LocalStack]:
+    """A local stack whose settings are in force, migrated; libpq's PG* variables point to the database `queues`. It is
+    gone afterwards, but for one in a directory that is `kept`, which is there for the next run."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docworker-bench-")))
+        directory = kept or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="docworker-bench-")))
+        directory.mkdir(exist_ok=True)
         directory.chmod(0o711)
         servers = LocalStack(directory / "stack", settings=SERVER_SETTINGS)
         servers.start()
@@ -75,7 +77,8 @@ def running_stack() -> Iterator[LocalStack]:
         docworker("migrate")
         # Neither side indexes while it is measured: ours leaves it to jobs of their own, the usual way has none.
         docworker("jobs", "pause", "--kind", "index_documents")
-        create_database(servers.master, QUEUES)
+        if not servers.master.execute("SELECT FROM pg_database WHERE datname = %s", [QUEUES]):
+            create_database(servers.master, QUEUES)
         os.environ.update(libpq_variables(servers.environment(database=QUEUES)["DOCWORKER_OWNER_URL"]))
         open_database(settings(), application_name="benchmark")
         stack.callback(close_database)

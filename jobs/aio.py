@@ -11,7 +11,7 @@ from uuid import UUID
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.documents import reading, search
 from docworker.db.documents.reading import DocumentEntry, Filters, VersionEntry
-from docworker.db.documents.search import SearchHit
+from docworker.db.documents.search import SearchHits
 from docworker.db.documents.store import SourceStore
 from docworker.db.documents.store import source_store as synchronous_store
 from docworker.db.models import DocumentStatus, Job
@@ -39,7 +39,7 @@ async def search_documents(
     offset: int = 0,
     filters: Filters | None = None,
     position: WalPosition | None = None,
-) -> list[SearchHit]:
+) -> SearchHits:
     """As `docworker.search_documents`."""
     return await run(
         search.search_documents, organization_id, words, limit=limit, offset=offset, filters=filters, position=position

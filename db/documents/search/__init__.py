@@ -1,6 +1,6 @@
 """Full-text search: what a text is found by, and how it is found."""
 
-from docworker.db.documents.search.finding import SearchHit, search_documents
+from docworker.db.documents.search.finding import SearchHit, SearchHits, search_documents
 from docworker.db.documents.search.indexing import (
     Indexed,
     forget_name,
@@ -16,6 +16,7 @@ __all__ = [
     "Fragment",
     "Indexed",
     "SearchHit",
+    "SearchHits",
     "forget_name",
     "how_indexed",
     "load_texts",

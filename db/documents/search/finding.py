@@ -18,6 +18,7 @@ from docworker.db.documents.folders import paths_of
 from docworker.db.documents.reading import Filters, path_text
 from docworker.db.documents.search.query import Query
 from docworker.db.documents.search.snippets import Fragment, Snippets
+from docworker.db.documents.search.suggestions import FEW_HITS, suggest
 from docworker.db.documents.search.terms import Terms
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Document, DocumentSearch, DocumentVersion
@@ -46,6 +47,13 @@ class SearchHit:
     snippet: tuple[Fragment, ...]
 
 
+class SearchHits(list[SearchHit]):
+    """The best ones first. `did_you_mean` is what was typed with other words, which the organization's documents have;
+    None unless hardly anything was found."""
+
+    did_you_mean: str | None = None
+
+
 def search_documents(
     organization_id: UUID,
     words: str,
@@ -54,7 +62,7 @@ def search_documents(
     offset: int = 0,
     filters: Filters | None = None,
     position: WalPosition | None = None,
-) -> list[SearchHit]:
+) -> SearchHits:
     """Documents that contain the words, best first, read from a replica that has replayed `position`.
 
     `words` is what people type into a search box: see `db.documents.search.query`. A word is found in all its forms, by
@@ -70,7 +78,7 @@ def search_documents(
             f"more than that; got limit {limit} and offset {offset}"
         )
 
-    def load(session: TenantSession) -> list[SearchHit]:
+    def load(session: TenantSession) -> SearchHits:
         return _find(session, organization_id, query, filters or Filters(), limit, offset)
 
     return read(organization_id, load, position=position)
@@ -78,7 +86,7 @@ def search_documents(
 
 def _find(
     session: TenantSession, organization_id: UUID, query: Query, filters: Filters, limit: int, offset: int
-) -> list[SearchHit]:
+) -> SearchHits:
     terms = Terms(organization_id)
     languages = session.scalars(_LANGUAGES, {"organization": organization_id}).all()
     asked = query.tsquery(terms, languages)
@@ -89,7 +97,7 @@ def _find(
     rows = session.execute(_best(found, asked, filters.conditions(organization_id), limit, offset)).all()
     folders = paths_of(session, {row.folder_id for row in rows})
     snippets = Snippets(query)
-    return [
+    hits = SearchHits(
         SearchHit(
             document_id=row.id,
             path=path_text((*folders.get(row.folder_id, ()), row.filename)),
@@ -99,7 +107,10 @@ def _find(
             snippet=snippets.cut(row.text, row.language),
         )
         for row in rows
-    ]
+    )
+    if offset == 0 and len(hits) < min(FEW_HITS, limit):
+        hits.did_you_mean = suggest(session, organization_id, query, languages)
+    return hits
 
 
 def _known_languages() -> Select[str]:

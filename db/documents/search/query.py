@@ -7,13 +7,13 @@ look for (`how to`) is passed over where there are others.
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from docworker.db.documents.search.stems import is_function_word, stem, stems_in
 from docworker.db.documents.search.terms import Terms
-from docworker.db.documents.search.words import Word, runs_of, words_of
+from docworker.db.documents.search.words import Word, runs_of, words_of, written_pattern
 from docworker.db.errors import InvalidArgumentError
 
 MOST_QUERY_CHARACTERS = 1000
@@ -53,6 +53,7 @@ class Query:
                 f"the search has {len(typed)} characters, more than the {MOST_QUERY_CHARACTERS} allowed: "
                 "use fewer words"
             )
+        self._typed = typed
         self._alternatives = [found for group in _groups(typed) if (found := _asked_for(group))]
         if not any(not one.is_excluded for group in self._alternatives for one in group):
             raise InvalidArgumentError(f"there is no word to look for in {typed!r}")
@@ -65,6 +66,21 @@ class Query:
     def tsquery_of_titles(self, terms: Terms, languages: Collection[str]) -> str:
         """What has all the words in its title; no phrases."""
         return _either(_all(_of_title(one, terms, languages) for one in group) for group in self._alternatives)
+
+    def single_words(self, terms: Terms, languages: Collection[str]) -> Iterator[tuple[str, str]]:
+        """The words that are looked for in all their forms, as they are compared, each with what finds it alone."""
+        for one in (operand for group in self._alternatives for operand in group if not operand.is_excluded):
+            if one.alone is not None and not one.is_function_word:
+                yield one.words[0][0].plain, _of_text(one, terms, languages)
+
+    def with_words(self, others: Mapping[str, str]) -> str:
+        """What was typed, with others in the place of these words."""
+
+        def exchanged(run: re.Match[str]) -> str:
+            words = words_of(run[0])
+            return others.get(words[0].plain, run[0]) if len(words) == 1 else run[0]
+
+        return written_pattern().sub(exchanged, self._typed)
 
     def matches(self, word: Word, language: str | None) -> bool:
         """Whether a word of a text in that language is one that is looked for."""

@@ -77,6 +77,8 @@ def search(
             _show(hit)
     else:
         click.echo("nothing found", err=True)
+    if hits.did_you_mean is not None:
+        click.echo(f"did you mean: {printable(hits.did_you_mean)}?", err=True)
 
 
 def _show(hit: SearchHit) -> None:

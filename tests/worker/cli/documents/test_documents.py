@@ -98,6 +98,14 @@ def test_nothing_found_is_no_error(tenant: Tenant) -> None:
     assert ask(tenant, "search", "unheard-of", "--json").json == []
 
 
+def test_a_word_that_is_found_nowhere_is_suggested_otherwise(tenant: Tenant) -> None:
+    for options in ((), ("--json",)):
+        answer = ask(tenant, "search", "revnue", *options)
+        assert answer.exit_code == 0
+        assert "did you mean: revenue?\n" in answer.err
+        assert answer.out.strip() == ("[]" if options else "")
+
+
 def test_search_without_a_word_is_an_error(tenant: Tenant) -> None:
     answer = ask(tenant, "search", "...")
     assert (answer.exit_code, answer.err) == (1, "docworker: there is no word to look for in '...'\n")
