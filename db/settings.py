@@ -258,6 +258,8 @@ class Settings(BaseSettings):
     extract_wall_seconds: Seconds = 60
     extract_output_bytes: Bytes = 16 * MIB
     extract_documents_per_child: Count = 200
+    sandbox: Literal["required", "best"] = "best"
+    """Whether processes refuse to parse where the kernel cannot keep parsers from files and the network."""
     deleted_retention_days: Annotated[float, Field(ge=0)] = 30
     audit_retention_days: Annotated[float, Field(ge=30)] | None = None
     """Prune entries of audit logs that are older; off unless set."""

@@ -11,6 +11,7 @@ from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.store import source_store
 from docworker.db.documents.versions import NewText, Rejected
 from docworker.db.settings import settings
+from docworker.jobs.pipeline import confinement
 from docworker.jobs.pipeline.draft import Original, PipelineError
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.registry import Pipeline
@@ -26,10 +27,14 @@ _loaded: _Loaded | None = None
 
 
 def pipeline() -> Pipeline:
-    """The pipeline of this process; a child does not share its parent's."""
+    """The pipeline of this process; a child does not share its parent's.
+
+    Raises ConfigurationError where confinement is required and the kernel does not offer it.
+    """
     global _loaded
     if _loaded is None or _loaded.pid != os.getpid():
         known = settings()
+        confinement.check(known.sandbox)
         limits = Limits(
             memory_bytes=known.extract_memory_bytes,
             cpu_seconds=known.extract_cpu_seconds,

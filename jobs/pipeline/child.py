@@ -1,4 +1,4 @@
-"""`main` of the process that parses hostile files: binds itself to its limits, then answers one document after another.
+"""`main` of the process that parses hostile files: binds and confines itself, then answers one document after another.
 
 Runs only as started by `parser_process`; never imported by a worker.
 """
@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from docworker.jobs.pipeline.confinement import confine
 from docworker.jobs.pipeline.draft import MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
 from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     _die_with(start["parent"])
     _restrict(limits)
     requests, replies = _take_over_pipes()
+    confine()
     write_frame(replies, {"ready": True})
     while (request := read_frame(requests)) is not None:
         _grant_cpu(limits.cpu_seconds)

@@ -28,6 +28,7 @@ from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings, settings
 from docworker.jobs.execution.lease_board import MOST_CLAIMS
 from docworker.jobs.execution.leases import share_board
+from docworker.jobs.pipeline import confinement
 from docworker.jobs.task import LedgerTask, limits_of_message
 from docworker.worker import children, logs
 from docworker.worker.app import celery_app
@@ -53,10 +54,14 @@ _CeleryWorker: Any = celery_worker.Worker
 def run(directory: ProcessDirectory) -> int:
     """Run the worker until it is told to stop; returns its exit code.
 
-    Raises ConfigurationError when the metrics port is taken or a time limit does not fit.
+    Raises ConfigurationError when the metrics port is taken, a time limit does not fit, or the sandbox is not what is
+    required.
     """
     configured = settings()
     logs.configure(configured)
+    confinement.check(configured.sandbox)
+    if not confinement.offered().is_whole:
+        log.warning("sandbox.not_whole", sandbox=str(confinement.offered()))
     app = celery_app()
     check_time_limits(app, configured)
     worker = Worker(
@@ -238,10 +243,11 @@ class Worker(_CeleryWorker):
         pulse = self.loop_pulse
         is_running_itself = self._is_solo and not self._activity().idle_slots
         excused = not self.is_connected or self.shutdown.begun or is_running_itself
+        sandbox = str(confinement.offered())
         if pulse is None or excused:
-            return Report(True)
+            return Report(True, {"sandbox": sandbox})
         age = pulse.age_seconds
-        return Report(age < STUCK_AFTER_SECONDS, {"loop_age_seconds": round(age, 1)})
+        return Report(age < STUCK_AFTER_SECONDS, {"loop_age_seconds": round(age, 1), "sandbox": sandbox})
 
     def ready(self) -> Report:
         """Whether the worker takes messages now."""
@@ -317,3 +323,10 @@ class _WorkerCollector(Collector):
         slots.add_metric(["idle"], idle)
         slots.add_metric(["busy"], self._worker.slots - idle)
         yield slots
+        offer = confinement.offered()
+        sandbox = GaugeMetricFamily(
+            "docworker_worker_sandbox", "1 where the kernel keeps parsers from this, else 0.", labels=["keeps_from"]
+        )
+        sandbox.add_metric(["files"], offer.landlock_version > 0)
+        sandbox.add_metric(["network"], offer.seccomp)
+        yield sandbox

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from docworker.db.settings import settings
+from docworker.jobs.pipeline.confinement import offered
 from docworker.worker.http.health import LoopHealth, ask
 from tests.support.commands import docworker
 from tests.support.faults import freeze, thaw
@@ -28,7 +29,10 @@ def test_a_running_worker_is_alive_and_ready(workers: Workers) -> None:
 def test_the_health_command_tells_by_its_exit_code(workers: Workers) -> None:
     worker = workers.start()
     eventually(lambda: get("/readyz")[0] == 200)
-    assert docworker("health").exit_code == 0
+    said = docworker("health")
+    assert said.exit_code == 0
+    assert f"'sandbox': '{offered()}'" in said.out
+    assert metric("docworker_worker_sandbox", keeps_from="files") == (offered().landlock_version > 0)
     assert docworker("health", "worker", "--ready").exit_code == 0
 
     worker.kill9()
