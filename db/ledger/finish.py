@@ -213,14 +213,20 @@ def _give_back(
 
 
 _RECORD_CURSOR = text(f"""
-UPDATE {JOBS} SET cursor = CAST(:cursor AS jsonb), children = coalesce(children, 0) + :added, given_back = 0
+UPDATE {JOBS} SET cursor = CAST(:cursor AS jsonb), children = coalesce(children, 0) + :added, given_back = 0,
+    lease_expires_at = least(clock_timestamp() + :lease * interval '1 second', run_until)
 WHERE organization_id = :organization_id AND id = :id AND claim_token = :token AND state = 'running'
 RETURNING id
 """)
 
 
-def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *, children_added: int) -> bool:
-    """Move a fan-out's cursor in the transaction that adds the children; False when the attempt is fenced."""
+def record_cursor(
+    session: Session, claimed: Claimed, cursor: dict[str, Any], *, children_added: int, lease_seconds: float
+) -> bool:
+    """Move a job's cursor in the transaction that does what is before it; False when the attempt is fenced.
+
+    The lease is renewed by it: one transaction after another holds the job's lock, and who renews leases skips it then.
+    """
     moved = session.scalar(
         _RECORD_CURSOR,
         {
@@ -229,6 +235,7 @@ def record_cursor(session: Session, claimed: Claimed, cursor: dict[str, Any], *,
             "token": claimed.claim_token,
             "cursor": as_json(cursor, "the cursor"),
             "added": children_added,
+            "lease": lease_seconds,
         },
     )
     return moved is not None

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
+from docworker.db.cluster import database
 from docworker.db.documents.folders import subtree
 from docworker.db.errors import NotFoundError
 from docworker.db.models import Document, DocumentStatus, Folder, Job
@@ -76,4 +77,10 @@ def _add_children(session: Session, attempt: Attempt, chunk: Sequence[UUID]) -> 
     parent = session.get_one(Job, (attempt.organization_id, attempt.id))
     arguments = [{"document_id": one} for one in chunk]
     enqueue_many(session, process_document, arguments, parent_id=parent.id, priority=parent.priority)
-    ledger.record_cursor(session, attempt.claimed, {"after": str(chunk[-1])}, children_added=len(chunk))
+    ledger.record_cursor(
+        session,
+        attempt.claimed,
+        {"after": str(chunk[-1])},
+        children_added=len(chunk),
+        lease_seconds=database().settings.lease,
+    )

@@ -13,8 +13,9 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
+from docworker.db.cluster import database
 from docworker.db.faults import Fault, classify
-from docworker.db.governor import Governor
+from docworker.db.governor import Governor, table_of
 from docworker.db.ledger import AttemptEnd
 from docworker.db.retrying import again
 from docworker.db.sessions import writing
@@ -43,7 +44,9 @@ class PagedRun(ABC, Generic[P]):
 
     def __init__(self, attempt: Attempt, table: str, done: P, *, first_size: int | None = None) -> None:
         self.attempt, self.done = attempt, done
-        self._governor = Governor(attempt.organization_id, table, first_size=first_size, on_wait=self._note_wait)
+        self._governor = Governor(
+            table_of(attempt.organization_id, table), first_size=first_size, on_wait=self._note_wait
+        )
         self._looked_at = time.monotonic()
         self._turn_ends_at = self._looked_at + TURN_SECONDS
 
@@ -70,7 +73,8 @@ class PagedRun(ABC, Generic[P]):
 
     def advance(self, session: Session, done: P) -> None:
         """Write the cursor in the page's transaction. Call `keep` when that has been committed."""
-        ledger.record_cursor(session, self.attempt.claimed, asdict(done), children_added=0)
+        lease = database().settings.lease
+        ledger.record_cursor(session, self.attempt.claimed, asdict(done), children_added=0, lease_seconds=lease)
 
     def finish(self, session: Session, done: P) -> None:
         """End the job in the page's transaction, with what was done as its result."""

@@ -425,7 +425,7 @@ def test_a_result_that_the_ledger_could_not_read_back_fails_the_job_at_once(
 def test_a_cursor_that_the_ledger_could_not_read_back_is_refused(tenant: Tenant) -> None:
     def move(attempt: Attempt) -> None:
         with writing(attempt.organization_id) as session:
-            ledger.record_cursor(session, attempt.claimed, {"after": object()}, children_added=0)
+            ledger.record_cursor(session, attempt.claimed, {"after": object()}, children_added=0, lease_seconds=10)
 
     task = single(move)
     job_id = enter(tenant, task)

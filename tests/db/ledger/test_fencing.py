@@ -23,7 +23,9 @@ STEPS: dict[str, Step] = {
     "give_back": lambda session, one: ledger.give_back(session, [one], most=1),
     "charge": lambda session, one: ledger.charge(session, [one], FAILURE),
     "renew": lambda session, one: ledger.renew(session, [one], lease_seconds=10),
-    "record_cursor": lambda session, one: ledger.record_cursor(session, one, {"after": "x"}, children_added=1),
+    "record_cursor": lambda session, one: ledger.record_cursor(
+        session, one, {"after": "x"}, children_added=1, lease_seconds=10
+    ),
 }
 WAITING_STEPS = {name: step for name, step in STEPS.items() if name != "renew"}
 

@@ -133,13 +133,25 @@ def test_progress_starts_the_count_of_what_is_given_back_again(steps: LedgerStep
     (claimed,) = steps.claim([job_id], message_id=message.id)
     with writing(steps.organization_id) as session:
         if progress == "cursor":
-            assert ledger.record_cursor(session, claimed, {"after": "x"}, children_added=1)
+            assert ledger.record_cursor(session, claimed, {"after": "x"}, children_added=1, lease_seconds=10)
         elif progress == "retry":
             ledger.retry(session, claimed, ledger.Failure("E", "m"), delay_seconds=0, uses_attempt=False, max_faults=9)
     if progress == "rescue":
         steps.expire([job_id])
         steps.rescue()
     assert steps.job(job_id).given_back == 0
+
+
+def test_who_moves_its_cursor_lives_although_its_lock_keeps_others_from_renewing_the_lease(steps: LedgerSteps) -> None:
+    (claimed,) = steps.run()
+    steps.expire([claimed.id])
+    with writing(steps.organization_id) as session:
+        assert ledger.lock_owned(session, [claimed])
+        with writing(steps.organization_id) as keeper:
+            assert ledger.renew(keeper, [claimed], lease_seconds=10) == {claimed.id}
+        assert ledger.record_cursor(session, claimed, {"after": "x"}, children_added=0, lease_seconds=10)
+    steps.rescue()
+    assert steps.job(claimed.id).state == "running"
 
 
 def test_a_charged_attempt_counts_and_keeps_its_reason(steps: LedgerSteps) -> None:

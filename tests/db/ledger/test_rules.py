@@ -292,7 +292,7 @@ def test_a_fan_outs_chunk_and_cursor_are_fenced_together(steps: LedgerSteps) -> 
     steps.expire([parent.id])
     steps.rescue()
     with writing(steps.organization_id) as session:
-        assert not ledger.record_cursor(session, parent, {"after": "x"}, children_added=1)
+        assert not ledger.record_cursor(session, parent, {"after": "x"}, children_added=1, lease_seconds=10)
     assert steps.job(parent.id).cursor is None
 
 
