@@ -127,7 +127,9 @@ def test_replica_copies_the_master_and_follows_it_also_when_its_data_is_lost(mas
             )
             # The table may have come with the copy, before the replica streams.
             eventually(
-                lambda: master.server.execute("SELECT slot_name, active FROM pg_replication_slots") == [("replica", True)],
+                lambda: (
+                    master.server.execute("SELECT slot_name, active FROM pg_replication_slots") == [("replica", True)]
+                ),
                 within_seconds=30,
                 what="the replica to stream from its slot",
             )
