@@ -1,7 +1,7 @@
 """`Governor`: sizes the steps of work in the background to a duration, and has it wait while the servers are busy.
 
-For work over many rows that nobody waits for: backfills, purges, reprocessing. `obstacle` and `next_size` decide from
-what was measured; `Governor` measures.
+For work over many rows that nobody waits for: backfills, purges, reprocessing, moves. `obstacle` and `next_size` decide
+from what was measured; `Governor` measures.
 """
 
 import time
@@ -62,6 +62,16 @@ def next_size(size: int, took_seconds: float, *, target_seconds: float, most: in
     return max(1, min(most, round(size * factor)))
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Where the work writes. `look` asks the master there how many bytes of log were ever written, and whether VACUUM
+    is at work on the table; `name` is for the log."""
+
+    name: str
+    cluster: Cluster
+    look: Callable[[], tuple[int, bool]]
+
+
 _LOOK = text("""
 SELECT CAST(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0') AS bigint) AS wal_bytes,
        EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum AS vacuum
@@ -70,25 +80,35 @@ SELECT CAST(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '
 """)
 
 
+def table_of(organization_id: UUID, table: str) -> Watched:
+    """A table ("schema.table") where an organization is. To look raises what a session on the master does."""
+    schema, name = table.split(".")
+
+    def look() -> tuple[int, bool]:
+        with reading(organization_id, source="master") as session:
+            own = session.schema if schema in TENANT_SCHEMAS else schema
+            row = session.execute(_LOOK, {"table": Identifier(own, name).as_string()}).one()
+        return row.wal_bytes, row.is_vacuumed
+
+    return Watched(f"{table} of {organization_id}", placed(organization_id).cluster, look)
+
+
 class Governor:
-    """Of one piece of work on `table` ("schema.table"), where an organization is. Before each step call `wait`, and
-    do it within `step`, which gives its size.
+    """Of one piece of work. Before each step call `wait`, and do it within `step`, which gives its size.
 
     What is waited for is logged, counted by `docworker_governor_wait_seconds_total`, and told to `on_wait`, as is None
-    when it is over. A look raises what a session on the master does.
+    when it is over.
     """
 
     def __init__(
         self,
-        organization_id: UUID,
-        table: str,
+        watched: Watched,
         *,
         most: int = 10_000,
         first_size: int | None = None,
         on_wait: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        self._organization_id = organization_id
-        self._schema, self._table = table.split(".")
+        self._watched = watched
         self._on_wait = on_wait
         self._most = most
         self.size = min(first_size or FIRST_SIZE, most)
@@ -122,24 +142,22 @@ class Governor:
 
     def _tell(self, reason: str | None) -> None:
         event = "governor.goes_on" if reason is None else "governor.waits"
-        log.info(event, reason=reason, organization=str(self._organization_id), table=f"{self._schema}.{self._table}")
+        log.info(event, reason=reason, at=self._watched.name)
         self._on_wait(reason)
 
     def _look(self) -> Load:
         asked_at = time.monotonic()
-        with reading(self._organization_id, source="master") as session:
-            now = time.monotonic()
-            schema = session.schema if self._schema in TENANT_SCHEMAS else self._schema
-            row = session.execute(_LOOK, {"table": Identifier(schema, self._table).as_string()}).one()
-        if not row.is_vacuumed:
+        wal_total, is_vacuumed = self._watched.look()
+        now = time.monotonic()
+        if not is_vacuumed:
             self._vacuum_since = None
         elif self._vacuum_since is None:
             self._vacuum_since = now - LOOK_SECONDS
-        self._seen = (now, row.wal_bytes)
+        self._seen = (now, wal_total)
         began_at, wal_bytes = self._granted or self._seen
         return Load(
-            lag_seconds=_lag_seconds(placed(self._organization_id).cluster),
-            wal_bytes=row.wal_bytes - wal_bytes,
+            lag_seconds=_lag_seconds(self._watched.cluster),
+            wal_bytes=wal_total - wal_bytes,
             seconds=now - began_at,
             pool_wait_seconds=now - asked_at,
             vacuum_seconds=0 if self._vacuum_since is None else now - self._vacuum_since,

@@ -124,12 +124,10 @@ class Copying:
         organization_id: UUID,
         source: tuple[Place, psycopg.Connection[Any]],
         target: tuple[Place, psycopg.Connection[Any]],
-        on_rows: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._organization_id = organization_id
         self._source_place, self._source = source
         self._target_place, self._target = target
-        self._on_rows = on_rows
         self._source.isolation_level = IsolationLevel.REPEATABLE_READ
         self._source.read_only = True
         self._has_jobs = source[0][::2] != target[0][::2]  # cluster and database: each has one ledger
@@ -160,11 +158,18 @@ class Copying:
             )
 
     def run(
-        self, since: int | None, jobs_since: int | None, *, with_live_jobs: bool = False, compare: bool = False
+        self,
+        since: int | None,
+        jobs_since: int | None,
+        *,
+        with_live_jobs: bool = False,
+        compare: bool = False,
+        on_rows: Callable[[int], None] = lambda _: None,
     ) -> Round:
         """One round. Without a horizon everything is copied, but for what a round that was cut off has copied.
 
-        `compare` has both servers make checksums of all rows, the unchanged ones as well. Raises CopiesDifferError.
+        `compare` has both servers make checksums of all rows, the unchanged ones as well. `on_rows` is called between
+        chunks, with the number of rows. Raises CopiesDifferError.
         """
         began, done = time.monotonic(), Round()
         tables = self.tables(with_live_jobs=with_live_jobs)
@@ -172,7 +177,9 @@ class Copying:
             _become(self._source, self._organization_id)
             done.horizon = self.horizon_of_source()
             for one in tables:
-                self._copy(one, jobs_since if one.table.schema not in TENANT_SCHEMAS else since, done)
+                changed_since = jobs_since if one.table.schema not in TENANT_SCHEMAS else since
+                for rows in self._copy(one, changed_since, done):
+                    on_rows(rows)
             for one in reversed(tables):
                 done.deleted += self._delete_gone(one)
             if compare:
@@ -194,7 +201,7 @@ class Copying:
         """From when on the target's rows have changed, for a way back."""
         return _horizon(self._target)
 
-    def _copy(self, one: Copied, since: int | None, done: Round) -> None:
+    def _copy(self, one: Copied, since: int | None, done: Round) -> Iterator[int]:
         self._make_room(one)
         for chunk, count, size in _chunks(self._source, self._reading(one, since)):
             with self._target.transaction():
@@ -202,7 +209,7 @@ class Copying:
                 self._write(one, chunk)
             done.rows += count
             done.size_bytes += size
-            self._on_rows(count)
+            yield count
 
     def _reading(self, one: Copied, since: int | None) -> str:
         """COPY of the changed rows, each with its checksum."""

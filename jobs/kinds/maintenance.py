@@ -24,7 +24,7 @@ from docworker.db.documents.source_lock import unnamed_sources, unused_sources
 from docworker.db.documents.store import source_store
 from docworker.db.editing.audit import has_old_entries, prune_entries, prune_installation_entries
 from docworker.db.errors import UnavailableOrganizationError
-from docworker.db.governor import Governor
+from docworker.db.governor import Governor, table_of
 from docworker.db.ledger import Failure
 from docworker.db.ledger.prune import has_finished_jobs, prune_jobs
 from docworker.db.models import (
@@ -101,7 +101,7 @@ def _in_chunks(
     """Repeat a step on the table, each in a transaction of its own, until it finds less than it asks for; `then`
     follows each commit. The governor says how many it asks for, and when; what has waited and worked for half of the
     time that it has is given back, and goes on."""
-    governor = Governor(attempt.organization_id, table, most=CHUNK)
+    governor = Governor(table_of(attempt.organization_id, table), most=CHUNK)
     ends_at = time.monotonic() + attempt.kind.soft_limit_seconds / 2
 
     def should_stop() -> bool:

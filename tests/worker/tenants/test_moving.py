@@ -44,11 +44,13 @@ from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.moving import Wanted, abort_move, clean_tenant, move, move_tenant, undo_move, write_stop
+from docworker.worker.tenants.moving.wanted import Progress
 from docworker.worker.tenants.owner import become, owning, placement_of
 from docworker.worker.tenants.places import Model, place_in
 from docworker.worker.tenants.states import resume, suspend
 from tests.support.commands import docworker
-from tests.support.database import somebody_waits
+from tests.support.database import reopened_database, somebody_waits
+from tests.support.faults import pause_replay, resume_replay
 from tests.support.ledger import LedgerSteps
 from tests.support.moved import EAST, MovedTenant
 from tests.support.stack import applied
@@ -339,6 +341,26 @@ def test_while_a_replica_is_behind_it_does_not_arrive(
     go(tenant, SHARD)
     with reading(tenant.id) as session:
         assert session.scalar(select(func.count()).where(Document.filename == "later.txt")) == 1
+
+
+def test_copying_waits_while_the_target_is_behind_with_what_it_has_been_given(
+    tenant: MovedTenant, stack: LocalStack
+) -> None:
+    said: list[str] = []
+
+    def say(what: str) -> None:
+        said.append(what)
+        if what == "waiting (replica_lag)":
+            resume_replay(stack.replicas[0])
+
+    pause_replay(stack.replicas[0])
+    try:
+        with reopened_database(governor_max_lag=0.001):
+            move_tenant(tenant.slug, Wanted(model=Model.SHARED, cluster="east"), Progress(say=say))
+    finally:
+        resume_replay(stack.replicas[0])
+    assert said.index("copying") < said.index("waiting (replica_lag)") < said.index("comparing")
+    assert tenant.place.cluster == "east"
 
 
 def test_who_cancels_a_job_while_it_leaves_is_told_that_it_is_gone(tenant: MovedTenant, stack: LocalStack) -> None:

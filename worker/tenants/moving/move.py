@@ -13,6 +13,7 @@ before the last step is taken back to where it was by the run itself.
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.errors import DocworkerError, InvalidArgumentError
+from docworker.db.governor import Governor
 from docworker.db.ledger.ring import place_of_ring
 from docworker.db.models import Placement, PlacementState
 from docworker.db.settings import settings
@@ -42,6 +44,7 @@ from docworker.worker.tenants.moving.servers import (
     check_no_copies_are_made,
     check_revision,
     server_of,
+    watched,
 )
 from docworker.worker.tenants.moving.wanted import ARRIVED, COPYING, Moved, Progress, Wanted
 from docworker.worker.tenants.moving.write_stop import WriteStop
@@ -87,7 +90,6 @@ class Move:
                     self._id,
                     (self._source, source),
                     (self._target, self._at_target),
-                    on_rows=self._progress.copied,
                 )
                 self._check_empty()
                 self._copy()
@@ -194,8 +196,14 @@ class Move:
         self._progress.found(self._copying.count())
         if self._move["begun_since"] is None:
             self._record(begun_since=self._copying.horizon_of_source())
+        governor = Governor(watched(self._at_target, self._target), on_wait=self._say_wait)
+
+        def pace(rows: int) -> None:
+            self._progress.copied(rows)
+            governor.wait()
+
         for _ in range(MOST_ROUNDS):
-            done = self._round()
+            done = self._round(on_rows=pace)
             if done.rows <= SHORT_ROUND_ROWS or done.seconds <= SHORT_ROUND_SECONDS:
                 break
         if model_of(self._target) is not Model.SHARED:
@@ -205,9 +213,12 @@ class Move:
         self._round(compare=True)
         await_replicas(self._at_target, self._target, REPLICAS_SECONDS)
 
-    def _round(self, *, compare: bool = False) -> Round:
+    def _say_wait(self, reason: str | None) -> None:
+        self._progress.say("copying" if reason is None else f"waiting ({reason})")
+
+    def _round(self, *, compare: bool = False, on_rows: Callable[[int], None] = lambda _: None) -> Round:
         move = self._move
-        done = self._copying.run(move["since"], move["jobs_since"], compare=compare)
+        done = self._copying.run(move["since"], move["jobs_since"], compare=compare, on_rows=on_rows)
         # A first round that was cut off has read what it copied before its last snapshot.
         since = done.horizon if move["since"] is not None else move["begun_since"]
         jobs_since = done.horizon if move["jobs_since"] is not None else move["begun_since"]

@@ -1,5 +1,5 @@
-"""What a move asks of the servers it goes between: which they are, whether both have the tables of this release, and
-whether the target's replicas have what was copied."""
+"""What a move asks of the servers it goes between: which they are, whether both have the tables of this release, how
+busy the target is, and whether its replicas have what was copied."""
 
 import time
 from typing import Any
@@ -13,6 +13,7 @@ from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import database
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.faults import sqlstate_of
+from docworker.db.governor import Watched
 from docworker.migrations.runner import head
 
 _POLL_SECONDS = 0.01
@@ -48,6 +49,18 @@ def check_no_copies_are_made(connection: psycopg.Connection[Any], place: Place) 
             f"{place.cluster} still keeps texts twice, for processes of the release before: run "
             "`docworker migrate --contract` first"
         )
+
+
+def watched(connection: psycopg.Connection[Any], place: Place) -> Watched:
+    """The target, for the governor, asked by this connection between transactions. No single table: the indexes of all
+    are written."""
+
+    def look() -> tuple[int, bool]:
+        row = connection.execute("SELECT CAST(pg_catalog.pg_current_wal_insert_lsn() - '0/0' AS bigint)").fetchone()
+        assert row is not None
+        return int(row[0]), False
+
+    return Watched(f"a move to {place.cluster}", database().cluster(place.cluster, place.database), look)
 
 
 def await_replicas(connection: psycopg.Connection[Any], place: Place, seconds: float) -> None:
