@@ -29,7 +29,8 @@ WITH live AS NOT MATERIALIZED (
     SELECT folder_id, max(created_at) AS created_at FROM live GROUP BY folder_id
 ), placed AS (
     SELECT live.*, row_number() OVER (PARTITION BY live.folder_id ORDER BY live.id DESC) AS place
-    FROM latest JOIN live ON live.created_at = latest.created_at AND live.folder_id IS NOT DISTINCT FROM latest.folder_id
+    FROM latest
+    JOIN live ON live.created_at = latest.created_at AND live.folder_id IS NOT DISTINCT FROM latest.folder_id
 )
 SELECT folder_id, filename, id, created_at FROM placed WHERE place = 1
 ORDER BY created_at DESC, id DESC LIMIT CAST(:limit AS bigint)
