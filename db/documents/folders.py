@@ -1,6 +1,7 @@
 """`ensure_folders`, `find_folder`, `paths_of`: paths to folders and back, by recursive queries.
 
-A path is a tuple of names from the root; the root itself is the empty tuple, has no row, and its id is None.
+A path is a tuple of names from the root; the root itself is the empty tuple, has no row, and its id is None. Names are
+found in any spelling (`db.documents.names`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from sqlalchemy import CTE, ColumnElement, and_, func, or_, select
 from sqlalchemy.dialects.postgresql import array, insert
 from sqlalchemy.orm import Session, aliased
 
+from docworker.db.documents.names import composed, spellings
 from docworker.db.models import Folder
 from docworker.db.models.base import any_of, new_id
 from docworker.db.sessions import organization_of
@@ -80,9 +82,10 @@ def _ensure_level(
     missing = [path for path in level if path not in found]
     if not missing:
         return found
+    places = {(ids[path[:-1]], composed(path[-1])) for path in missing}
     rows = [
-        {"organization_id": organization_id, "id": new_id(), "parent_id": ids[path[:-1]], "name": path[-1]}
-        for path in missing
+        {"organization_id": organization_id, "id": new_id(), "parent_id": parent_id, "name": name}
+        for parent_id, name in sorted(places, key=lambda place: (str(place[0]), place[1]))
     ]
     # DO NOTHING waits for whoever is just inserting the same folder; the second look then sees theirs.
     session.execute(
@@ -99,17 +102,18 @@ def _ensure_level(
 def _find_level(
     session: Session, level: list[FolderPath], ids: Mapping[FolderPath, UUID | None]
 ) -> dict[FolderPath, UUID]:
-    paths = {(ids[path[:-1]], path[-1]): path for path in level}
-    parents = {parent for parent, _ in paths}
+    parents = {ids[path[:-1]] for path in level}
     below = Folder.parent_id.in_(parents - {None})
     rows = session.execute(
         select(Folder.parent_id, Folder.name, Folder.id).where(
             and_(
                 Folder.organization_id == organization_of(session),
                 or_(below, Folder.parent_id.is_(None)) if None in parents else below,
-                Folder.name.in_({name for _, name in paths}),
+                Folder.name.in_({name for path in level for name in spellings(path[-1])}),
                 Folder.deleted_at.is_(None),
             )
         )
     )
-    return {paths[row.parent_id, row.name]: row.id for row in rows if (row.parent_id, row.name) in paths}
+    there = {(row.parent_id, row.name): row.id for row in rows}
+    candidates = ((path, (ids[path[:-1]], name)) for path in level for name in reversed(spellings(path[-1])))
+    return {path: there[place] for path, place in candidates if place in there}

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import or_, select
+from sqlalchemy import ARRAY, Text, Uuid, cast, func, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, load_only
 
+from docworker.db.documents.names import spellings
 from docworker.db.documents.store import Source
 from docworker.db.models import Document, DocumentStatus
 from docworker.db.models.base import new_id
@@ -46,29 +47,36 @@ class Present:
 
 
 def find_present(session: Session, files: Collection[Incoming]) -> Mapping[tuple[UUID | None, str], Present]:
-    """The live documents at the places of these files, by place. Ask the master: it is decided upon."""
-    folders = {file.folder_id for file in files}
-    in_folders = Document.folder_id.in_(folders - {None})
-    rows = session.execute(
-        select(
-            Document.folder_id,
-            Document.filename,
-            Document.id,
-            Document.version,
-            Document.source_key,
-            Document.status,
-        ).where(
-            Document.organization_id == organization_of(session),
-            or_(in_folders, Document.folder_id.is_(None)) if None in folders else in_folders,
-            Document.filename.in_({file.filename for file in files}),
-            Document.is_live,
-        )
+    """The live documents at the places of these files, by place, in whatever spelling. Ask the master: it is decided
+    upon."""
+    places = [(file.folder_id, name) for file in files for name in spellings(file.filename)]
+    folders, names = zip(*places, strict=True) if places else ((), ())
+    place = func.unnest(cast(folders, ARRAY(Uuid)), cast(names, ARRAY(Text))).table_valued("folder_id", "filename")
+    given = place.render_derived("place")
+    columns = (Document.id, Document.version, Document.source_key, Document.status)
+    mine = (
+        Document.organization_id == organization_of(session),
+        Document.filename == given.c.filename,
+        Document.is_live,
     )
-    return {(row.folder_id, row.filename): Present(*row[2:]) for row in rows}
+    in_folders = select(Document.folder_id, Document.filename, *columns).where(
+        *mine, Document.folder_id == given.c.folder_id
+    )
+    in_root = select(Document.folder_id, Document.filename, *columns).where(
+        *mine, Document.folder_id.is_(None), given.c.folder_id.is_(None)
+    )
+    # In two, because an index is of no use to IS NOT DISTINCT FROM.
+    rows = session.execute(union_all(in_folders, in_root))
+    there = {(row.folder_id, row.filename): Present(*row[2:]) for row in rows}
+    candidates = ((file, (file.folder_id, name)) for file in files for name in reversed(spellings(file.filename)))
+    return {file.place: there[place] for file, place in candidates if place in there}
 
 
 def insert_documents(session: Session, files: Collection[Incoming]) -> dict[Incoming, UUID]:
     """New documents for files that had none; the ids of those that nobody else inserted first."""
+    respelled = [file for file in files if len(spellings(file.filename)) > 1]
+    taken = find_present(session, respelled) if respelled else {}
+    files = [file for file in files if file.place not in taken]
     if not files:
         return {}
     # One order, so that two who insert the same never wait for each other in a circle.
@@ -130,15 +138,18 @@ def update_documents(session: Session, files: Mapping[Incoming, Present]) -> dic
 
 def replace_document(session: Session, file: Incoming) -> UUID | None:
     """New bytes for the live document at this place, whatever it is by now; None when there is none."""
+    named = spellings(file.filename)
     document = session.scalar(
         select(Document)
         .options(load_only(Document.version, Document.source_key, Document.status))
         .where(
             Document.organization_id == organization_of(session),
             Document.folder_id.is_not_distinct_from(file.folder_id),
-            Document.filename == file.filename,
+            Document.filename.in_(named),
             Document.deleted_at.is_(None),
         )
+        .order_by(func.array_position(cast(named, ARRAY(Text)), Document.filename))
+        .limit(1)
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     )

@@ -1,4 +1,10 @@
-"""`check_name`: what a file, a folder or a tag can be called."""
+"""`check_name`: what a file, a folder or a tag can be called; `composed` and `spellings`: how it is written.
+
+An accent can be a part of its letter or a character behind it. macOS writes file names in the second way, most others
+in the first. Readers cannot tell the two apart, so names are kept in one way and found by both.
+"""
+
+from unicodedata import normalize
 
 from docworker.db.errors import InvalidNameError
 
@@ -10,9 +16,22 @@ def check_name(what: str, name: object) -> str:
     """The name as a plain text; raises InvalidNameError, saying what is wrong with the name of `what`."""
     if not isinstance(name, str):
         raise InvalidNameError(f"the name of {what} is a text, got {name!r:.60}")
-    if problem := _problem(name):
+    if problem := _problem(name) or _problem(composed(name)):
         raise InvalidNameError(f"{_shown(name)} cannot be the name of {what}: {problem}")
     return str.__str__(name)
+
+
+def composed(name: str) -> str:
+    """The name as it is kept, in Unicode's form NFC. What is too long for a name stays as it is."""
+    return name if name.isascii() or len(name) > MOST_NAME_BYTES else normalize("NFC", name)
+
+
+def spellings(name: str) -> list[str]:
+    """All ways to write the name under which it may be kept, as it was given first: rows that were written before names
+    were composed may have any of them."""
+    if name.isascii() or len(name) > MOST_NAME_BYTES:
+        return [name]
+    return list(dict.fromkeys((name, composed(name), normalize("NFD", name))))
 
 
 def _problem(name: str) -> str | None:

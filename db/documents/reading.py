@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Select, Uuid, bindparam, case, cast, func, select
+from sqlalchemy import ARRAY, ColumnElement, Select, Text, Uuid, bindparam, case, cast, func, select
 from sqlalchemy.orm import Session, load_only
 
-from docworker.db.documents.folders import FolderPath, find_folder, paths_of, subtree
+from docworker.db.documents.folders import ROOT, FolderPath, find_folder, paths_of, subtree
 from docworker.db.documents.loading import with_people, with_tags
+from docworker.db.documents.names import spellings
 from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.models import Document, DocumentStatus, DocumentVersion, Tag
 from docworker.db.models.base import any_of
@@ -143,7 +144,7 @@ def list_documents(
     Raises NotFoundError when the folder is not there.
     """
     filters = Filters(folder_at(organization_id, parse_path(under)), status, stale_to, tag, deleted=deleted)
-    statement = _selected(organization_id).where(*filters.conditions(organization_id))
+    statement = selected(organization_id).where(*filters.conditions(organization_id))
     with reading(organization_id) as session:
         return sorted(_entries(session, statement), key=lambda entry: entry.path)
 
@@ -200,10 +201,11 @@ def _parse_reference(reference: str) -> UUID | FolderPath:
 
 
 def _live(organization_id: UUID) -> Select[Any]:
-    return _selected(organization_id).where(Document.is_live)
+    return selected(organization_id).where(Document.is_live)
 
 
-def _selected(organization_id: UUID) -> Select[Any]:
+def selected(organization_id: UUID) -> Select[Any]:
+    """Rows of which `entry_of` makes entries."""
     columns: tuple[Any, ...] = (
         Document.id,
         Document.folder_id,
@@ -228,19 +230,25 @@ def _by_path(session: Session, path: FolderPath) -> Select[Any] | None:
     folder_id = find_folder(session, tuple(folders))
     if folders and folder_id is None:
         return None
-    return _live(organization_of(session)).where(
-        Document.folder_id.is_not_distinct_from(folder_id), Document.filename == filename
+    named = spellings(filename)
+    return (
+        _live(organization_of(session))
+        .where(Document.folder_id.is_not_distinct_from(folder_id), Document.filename.in_(named))
+        .order_by(func.array_position(cast(named, ARRAY(Text)), Document.filename))
     )
 
 
 def _entries(session: Session, statement: Select[Any]) -> list[DocumentEntry]:
-    rows = [dict(row._mapping) for row in session.execute(statement)]
-    folders = paths_of(session, {row["folder_id"] for row in rows})
-    entries = []
-    for row in rows:
-        folder = folders.get(row.pop("folder_id"), ())
-        entries.append(DocumentEntry(path=path_text((*folder, row.pop("filename"))), **row))
-    return entries
+    rows = session.execute(statement).all()
+    folders = paths_of(session, {row.folder_id for row in rows})
+    return [entry_of(row, folders.get(row.folder_id, ROOT)) for row in rows]
+
+
+def entry_of(row: Any, folder: FolderPath) -> DocumentEntry:
+    """A row that was `selected`, of a document in this folder."""
+    values = dict(row._mapping)
+    del values["folder_id"]
+    return DocumentEntry(path=path_text((*folder, values.pop("filename"))), **values)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from docworker.db.documents.folders import FolderPath, paths_of, subtree
+from docworker.db.documents.names import spellings
 from docworker.db.documents.reading import path_text
 from docworker.db.documents.retention import PURGED
 from docworker.db.documents.versions import restore_versions
@@ -94,7 +95,7 @@ def documents_at(session: Session, path: FolderPath, moment: datetime) -> list[U
             select(Document.id).where(
                 Document.organization_id == organization_of(session),
                 _among(Document.folder_id, tops),
-                Document.filename == filename,
+                Document.filename.in_(spellings(filename)),
                 or_(Document.deleted_at.is_(None), Document.deleted_at > moment),
             )
         )
@@ -106,7 +107,7 @@ def _children(session: Session, parents: Sequence[UUID | None], name: str, momen
         select(Folder.id).where(
             Folder.organization_id == organization_of(session),
             _among(Folder.parent_id, parents),
-            Folder.name == name,
+            Folder.name.in_(spellings(name)),
             or_(Folder.deleted_at.is_(None), Folder.deleted_at > moment),
         )
     )

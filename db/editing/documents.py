@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from docworker.db.documents.folders import FolderPath, ensure_folders, paths_of
-from docworker.db.documents.names import check_name
+from docworker.db.documents.names import check_name, composed
 from docworker.db.documents.reading import Filters, path_text
 from docworker.db.documents.search import forget_name
 from docworker.db.documents.tags import tag_document
@@ -134,7 +134,7 @@ def moved_to(path: FolderPath) -> Change:
 
 
 def renamed_to(name: str) -> Change:
-    check_name("a document", name)
+    name = composed(check_name("a document", name))
 
     def change(session: Session, document: Document, doing: Doing) -> None:
         doing.is_worth_telling = _live(document).filename != name

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from docworker.db.documents.folders import FolderPath, ensure_folders, find_folder, subtree
-from docworker.db.documents.names import check_name
+from docworker.db.documents.names import check_name, composed
 from docworker.db.documents.reading import path_text
 from docworker.db.editing.audit import Doing, audited
 from docworker.db.errors import InvalidArgumentError, NameTakenError, NotFoundError
@@ -47,7 +47,7 @@ def create_folder(session: Session, path: FolderPath, *, actor: str) -> UUID:
 
 def rename_folder(session: Session, path: FolderPath, name: str, *, actor: str) -> None:
     """Raises NotFoundError, InvalidNameError, NameTakenError."""
-    check_name("a folder", name)
+    name = composed(check_name("a folder", name))
     folder = _find(session, path)
     with _audited(session, "renamed", folder, path, actor) as doing:
         doing.details["to"] = name

@@ -8,6 +8,7 @@ from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore import GitIgnorePatternError
 
 from docworker.db.documents.folders import FolderPath
+from docworker.db.documents.names import composed
 from docworker.db.errors import InvalidArgumentError
 
 IGNORE_FILE = ".docworkerignore"
@@ -46,6 +47,7 @@ class Ignore:
         Raises InvalidArgumentError for what is no pattern.
         """
         self._hidden = hidden
+        patterns = [composed(pattern) for pattern in patterns]
         try:
             self._spec = GitIgnoreSpec.from_lines(patterns)
             self._leftovers = GitIgnoreSpec.from_lines([*LEFTOVERS, *patterns]) if leftovers else self._spec
@@ -63,7 +65,7 @@ class Ignore:
         return cls([*_lines(root / IGNORE_FILE), *exclude], hidden=hidden)
 
     def why(self, path: FolderPath, *, is_folder: bool) -> str | None:
-        """Why a file or folder is left out; None where it is not."""
+        """Why the file or folder at this path of composed names is left out; None where it is not."""
         if not self._hidden and path[-1].startswith("."):
             return "hidden: its name begins with a dot"
         name = "/".join(path) + ("/" if is_folder else "")

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from docworker.db.documents.folders import FolderPath, find_folder, paths_of
+from docworker.db.documents.names import composed
 from docworker.db.documents.reading import Filters
 from docworker.db.models import Document
 from docworker.db.sessions import reading
@@ -25,10 +26,11 @@ class Seen:
         if isinstance(found, FoundFile):
             self._files.add(found.path)
         elif isinstance(found, Refused):
-            self._unknown.add(found.path)
+            self._unknown.add(tuple(map(composed, found.path)))
 
     def is_gone(self, path: FolderPath) -> bool:
         """Whether the walk would have found a file at `path`, and has not."""
+        path = tuple(map(composed, path))
         if path in self._files:
             return False
         return not any(path[:depth] in self._unknown for depth in range(len(path) + 1))

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.documents.folders import ensure_folders, find_folder
 from docworker.db.documents.intake import Incoming, insert_documents, replace_document
-from docworker.db.documents.names import check_name
+from docworker.db.documents.names import check_name, composed, spellings
 from docworker.db.documents.reading import parse_path, path_text
 from docworker.db.documents.source_lock import hold_sources
 from docworker.db.documents.store import CHUNK_BYTES, Spool, source_store
@@ -256,7 +256,7 @@ def _checked(filename: Any, folder: Any, owner_id: Any, tags: Any, media_type: A
     if isinstance(tags, str):
         raise InvalidArgumentError(f"tags are several names, got {tags!r:.60}: give a list")
     return _Wanted(
-        check_name("a file", filename),
+        composed(check_name("a file", filename)),
         folder if isinstance(folder, UUID) else tuple(check_name("a folder", name) for name in parse_path(folder)),
         owner_id,
         frozenset(check_name("a tag", name) for name in tags),
@@ -305,7 +305,7 @@ def _refuse_if_taken(session: Session, wanted: _Wanted) -> None:
 
 
 def _document_at(session: Session, folder_id: UUID | None, filename: str) -> UUID | None:
-    return session.scalar(_live_in(session, folder_id).where(Document.filename == filename))
+    return session.scalar(_live_in(session, folder_id).where(Document.filename.in_(spellings(filename))).limit(1))
 
 
 def _live_in(session: Session, folder_id: UUID | None) -> Select[UUID]:

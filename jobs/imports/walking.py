@@ -6,27 +6,29 @@ Symbolic links to files are read, links to folders are not followed, so no loop 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from docworker.db.documents.folders import ROOT, FolderPath
-from docworker.db.documents.names import MOST_NAME_BYTES
+from docworker.db.documents.names import MOST_NAME_BYTES, composed
 from docworker.db.errors import InvalidArgumentError
 from docworker.jobs.imports.ignoring import NOTHING, Ignore
 
 _SORTED_ENTRIES = 100_000
+_SAME_NAME = "another one in this folder has the same name, only written with other characters: rename one of them"
 
 
 @dataclass(frozen=True)
 class FoundFolder:
     path: FolderPath
+    location: Path
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A regular file; `path` are the names below the root of the walk, `location` is where to open it."""
+    """A regular file; `path` are the names below the root of the walk, composed, `location` is where to open it."""
 
     path: FolderPath
     location: Path
@@ -64,10 +66,15 @@ def walk(root: Path, ignore: Ignore = NOTHING, *, at: FolderPath = ROOT) -> Iter
             with os.scandir(location) as scanned:
                 entries = _in_order(scanned)
                 if path:
-                    yield FoundFolder(path)
+                    yield FoundFolder(path, Path(location))
+                respelled: set[FolderPath] = set()
                 while entries:
                     for entry in entries:
                         found = _look_at(path, entry, ignore)
+                        if not isinstance(found, Refused) and found.path[-1] != entry.name:
+                            if found.path in respelled:
+                                found = Refused((*path, entry.name), _SAME_NAME)
+                            respelled.add(found.path)
                         if isinstance(found, FoundFolder):
                             folders.append((found.path, entry.path))
                         else:
@@ -102,12 +109,12 @@ def _look_at(folder: FolderPath, entry: os.DirEntry[str], ignore: Ignore) -> Fou
     path = (*folder, entry.name)
     try:
         is_folder = entry.is_dir()
-        if reason := ignore.why(path, is_folder=is_folder):
+        if reason := ignore.why((*folder, composed(entry.name)), is_folder=is_folder):
             return Refused(path, reason, passed_over=True)
         if is_folder:
             if entry.is_symlink():
                 return Refused(path, "a symbolic link to a folder is not followed", passed_over=True)
-            return _with_valid_name(FoundFolder(path))
+            return _with_valid_name(FoundFolder(path, Path(entry.path)))
     except OSError as error:
         return _unseen(path, Path(entry.path), error)
     return look_at_file(path, Path(entry.path))
@@ -130,10 +137,26 @@ def _unseen(path: FolderPath, location: Path, error: OSError) -> Refused:
 
 
 def _with_valid_name(found: F) -> F | Refused:
+    given = found.location.name
     try:
-        size_bytes = len(found.path[-1].encode())
+        size_bytes = len(given.encode())
     except UnicodeEncodeError:
         return Refused(found.path, "the name is not valid UTF-8: rename it")
     if size_bytes > MOST_NAME_BYTES:
         return Refused(found.path, f"the name has {size_bytes} bytes, more than {MOST_NAME_BYTES}: rename it")
-    return found
+    name = composed(given)
+    if name == given:
+        return found
+    if len(name.encode()) > MOST_NAME_BYTES:
+        return Refused(found.path, f"the name is longer than {MOST_NAME_BYTES} bytes: rename it")
+    if _is_another(found.location, found.location.with_name(name)):
+        return Refused(found.path, _SAME_NAME)
+    return replace(found, path=(*found.path[:-1], name))
+
+
+def _is_another(location: Path, composed_location: Path) -> bool:
+    """Whether there is something at both; some file systems take both names for one."""
+    try:
+        return not composed_location.samefile(location)
+    except OSError:
+        return False

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from watchfiles import watch
 
 from docworker.db.documents.folders import ROOT, FolderPath
+from docworker.db.documents.names import composed
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.faults import classify
 from docworker.jobs.imports.ignoring import IGNORE_FILE, Ignore
@@ -45,6 +46,7 @@ class Shape(NamedTuple):
 class _Waiting(NamedTuple):
     """A file that has had this shape since then (monotonic)."""
 
+    location: Path
     shape: Shape
     since: float
 
@@ -141,7 +143,7 @@ class FolderWatch:
         self._await(found)
 
     def _note(self, path: Path) -> None:
-        names = path.relative_to(self._root).parts
+        names = tuple(map(composed, path.relative_to(self._root).parts))
         if names == (IGNORE_FILE,):
             self._ignore = self._read_ignore()
             self._next_scan = 0.0
@@ -166,18 +168,17 @@ class FolderWatch:
             if isinstance(one, FoundFile) and (shape := _shape_of(one.location)) is not None:
                 known = self._waiting.get(one.path)
                 if shape != self._done.get(one.path) and (known is None or known.shape != shape):
-                    self._waiting[one.path] = _Waiting(shape, now)
+                    self._waiting[one.path] = _Waiting(one.location, shape, now)
 
     def _settled(self) -> Iterator[FoundFile]:
         now = time.monotonic()
         for path, waiting in list(self._waiting.items()):
-            location = self._root.joinpath(*path)
-            if (shape := _shape_of(location)) is None:
+            if (shape := _shape_of(waiting.location)) is None:
                 del self._waiting[path]
             elif shape != waiting.shape:
-                self._waiting[path] = _Waiting(shape, now)
+                self._waiting[path] = _Waiting(waiting.location, shape, now)
             elif now - waiting.since >= self._settle_seconds:
-                yield FoundFile(path, location)
+                yield FoundFile(path, waiting.location)
 
     def _import(self, settled: Iterator[FoundFile]) -> None:
         try:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -129,6 +130,17 @@ def test_files_land_in_the_folder_asked_for(tenant: Tenant, tree: Path) -> None:
     run(tenant, tree / "folder1/sub1/1.txt", into=("single",))
     assert find_document(tenant.id, "/2026/q3/folder1/sub1/1.txt")
     assert find_document(tenant.id, "/single/1.txt")
+
+
+def test_a_tree_from_a_disk_that_spells_names_otherwise_is_the_same_tree(tenant: Tenant, tmp_path: Path) -> None:
+    name = "\N{LATIN CAPITAL LETTER U WITH DIAERESIS}bersicht"
+    for form in ("NFC", "NFD"):
+        path = tmp_path / form / normalize(form, name) / f"{normalize(form, name)}.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text("text")
+    assert counts(run(tenant, tmp_path / "NFD")) == {"new": 1}
+    assert counts(run(tenant, tmp_path / "NFC")) == {"unchanged": 1}
+    assert [one.path for one in list_documents(tenant.id)] == [f"/{name}/{name}.txt"]
 
 
 def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Tenant, tree: Path) -> None:

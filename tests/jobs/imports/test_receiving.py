@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 from uuid import UUID
 
 import pytest
@@ -276,6 +277,15 @@ def test_a_new_version_is_made_where_it_is_asked_for(tenant: Tenant) -> None:
     assert (second.document_id, second.is_new, first.is_new) == (first.document_id, False, True)
     drain()
     assert [one.content for one in tenant.versions(first.document_id)] == [TEXT.decode(), "Nobody meets anywhere."]
+
+
+def test_a_name_is_taken_in_every_spelling(tenant: Tenant) -> None:
+    name = "caf\N{LATIN SMALL LETTER E WITH ACUTE}.md"
+    received = put(tenant, filename=normalize("NFD", name))
+    assert received.filename == name
+    with pytest.raises(NameTakenError):
+        put(tenant, filename=normalize("NFD", name))
+    assert put(tenant, filename=normalize("NFD", name), if_taken="version").document_id == received.document_id
 
 
 def test_names_are_numbered_where_it_is_asked_for(tenant: Tenant) -> None:

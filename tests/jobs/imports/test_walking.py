@@ -2,7 +2,9 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -135,7 +137,7 @@ def test_tree_deeper_than_a_path_may_be_long_ends_with_a_reason(tmp_path: Path) 
 
 
 def test_name_too_long_for_an_index_is_refused() -> None:
-    found = walking._with_valid_name(FoundFile(("ü" * 600,), Path("x")))
+    found = walking._with_valid_name(FoundFile(("ü" * 600,), Path("ü" * 600)))
     assert found == Refused(("ü" * 600,), "the name has 1200 bytes, more than 1024: rename it")
 
 
@@ -153,3 +155,34 @@ def test_leftovers_of_programs_are_passed_over_unless_they_are_brought_back(tmp_
     assert ".docworkerignore" in left_out.reason
     back = {one.path[-1]: one for one in walk(tmp_path, Ignore([f"!{name}"], hidden=True))}
     assert isinstance(back[name], FoundFolder)
+
+
+def test_names_are_composed_and_their_files_are_opened_as_they_are_called(tmp_path: Path) -> None:
+    decomposed = normalize("NFD", "ma\N{LATIN SMALL LETTER N WITH TILDE}ana")
+    (tmp_path / decomposed).mkdir()
+    (tmp_path / decomposed / f"{decomposed}.txt").write_text("here")
+    (folder, file) = walk(tmp_path)
+    name = normalize("NFC", decomposed)
+    assert isinstance(file, FoundFile)
+    assert (folder.path, file.path) == ((name,), (name, f"{name}.txt"))
+    assert open_file(file.location).read() == b"here"
+    (passed_over,) = walk(tmp_path, Ignore([f"{name}/"]))
+    assert isinstance(passed_over, Refused)
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_of_names_that_only_look_different_to_programs_one_is_taken_and_the_others_are_named(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    composed = "\N{LATIN SMALL LETTER O WITH DIAERESIS}" * 2
+    decomposed = normalize("NFD", composed)
+    mixed = composed[0] + decomposed[2:]
+    for name in (mixed, decomposed):
+        make(tmp_path / name)
+    taken = [one.path for one in walk(tmp_path) if not isinstance(one, Refused)]
+    assert taken == [(composed,)]
+    assert list(refused(tmp_path)) == [f"/{mixed}"]
+    make(tmp_path / composed)
+    assert [one.path for one in walk(tmp_path) if not isinstance(one, Refused)] == taken
+    assert refused(tmp_path).keys() == {f"/{mixed}", f"/{decomposed}"}
+    assert {"another one in this folder has the same name" in reason for reason in refused(tmp_path).values()} == {True}

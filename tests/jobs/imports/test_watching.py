@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
+
+ACCENTED = "\N{LATIN SMALL LETTER E WITH ACUTE}.txt"
 
 
 class Told(list[FileResult]):
@@ -62,11 +65,17 @@ def test_what_is_there_and_what_comes_is_imported_each_once(tenant: Tenant, root
     with watching(tenant, root, poll=poll, into=("in",)) as told:
         told.await_new("/in/deep/before.txt")
         put(root / "new.txt", "new")
+        put(root / normalize("NFD", ACCENTED), "as macOS spells it")
         put(root / "folder" / "made" / "at once.txt", "too")
-        told.await_new("/in/deep/before.txt", "/in/new.txt", "/in/folder/made/at once.txt")
+        told.await_new(
+            "/in/deep/before.txt",
+            "/in/new.txt",
+            "/in/folder/made/at once.txt",
+            f"/in/{ACCENTED}",
+        )
         put(root / "new.txt", "changed")
         eventually(lambda: told.paths(Imported.CHANGED) == ["/in/new.txt"], within_seconds=30)
-    assert len(told) == 4
+    assert len(told) == 5
 
 
 def test_a_file_that_is_being_written_is_left_until_it_is_complete(tenant: Tenant, root: Path) -> None:
