@@ -1,6 +1,6 @@
 """`find`, `cancel`, `retry_failed`, `pause`, `resume`: what operators do to jobs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -13,9 +13,12 @@ from sqlalchemy import (
     Row,
     Text,
     Uuid,
+    and_,
     bindparam,
+    cast,
     delete,
     func,
+    or_,
     select,
     text,
     tuple_,
@@ -79,26 +82,50 @@ _LISTED = tuple(
 )
 
 
-def find(session: Session, wanted: Filter, *, limit: int, page: int = 1000) -> Iterator[Listed]:
-    """Jobs by filter, the latest first. Read a page at a time, so however many there are, few are in memory; the
-    session is the caller's until the last one."""
-    statement = (
-        select(*_LISTED)
-        .where(*wanted.conditions())
-        .order_by(Job.created_at.desc(), Job.id)
-        .limit(limit)
-        .execution_options(yield_per=page)
-    )
-    for row in session.execute(statement):
-        yield Listed(*row)
+class Found(NamedTuple):
+    """A page of jobs, and where the next begins; None behind the last one."""
+
+    jobs: list[Listed]
+    behind: str | None
+
+
+# As the server writes it: not every time that it has is one of Python's.
+_ENQUEUED = cast(Job.created_at, Text).label("enqueued")
+
+
+def find(session: Session, wanted: Filter, *, limit: int, behind: str | None = None) -> Found:
+    """Jobs by filter, the latest first; `behind` is where the page before has ended, or what `behind_job` says.
+
+    There is no index of this order, so take many at a time, and none of them holds a snapshot while it is shown.
+    """
+    statement = select(*_LISTED, _ENQUEUED).where(*wanted.conditions())
+    if behind is not None:
+        enqueued, _, job_id = behind.rpartition(" ")
+        moment = cast(enqueued, Job.created_at.type)
+        statement = statement.where(or_(Job.created_at < moment, and_(Job.created_at == moment, Job.id > UUID(job_id))))
+    rows = session.execute(statement.order_by(Job.created_at.desc(), Job.id).limit(limit)).all()
+    jobs = [Listed(*row[:-1]) for row in rows]
+    return Found(jobs, f"{rows[-1].enqueued} {jobs[-1].id}" if len(jobs) == limit else None)
+
+
+def behind_job(session: Session, job_id: UUID) -> str:
+    """For `find`: what comes behind this job. Raises NotFoundError."""
+    enqueued = session.scalar(select(_ENQUEUED).where(Job.id == job_id))
+    if enqueued is None:
+        raise _no_job(job_id)
+    return f"{enqueued} {job_id}"
 
 
 def get(session: Session, job_id: UUID) -> Job:
     """One job; raises NotFoundError."""
     job = session.scalars(select(Job).where(Job.id == job_id)).first()
     if job is None:
-        raise NotFoundError(f"no job {job_id}: it never was, belongs to another organization, or has been pruned")
+        raise _no_job(job_id)
     return job
+
+
+def _no_job(job_id: UUID) -> NotFoundError:
+    return NotFoundError(f"no job {job_id}: it never was, belongs to another organization, or has been pruned")
 
 
 def organizations_of(session: Session, job_ids: Sequence[UUID]) -> set[UUID]:

@@ -25,7 +25,7 @@ from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, u
 from docworker.jobs.pipeline.normalize import Normalize, normalized
 from docworker.jobs.pipeline.registry import Pipeline
 from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
-from docworker.worker.cli.printable import printable, printable_lines
+from docworker.worker.cli.printable import printable, printable_lines, shell_word
 
 Subject = Callable[[bytes], object]
 
@@ -69,6 +69,7 @@ FED: dict[str, dict[str, Subject]] = {
     },
     "docworker.worker.cli.printable.printable": {"": lambda data: printable(text(data))},
     "docworker.worker.cli.printable.printable_lines": {"": lambda data: printable_lines(text(data))},
+    "docworker.worker.cli.printable.shell_word": {"": lambda data: shell_word(text(data))},
     "docworker.jobs.pipeline.describe.Describe.process": {
         "Markdown": lambda data: Describe().process(document(data)),
         "text": lambda data: Describe().process(document(data, TEXT)),

@@ -6,14 +6,15 @@ characters.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,8 @@ from rich.text import Text
 from docworker.db.settings import settings
 from docworker.worker import logs
 from docworker.worker.cli.printable import CONTROLS, printable
+
+T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -81,11 +84,10 @@ def print_json_line(value: Any) -> None:
 
 
 def print_json_list(values: Iterable[Any]) -> None:
-    """As `print_json` for a list, of which only one value at a time is in memory."""
+    """As `print_json` for a list, a line for each value; only a part of them at a time is in memory."""
     before = "["
-    for value in values:
-        made = _json_text(value).replace("\n", "\n  ")
-        click.echo(f"{before}\n  {made}", nl=False)
+    for part in _parts(values):
+        click.echo(before + ",".join(f"\n  {_json_text(value, indent=None)}" for value in part), nl=False)
         before = ","
     click.echo("[]" if before == "[" else "\n]")
 
@@ -93,45 +95,75 @@ def print_json_list(values: Iterable[Any]) -> None:
 ROWS_AT_A_TIME = 1000
 
 
+def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+    remaining = iter(values)
+    while part := list(islice(remaining, ROWS_AT_A_TIME)):
+        yield part
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout. A column whose name begins with '#' is a number and aligned to the right.
 
-    Many rows go out in parts, each as wide as it needs to be; there is one header.
+    Many rows go out in parts, each as wide as it needs to be; there is one header. Where it is no terminal that reads
+    them, each row is one line.
     """
-    remaining = iter(rows)
-    part = list(islice(remaining, ROWS_AT_A_TIME))
-    _print_part(columns, part, header=True)
-    while part := list(islice(remaining, ROWS_AT_A_TIME)):
-        _print_part(columns, part, header=False)
+    out = console()
+    header = True
+    for part in _parts(rows):
+        if out.is_terminal:
+            _print_styled(out, columns, part, header=header)
+        else:
+            _print_plain(columns, part, header=header)
+        header = False
+    if header:
+        _print_plain(columns, [], header=True)
 
 
-def _print_part(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header: bool) -> None:
+def _print_styled(out: Console, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for name in columns:
-        is_number = name.startswith("#")
-        table.add_column(name.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(name.removeprefix("#"), justify="right" if _is_number(name) else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell_text(value) for value in row))
-    out = console()
-    if out.is_terminal:
-        out.print(table)
-        return
-    with out.capture() as captured:
-        out.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    out.print(table)
+
+
+def _print_plain(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, header: bool) -> None:
+    """A line a row, however long: no layout is worked out, which takes a hundred times as long."""
+    lines = [[_plain_text(value) for value in row] for row in rows]
+    if header:
+        lines.insert(0, [name.removeprefix("#") for name in columns])
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    shown = []
+    for line in lines:
+        cells = []
+        for name, width, cell in zip(columns, widths, line, strict=True):
+            space = " " * (width - cell_len(cell))
+            cells.append(space + cell if _is_number(name) else cell + space)
+        shown.append("  ".join(cells).rstrip())
+    click.echo("\n".join(shown))
+
+
+def _is_number(column: str) -> bool:
+    return column.startswith("#")
 
 
 def cell_text(value: Any) -> Text:
     """What a cell shows: states in their colour, nothing for None, times in the local zone."""
-    if value is None:
-        return Text("")
     if isinstance(value, Text):
         return value
-    if isinstance(value, datetime):
-        return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S"))
-    shown = printable(str(value))
+    shown = _plain_text(value)
     return Text(shown, style=STATE_STYLES.get(shown, ""))
+
+
+def _plain_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Text):
+        return value.plain
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return printable(str(value))
 
 
 def size_text(size_bytes: int | None) -> str | None:

@@ -1,19 +1,27 @@
 """`docworker documents`: the tree of an organization's documents with their state, and what people do with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from docworker.db.documents.reading import DocumentEntry, list_documents
+from docworker.db.documents.folders import FolderPath
+from docworker.db.documents.listing import Listing
+from docworker.db.documents.reading import DocumentEntry, Filters, folder_at, parse_path
+from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import DocumentStatus
 from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, MHTML, PDF, TEXT
 from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.worker.cli.documents import editing
 from docworker.worker.cli.options import organization_open, organization_option
-from docworker.worker.cli.output import json_option, print_json, print_table, size_text
+from docworker.worker.cli.output import json_option, print_json_list, print_table, size_text
+from docworker.worker.cli.printable import shell_word
 
 FORMATS = {PDF: "PDF", DOCX: "DOCX", HTML: "HTML", MHTML: "web archive", MARKDOWN: "Markdown", TEXT: "text"}
+
+
+SHOWN = 1000
+"""Documents of a table unless another number is asked for."""
 
 
 class _ListUnlessNamed(click.Group):
@@ -46,7 +54,12 @@ Examples:
   docworker documents /reports --state failed -o acme
   docworker documents --stale -o acme               made by processors of another version
   docworker documents list --deleted -o acme        what can still be brought back
+  docworker documents -o acme --all | less
   docworker documents -o acme --json | jq -r '.[] | select(.status == "pending") | .path'
+
+\b
+A table has the first 1,000 unless --limit or --all says otherwise, and where there are more, it is said how to go on.
+In JSON they are all there, one a line.
 """,
 )
 @click.argument("folder", default="/")
@@ -54,36 +67,83 @@ Examples:
 @click.option("--stale", is_flag=True, help="Only documents whose text other processors made than are installed.")
 @click.option("--tag", help="Only documents with this tag.")
 @click.option("--deleted", is_flag=True, help="Deleted documents instead, with their ids.")
+@click.option("--after", metavar="PATH", help="Only what comes behind this path in the list.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--all", "everything", is_flag=True, help="However many there are.")
 @organization_option
 @json_option
 def list_(
-    folder: str, state: str | None, stale: bool, tag: str | None, deleted: bool, slug: str, as_json: bool
+    folder: str,
+    state: str | None,
+    stale: bool,
+    tag: str | None,
+    deleted: bool,
+    after: str | None,
+    limit: int | None,
+    everything: bool,
+    slug: str,
+    as_json: bool,
 ) -> None:
     """Show the tree of documents with their state and latest version, below FOLDER or from the root."""
+    if everything and limit is not None:
+        raise click.UsageError("--limit and --all exclude each other")
+    most = limit if limit is not None or everything or as_json else SHOWN
     with organization_open("documents", slug) as organization_id:
-        status = DocumentStatus(state) if state else None
-        stale_to = signature_of(installed_processors()) if stale else None
-        entries = list_documents(
-            organization_id, under=folder, status=status, stale_to=stale_to, tag=tag, deleted=deleted
+        filters = Filters(
+            folder_at(organization_id, parse_path(folder)),
+            state,
+            signature_of(installed_processors()) if stale else None,
+            tag,
+            deleted=deleted,
         )
-    if as_json:
-        print_json(entries)
-    elif deleted:
-        print_table(("id", "document", "changed"), ((one.id, one.path, one.updated_at) for one in entries))
-    else:
-        print_table(("document", "state", "#version", "#size", "format", "reason"), _tree(entries))
+        part = _Part(Listing(organization_id, filters, after=_parsed(after)), most)
+        if as_json:
+            print_json_list(part)
+        elif deleted:
+            print_table(("id", "document", "changed"), ((one.id, one.path, one.updated_at) for one in part))
+        else:
+            print_table(("document", "state", "#version", "#size", "format", "reason"), _tree(part))
+    if part.left:
+        goes_on = f"--after {shell_word(part.last)}, or --all"
+        click.echo(f"\N{HORIZONTAL ELLIPSIS} {part.left:,} more: {goes_on}", err=True)
 
 
-def _tree(entries: Sequence[DocumentEntry]) -> Iterator[Sequence[Any]]:
-    """A row for each document and one above for each folder on the way to it; folders come after documents."""
-    shown: set[tuple[str, ...]] = set()
-    for entry in sorted(entries, key=lambda entry: _files_before_folders(entry.path)):
-        *folders, filename = entry.path.strip("/").split("/")
-        for depth in range(1, len(folders) + 1):
-            folder = tuple(folders[:depth])
-            if folder not in shown:
-                shown.add(folder)
-                yield f"{'  ' * (depth - 1)}{folder[-1]}/", None, None, None, None, None
+def _parsed(after: str | None) -> FolderPath | None:
+    path = None if after is None else parse_path(after)
+    if path == ():
+        raise InvalidArgumentError(f"{after!r} names no document: give the path of one, such as /reports/q3.pdf")
+    return path
+
+
+class _Part:
+    """The first documents of a listing, `most` of them, or a few more where several were deleted at one path."""
+
+    def __init__(self, listing: Listing, most: int | None) -> None:
+        self._listing = listing
+        self._most = most
+        self._shown = 0
+        self.last = ""
+        self.left = 0
+
+    def __iter__(self) -> Iterator[DocumentEntry]:
+        for entry in self._listing:
+            if self._most is not None and self._shown >= self._most and entry.path != self.last:
+                self.left = max(1, self._listing.documents - self._shown)
+                return
+            self._shown += 1
+            self.last = entry.path
+            yield entry
+
+
+def _tree(entries: Iterable[DocumentEntry]) -> Iterator[Sequence[Any]]:
+    """A row for each document and one above for each folder on the way to it."""
+    above: list[str] = []
+    for entry in entries:
+        *folders, filename = parse_path(entry.path)
+        for depth, folder in enumerate(folders):
+            if above[: depth + 1] != folders[: depth + 1]:
+                yield f"{'  ' * depth}{folder}/", None, None, None, None, None
+        above = folders
         yield (
             "  " * len(folders) + filename,
             entry.status,
@@ -96,8 +156,3 @@ def _tree(entries: Sequence[DocumentEntry]) -> Iterator[Sequence[Any]]:
 
 def _format(media_type: str | None) -> str | None:
     return FORMATS.get(media_type, media_type) if media_type else None
-
-
-def _files_before_folders(path: str) -> list[tuple[bool, str]]:
-    *folders, filename = path.strip("/").split("/")
-    return [*((True, folder) for folder in folders), (False, filename)]

@@ -5,7 +5,6 @@ Following a fan-out is in `worker.cli.jobs.watch`.
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +12,7 @@ import click
 
 from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger import Listed
+from docworker.db.ledger import Filter, Listed
 from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
@@ -26,8 +25,10 @@ from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
 from docworker.worker.cli.printable import printable_lines
 
+SHOWN = 50
+"""Jobs of a list unless another number is asked for."""
 _WIDEST_KIND = 60
-_PAGE = 1000
+_PAGE = 10_000
 
 
 @click.group()
@@ -43,28 +44,49 @@ jobs.add_command(watch)
 
 @jobs.command("list")
 @filters
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="At most so many, latest first."
-)
+@click.option("--after", metavar="JOB", type=click.UUID, help="Only what comes behind this job in the list.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many, latest first; 50 if left out.")
+@click.option("--all", "everything", is_flag=True, help="However many there are.")
 @json_option
-def list_(limit: int, as_json: bool, **chosen: Any) -> None:
+def list_(after: UUID | None, limit: int | None, everything: bool, as_json: bool, **chosen: Any) -> None:
     """List jobs, the latest first. The organization `system` owns the scheduled ones."""
-    listed = 0
-    with selected_jobs(**chosen) as wanted, all_jobs_session() as session:
-        found = ledger.find(session, wanted, limit=limit)
-
-        def pages() -> Iterator[list[Listed]]:
-            nonlocal listed
-            while page := list(islice(found, _PAGE)):
-                listed += len(page)
-                yield page
-
+    if everything and limit is not None:
+        raise click.UsageError("--limit and --all exclude each other")
+    with selected_jobs(**chosen) as wanted:
+        listed = _Listed(wanted, after, None if everything else limit or SHOWN)
         if as_json:
-            print_json_list(one._asdict() for page in pages() for one in page)
-            return
-        print_table(_COLUMNS, (row for page in pages() for row in _rows(page)))
-    if listed == limit:
-        click.echo(f"the latest {limit}; there may be more: --limit", err=True)
+            print_json_list(one._asdict() for page in listed for one in page)
+        else:
+            print_table(_COLUMNS, (row for page in listed for row in _rows(page)))
+    if listed.last is not None:
+        click.echo(f"the latest {listed.count:,}; there may be more: --after {listed.last}, or --all", err=True)
+
+
+class _Listed:
+    """Pages of jobs, each read in a session of its own: a list that somebody reads slowly holds nothing up."""
+
+    def __init__(self, wanted: Filter, after: UUID | None, most: int | None) -> None:
+        self._wanted = wanted
+        self._after = after
+        self._most = most
+        self.count = 0
+        self.last: UUID | None = None
+        """The last one, if there may be more behind it."""
+
+    def __iter__(self) -> Iterator[list[Listed]]:
+        behind: str | None = None
+        while True:
+            limit = _PAGE if self._most is None else min(_PAGE, self._most - self.count)
+            with all_jobs_session() as session:
+                if self._after is not None and behind is None:
+                    behind = ledger.behind_job(session, self._after)
+                jobs, behind = ledger.find(session, self._wanted, limit=limit, behind=behind)
+            self.count += len(jobs)
+            if self.count == self._most and behind is not None:
+                self.last = jobs[-1].id
+            yield jobs
+            if behind is None or self.count == self._most:
+                return
 
 
 _COLUMNS = ("id", "organization", "kind", "state", "#attempt", "enqueued", "due", "error")

@@ -1,5 +1,8 @@
 """Looking at the result from the shell: tables for people, JSON for programs, errors that help."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +14,7 @@ from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import Answer, docworker
 from tests.support.database import opened_database
+from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
 
 
@@ -49,6 +53,39 @@ def test_documents_are_chosen_by_folder_and_state(tenant: Tenant) -> None:
     assert ask(tenant, "documents", "/nowhere").err == (
         "docworker: this organization has no folder '/nowhere': see `docworker documents`\n"
     )
+
+
+def test_a_long_list_says_how_to_go_on(tenant: Tenant) -> None:
+    shown: list[str] = []
+    goes_on: list[str] = []
+    for left in (2, 1, 0):
+        answer = ask(tenant, "documents", "--json", "--limit", 1, *goes_on)
+        shown += [one["path"] for one in answer.json]
+        assert (f" {left} more: --after " in answer.err) is (left > 0)
+        goes_on = ["--after", shown[-1]]
+    hostile = r"--after $'/\u001b[31mred\u000a\u009b1m\u202e.txt', or --all"
+    assert hostile in ask(tenant, "documents", "--limit", 1).err
+    assert shown == [one["path"] for one in ask(tenant, "documents", "--json").json]
+    assert ask(tenant, "documents", "--all").out == ask(tenant, "documents").out
+    for wrong, exit_code in ((["--all", "--limit", 1], 2), (["--after", "/"], 1)):
+        assert ask(tenant, "documents", *wrong).exit_code == exit_code
+
+
+@pytest.mark.parametrize("command", [["documents", "-o"], ["documents", "--json", "-o"], ["jobs", "list", "-o"]])
+def test_a_reader_who_has_seen_enough_ends_a_command_quietly(tenant: Tenant, command: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)  # before anything is written, so that the first write meets nobody
+    with os.fdopen(writes, "wb") as nobody:
+        ended = subprocess.run(
+            [sys.executable, "-m", "docworker.worker.cli", *command, tenant.slug],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            cwd=PROJECT,
+            timeout=60,
+            check=False,
+        )
+    assert ended.stderr == b""
+    assert ended.returncode == 1
 
 
 def test_names_from_outside_cannot_drive_a_terminal(tenant: Tenant) -> None:

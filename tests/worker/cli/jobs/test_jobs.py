@@ -221,6 +221,16 @@ def test_filters_choose(tenant: Tenant) -> None:
     assert len(ids("--limit", 2)) == 2
     assert ids("-o", other.slug, "--state", "failed") == []
     assert "the latest 2; there may be more" in ask("jobs", "list", "--limit", 2).err
+    everything = ids("--all")
+    goes_on: list[str] = []
+    shown: list[str] = []
+    for _ in everything:
+        shown += ids("--limit", 1, *goes_on)
+        goes_on = ["--after", shown[-1]]
+    assert shown == everything
+    assert ids("--after", everything[1]) == everything[2:]
+    assert ids("--after", everything[-1]) == []
+    assert ask("jobs", "list", "--after", UUID(int=0)).exit_code == 1
 
 
 def test_show_tells_all_there_is_and_no_secret(tenant: Tenant) -> None:
