@@ -1,10 +1,13 @@
 """`import_tree`: files into the source store, folders and documents, and a job for each new or changed one.
 
-A hundred files a transaction, each in a savepoint of its own when it has to be, so that one bad file costs one file.
-Nothing is deleted here (`pruning` tells what is gone), and importing the same tree again changes nothing.
+Some hundred files a transaction, each in a savepoint of its own when it has to be, so that one bad file costs one file.
+Threads read the files of the next transactions meanwhile, and keep the bytes of this one: a disk is waited for by many
+at once. Nothing is deleted here (`pruning` tells what is gone), and importing the same tree again changes nothing.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
@@ -20,6 +23,7 @@ from docworker.db.documents.folders import ROOT, FolderPath, ensure_folders
 from docworker.db.documents.intake import Incoming, Present, find_present, insert_documents, update_documents
 from docworker.db.documents.source_lock import hold_sources
 from docworker.db.documents.store import (
+    Source,
     SourceCorruptError,
     SourceMissingError,
     SourceStore,
@@ -38,8 +42,14 @@ from docworker.jobs.pipeline.media_types import HEAD_BYTES, UNSUPPORTED, media_t
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+R = TypeVar("R")
 
-BATCH_FILES = 100
+BATCH_FILES = 500
+_THREADS = 8
+"""That wait for disks; more of them hardly helped."""
+_SHARE = 25
+"""Files that a thread takes at a time."""
+_BATCHES_AHEAD = 2
 
 _TRIES = 5
 """Of a transaction."""
@@ -69,6 +79,18 @@ class FileResult:
     reason: str | None = None
     document_id: UUID | None = None
     job_id: UUID | None = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What reading a file has told."""
+
+    source: Source
+    media_type: str | None
+
+    def incoming(self, folder_id: UUID | None, filename: str) -> Incoming:
+        unsupported = UNSUPPORTED if self.media_type is None else None
+        return Incoming(folder_id, filename, self.source, self.media_type, unsupported)
 
 
 @dataclass(frozen=True)
@@ -112,34 +134,67 @@ def import_found(
     on_found: Callable[[Found], None] = lambda _: None,
 ) -> Iterator[FileResult]:
     """As `import_tree`, of what a walk has found."""
-    importing = _Import(organization_id, into, source_store())
-    found = iter(found)
-    while batch := list(islice(found, BATCH_FILES)):
-        for one in batch:
-            on_found(one)
-        yield from importing.take(batch)
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="import") as threads:
+        importing = _Import(organization_id, into, source_store(), threads)
+        found = iter(found)
+        ahead: deque[_Batch] = deque()
+        try:
+            while True:
+                while len(ahead) <= _BATCHES_AHEAD and (some := list(islice(found, BATCH_FILES))):
+                    for one in some:
+                        on_found(one)
+                    ahead.append(importing.begin(some))
+                if not ahead:
+                    return
+                yield from importing.take(ahead.popleft())
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    found: Sequence[Found]
+    files: Sequence[Future[list[_Read | str]]]
+    """What becomes of reading the files in `found`, in their order."""
 
 
 class _Import:
-    def __init__(self, organization_id: UUID, into: FolderPath, store: SourceStore) -> None:
+    def __init__(
+        self, organization_id: UUID, into: FolderPath, store: SourceStore, threads: ThreadPoolExecutor
+    ) -> None:
         self._organization_id = organization_id
         self._into = into
         self._store = store
+        self._threads = threads
         self._folders: dict[FolderPath, UUID | None] = {ROOT: None}
 
-    def take(self, batch: Sequence[Found]) -> Iterator[FileResult]:
-        self._make_folders(batch)
+    def begin(self, found: Sequence[Found]) -> _Batch:
+        """Have the files read."""
+        return _Batch(found, self._shared(self._read, [one for one in found if isinstance(one, FoundFile)]))
+
+    def take(self, batch: _Batch) -> Iterator[FileResult]:
+        """Import what was read."""
+        self._make_folders(batch.found)
+        reads = (read for share in batch.files for read in share.result())
         files = []
-        for found in batch:
+        for found in batch.found:
             if isinstance(found, Refused):
                 yield self._refused(found)
             elif isinstance(found, FoundFile):
-                read = self._read(found)
-                if isinstance(read, FileResult):
-                    yield read
+                path, read = (*self._into, *found.path), next(reads)
+                if isinstance(read, str):
+                    yield FileResult(printable_path(path), Imported.FAILED, read)
                 else:
-                    files.append(read)
+                    files.append(_File(path, found.location, read.incoming(self._folders[path[:-1]], path[-1])))
         yield from self._mirror(files)
+
+    def _shared(self, work: Callable[[T], R], items: Sequence[T]) -> list[Future[list[R]]]:
+        """Have threads do the work, each on a share of the items."""
+        shares = (items[start : start + _SHARE] for start in range(0, len(items), _SHARE))
+        return [self._threads.submit(lambda share: [work(one) for one in share], share) for share in shares]
+
+    def _together(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        return [done for share in self._shared(work, items) for done in share.result()]
 
     def _refused(self, found: Refused) -> FileResult:
         imported = Imported.SKIPPED if found.passed_over else Imported.FAILED
@@ -154,20 +209,16 @@ class _Import:
                 self._organization_id, lambda session: ensure_folders(session, missing), times=_TRIES
             )
 
-    def _read(self, found: FoundFile) -> _File | FileResult:
-        path = (*self._into, *found.path)
+    def _read(self, found: FoundFile) -> _Read | str:
+        """Or why it cannot be read."""
         try:
             with open_file(found.location) as stream:
                 head = stream.read(HEAD_BYTES)
                 stream.seek(0)
                 source = self._store.identify(self._organization_id, stream)
         except (SourceTooLargeError, OSError) as error:
-            return FileResult(printable_path(path), Imported.FAILED, _why_unread(error))
-        media_type = media_type_of(path[-1], head)
-        unsupported = UNSUPPORTED if media_type is None else None
-        return _File(
-            path, found.location, Incoming(self._folders[path[:-1]], path[-1], source, media_type, unsupported)
-        )
+            return _why_unread(error)
+        return _Read(source, media_type_of(found.path[-1], head))
 
     def _mirror(self, files: Sequence[_File]) -> Iterator[FileResult]:
         """1. Ask the master what is there. 2. Keep the bytes of what is new or changed, with no connection held.
@@ -177,19 +228,17 @@ class _Import:
                 return
             with reading(self._organization_id, source="master") as session:
                 present = find_present(session, [file.incoming for file in files])
+            known = [(file, present.get(file.incoming.place)) for file in files]
             writes: dict[_File, Present | None] = {}
-            for file in files:
-                there = present.get(file.incoming.place)
-                if there is not None and self._is_unchanged(file.incoming, there):
-                    yield file.result(Imported.UNCHANGED, document_id=there.id)
-                    continue
-                kept = self._keep(file)
-                if isinstance(kept, FileResult):
+            for (file, there), kept in zip(known, self._together(self._settle, known), strict=True):
+                if kept is None:
+                    yield file.result(Imported.UNCHANGED, document_id=there.id if there else None)
+                elif isinstance(kept, FileResult):
                     yield kept
                 else:
                     writes[kept] = there
             results, files = self._write(writes)
-            self._look_again(file for file in writes if file not in files)
+            self._together(self._look_again, [file for file in writes if file not in files])
             yield from results
         for file in files:
             yield file.result(Imported.FAILED, "others keep changing this document: import it again")
@@ -199,11 +248,15 @@ class _Import:
             return [], []
         return run_in_transaction(self._organization_id, lambda session: _write(session, writes), times=_TRIES)
 
-    def _look_again(self, written: Iterable[_File]) -> None:
+    def _settle(self, known: tuple[_File, Present | None]) -> _File | FileResult | None:
+        """The file with its bytes kept, or what is wrong with it; None when nothing has changed."""
+        file, there = known
+        return None if there is not None and self._is_unchanged(file.incoming, there) else self._keep(file)
+
+    def _look_again(self, file: _File) -> None:
         """Bytes that were already there may have been purged before the document that now protects them was."""
-        for file in written:
-            if not self._store.exists(file.incoming.source.key):
-                self._keep(file)
+        if not self._store.exists(file.incoming.source.key):
+            self._keep(file)
 
     def _is_unchanged(self, file: Incoming, there: Present) -> bool:
         if there.source_key != file.source.key:
