@@ -47,10 +47,15 @@ def print_chart(rows: Sequence[Any], labels: Sequence[str], value: str) -> None:
     largest = max((getattr(one, value) for one in rows), default=0) or 1
     bars = []
     for one in rows:
-        label = " ".join(str(part) for name in labels if (part := getattr(one, name)) is not None) or "unknown"
         length = getattr(one, value)
-        bars.append((label[:_WIDEST_LABEL], _cell(value, length), Text(_bar(length / largest), style="cyan")))
+        bars.append((label_of(one, labels), _cell(value, length), Text(_bar(length / largest), style="cyan")))
     print_table((" ".join(labels), f"#{value.replace('_', ' ')}", ""), bars)
+
+
+def label_of(row: Any, labels: Sequence[str]) -> str:
+    """What a bar is called."""
+    label = " ".join(str(part) for name in labels if (part := getattr(row, name)) is not None) or "unknown"
+    return printable(label)[:_WIDEST_LABEL]
 
 
 def _bar(part: float) -> str:

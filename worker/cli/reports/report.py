@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,6 +18,7 @@ from docworker.db.settings import settings
 from docworker.worker.cli.errors import Failure
 from docworker.worker.cli.options import database_open, organization_open
 from docworker.worker.cli.output import print_json, print_table
+from docworker.worker.cli.reports.drawing import write_svg
 from docworker.worker.cli.reports.forms import print_chart, print_csv, print_rows
 
 TOTALS = "totals"
@@ -41,6 +43,7 @@ class Shown:
 Examples:
   docworker report organization -o acme
   docworker report activity -o acme --since 2026-11-01 --chart
+  docworker report folders -o acme --svg folders.svg
   docworker report usage --since 2026-11-01 --until 2026-12-01 --format csv
 
 \b
@@ -58,6 +61,7 @@ them; those that could not be reached are named, and the exit code is 1.
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True, help="As what."
 )
 @click.option("--chart", is_flag=True, help="Draw it.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw it into a file.")
 @click.option("--live", is_flag=True, help="Compute it now, also where it is kept.")
 def report(
     name: str | None,
@@ -69,6 +73,7 @@ def report(
     zone: str | None,
     form: str,
     chart: bool,
+    svg: Path | None,
     live: bool,
 ) -> None:
     """Show a report of an organization, or of all."""
@@ -79,9 +84,9 @@ def report(
     about = REPORTS["usage"] if name == TOTALS else find_report(name)
     if (since or until) and not about.has_period:
         raise click.UsageError(f"{name} is of what there is now: leave out --since and --until")
-    if chart and (form != "table" or about.chart is None):
+    if (chart or svg) and (form != "table" or about.chart is None):
         drawn = ", ".join(one.name for one in REPORTS.values() if one.chart)
-        raise click.UsageError(f"--chart draws {drawn}, instead of another --format")
+        raise click.UsageError(f"--chart and --svg draw {drawn}, instead of another --format")
     known = check_zone(zone or settings().report_time_zone)
     question = Question(_time(since, known), _time(until, known), known.key, limit)
     shown = _of_all(name, question) if slug is None else _of_one(about, name, slug, question, live=live)
@@ -90,6 +95,8 @@ def report(
         _print_json(name, slug, question, shown, remembered)
     elif form == "csv":
         print_csv(shown.row_type, shown.rows)
+    elif svg is not None and about.chart is not None:
+        write_svg(svg, f"{name} of {slug or 'all'}", shown.rows, *about.chart)
     elif chart and about.chart is not None:
         print_chart(shown.rows, *about.chart)
     else:

@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from sqlalchemy import delete
@@ -108,6 +110,18 @@ def test_those_that_people_would_rather_look_at_are_drawn(acme: Placed, name: st
     assert longest == (60 if any(one[value] for one in found) else 0)
 
 
+def test_a_picture_has_a_bar_for_each_row(acme: Placed, tmp_path: Path) -> None:
+    path = tmp_path / "folders.svg"
+    assert ask("folders", "-o", "acme", "--svg", path).out == ""
+    drawn = ElementTree.parse(path).getroot()
+    texts = [found.text for found in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"folders of acme", "/", "/reports", "/reports/=2026"} <= {*texts}
+    bars = [one for one in drawn.iter("{http://www.w3.org/2000/svg}rect") if "reactive" in str(one.get("class"))]
+    assert len(bars) == 3
+    refused = ask("folders", "-o", "acme", "--svg", tmp_path / "no" / "folders.svg", exit_code=1)
+    assert "cannot write" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -115,7 +129,7 @@ def test_those_that_people_would_rather_look_at_are_drawn(acme: Placed, name: st
         (("organization",), "name it with --organization"),
         (("totals", "-o", "acme"), "leave out --organization"),
         (("largest", "-o", "acme", "--since", "2026-11-01"), "leave out --since"),
-        (("newest", "-o", "acme", "--chart"), "--chart draws activity, folders"),
+        (("newest", "-o", "acme", "--chart"), "--chart and --svg draw activity, folders"),
         (("activity", "-o", "acme", "--chart", "--format", "json"), "instead of another --format"),
         (("activity", "-o", "acme", "--since", "yesterday"), "is not a time"),
         (("activity", "-o", "acme", "--zone", "Mars"), "no time zone is called 'Mars'"),
