@@ -2,7 +2,7 @@
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
 document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot,
---search.
+--search, --files.
 """
 
 import argparse
@@ -53,6 +53,10 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
         from benchmarks.search import measure_search
 
         measure_search(servers, asked.search)
+    elif asked.files:
+        from benchmarks.files import measure_files
+
+        measure_files(servers, asked.files)
     else:
         from benchmarks.comparison import compare
 
@@ -90,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
     parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
+    parser.add_argument("--files", type=Path, metavar="DIR", help="reading, importing and processing what is in there")
     parser.add_argument(
         "--kept", type=Path, metavar="DIRECTORY", help="--search: with the servers there, and what earlier runs entered"
     )
