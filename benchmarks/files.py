@@ -24,7 +24,7 @@ from docworker.jobs.pipeline.media_types import DOCX, HEAD_BYTES, HTML, MARKDOWN
 from docworker.worker.local.stack import LocalStack
 
 FORMATS = {HTML: "HTML", PDF: "PDF", DOCX: "DOCX", MARKDOWN: "Markdown", TEXT: "text"}
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 60
 """For the files of one format, by one system."""
 
 Taken = dict[str, dict[str, float]]
