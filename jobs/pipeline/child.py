@@ -32,13 +32,13 @@ _UNBLOCKED = (signal.SIGXCPU, signal.SIGTERM, signal.SIGINT)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`arguments`: one JSON text with the parent's process id and the limits."""
+    """`arguments`: one JSON text with the parent's process id, the limits and what can be read."""
     start = json.loads(arguments[0])
     limits = Limits(**start["limits"])
     _die_with(start["parent"])
     _restrict(limits)
     requests, replies = _take_over_pipes()
-    confine()
+    confine(start["readable"])
     write_frame(replies, {"ready": True})
     while (request := read_frame(requests)) is not None:
         _grant_cpu(limits.cpu_seconds)

@@ -21,6 +21,7 @@ from typing import IO
 
 import docworker
 from docworker.db.errors import DocworkerError
+from docworker.jobs.pipeline.confinement.readable_paths import readable_paths
 from docworker.jobs.pipeline.draft import JSON, MOST_WARNINGS, PipelineError, Reason
 from docworker.jobs.pipeline.formats import SOURCE_FACTS, Reading
 from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
@@ -118,6 +119,7 @@ class ParserProcess:
         start = {
             "parent": self.owner_pid,
             "limits": asdict(self.limits),
+            "readable": [*map(str, readable_paths())],
             "path": [str(Path(docworker.__file__).parents[1]), *filter(None, sys.path)],
         }
         try:

@@ -161,7 +161,7 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.pipeline.confinement.check": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.confine": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.offered": _INSTALLATION,
-    "docworker.jobs.pipeline.confinement.readable": _INSTALLATION,
+    "docworker.jobs.pipeline.confinement.readable_paths.readable_paths": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.landlock.allow_reading": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.landlock.version": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.seccomp.allow_system_calls": _INSTALLATION,

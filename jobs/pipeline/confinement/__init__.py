@@ -5,33 +5,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
-import docworker
 from docworker.db.errors import ConfigurationError
 from docworker.jobs.pipeline.confinement import landlock, seccomp
-
-_SYSTEM = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/usr/share/zoneinfo",
-    "/usr/share/fonts",
-    "/usr/local/share/fonts",
-    "/dev/null",
-    "/dev/urandom",
-)
 
 
 @dataclass(frozen=True)
@@ -73,33 +53,13 @@ def check(wanted: Literal["required", "best"]) -> None:
         )
 
 
-def confine() -> None:
+def confine(readable: Iterable[str]) -> None:
     """Give up, for good, whatever the kernel can keep from this process and reading does not need.
 
-    The process must have no_new_privs set and one thread. Raises OSError when the kernel refuses what it offers.
+    Files at and below the paths of `readable` can still be read. The process must have no_new_privs set and one
+    thread. Raises OSError when the kernel refuses what it offers.
     """
     if offered().landlock_version:
-        landlock.allow_reading(readable())
+        landlock.allow_reading(readable)
     if offered().seccomp:
         seccomp.allow_system_calls()
-
-
-def readable() -> Iterator[Path]:
-    """What a reader may open: Python's and the system's libraries, installed packages, fonts, time zones.
-
-    Of the path on which modules are found only what packages are installed in: a project's own folder is often on it,
-    and what lies there may be anything. Ours is found by itself, wherever it lies.
-    """
-    yield from map(Path, _SYSTEM)
-    yield Path(os.__file__).parent
-    yield Path(sys.base_prefix, "lib")
-    for entry in map(Path, sys.path):
-        if entry.is_file() or _holds_packages(entry):
-            yield entry
-    ours = Path(docworker.__file__).parent
-    yield ours
-    yield from (ours / room for room in ("db", "jobs"))  # links, where it is installed for development
-
-
-def _holds_packages(folder: Path) -> bool:
-    return folder.name in {"site-packages", "dist-packages"} or any(folder.glob("*.dist-info"))

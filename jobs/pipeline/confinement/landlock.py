@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 # Since they came late, these system calls have the same numbers on every architecture.
@@ -49,7 +49,7 @@ def version() -> int:
         return 0
 
 
-def allow_reading(paths: Iterable[Path]) -> None:
+def allow_reading(paths: Iterable[str]) -> None:
     """From now on this thread, and what it starts, may read files at and below these paths, and open nothing else.
 
     Nothing takes it back. The process must have no_new_privs set; call it while there is one thread. Paths that
@@ -66,13 +66,14 @@ def allow_reading(paths: Iterable[Path]) -> None:
         os.close(descriptor)
 
 
-def _allow(ruleset: int, path: Path) -> None:
+def _allow(ruleset: int, path: str) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:  # not there, or out of our reach anyway
         return
     try:
-        allowed = _READ_FILE | _READ_FOLDER if path.is_dir() else _READ_FILE
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        allowed = _READ_FILE | _READ_FOLDER if is_folder else _READ_FILE
         _call(_ADD_RULE, ruleset, _BELOW_PATH, ctypes.byref(_BelowPath(allowed, descriptor)), 0)
     finally:
         os.close(descriptor)

@@ -37,7 +37,7 @@ def hostile(data, limits):
 child.reader_of = lambda media_type: hostile
 """
 RUN = "child.main(sys.argv[1:])"
-UNCONFINED = "child.confine = lambda: None\n"
+UNCONFINED = "child.confine = lambda readable: None\n"
 
 
 @dataclass(frozen=True)
