@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from io import BytesIO, StringIO
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, unmarked_unicode
 from docworker.jobs.pipeline.normalize import Normalize, normalized
 from docworker.jobs.pipeline.registry import Pipeline
+from docworker.jobs.pipeline.titles import title_of
 from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
 from docworker.worker.cli.printable import printable, printable_lines, shell_word
 
@@ -42,6 +44,10 @@ def document(data: bytes, media_type: str = MARKDOWN) -> Draft:
 def _silently(show: Callable[[str], None], shown: str) -> None:
     with redirect_stdout(StringIO()):
         show(shown)
+
+
+def _title_of_file(name: str, data: bytes) -> str | None:
+    return title_of(text(data), TEXT, name)
 
 
 _LIMITS = Limits()
@@ -102,6 +108,9 @@ FED: dict[str, dict[str, Subject]] = {
     },
     "docworker.jobs.pipeline.media_types.unmarked_unicode": {"": unmarked_unicode},
     "docworker.jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},
+    "docworker.jobs.pipeline.titles.title_of": {
+        name: partial(_title_of_file, name) for name in ("a.txt", "a.rst", "a.py", "a.c", "a.tex", "a.xml", "a")
+    },
     "docworker.jobs.pipeline.registry.Pipeline.run": {
         "": lambda data: _PIPELINE.run(Original(data=data, filename="a.md", media_type=MARKDOWN)),
     },

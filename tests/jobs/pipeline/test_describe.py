@@ -75,7 +75,9 @@ def test_title_that_the_document_brings_holds_nothing_the_database_refuses() -> 
     [
         ("intro\n\n## The *lamp* ##\n\ntext", "The *lamp*"),
         ("# a # b # #\n", "a # b"),
-        ("# #\n", "#"),
+        ("# #\n\n## The lamp", "The lamp"),
+        ("# [The lamp](lamp.html) ![new](new.png) <a name='x'></a>of glass", "The lamp of glass"),
+        ("[![build](b.svg)](b)\n----\n\n<h1 align='center'>The lamp</h1>\n\n## Wick", "The lamp"),
         ("####### seven\n# one", "one"),
         ("The lamp\n========\n\ntext", "The lamp"),
         ("no heading\nat all", "no heading"),
@@ -105,15 +107,3 @@ def test_first_line_of_other_text_is_its_title_cut_to_a_length() -> None:
 )
 def test_title_of_markdown_is_that_of_its_front_matter_or_first_heading(text: str, title: str) -> None:
     assert described(text, media_type=MARKDOWN).title == title
-
-
-@pytest.mark.parametrize(
-    ("text", "title"),
-    [
-        (".. SPDX-License-Identifier: GPL-2.0\n\n=========\nThe lamps\n=========\n", "The lamps"),
-        ("#\n# 0\n\nWhat this is for\n", "What this is for"),
-        ("0\n", "0"),
-    ],
-)
-def test_title_of_a_text_is_its_first_line_of_words(text: str, title: str) -> None:
-    assert described(text).title == title

@@ -1,0 +1,236 @@
+"""`title_of`: what a text calls itself: a heading, the first line of words, the first comment of a source file.
+
+A title is words: no markup, no directive, no licence. Takes time in proportion to the text, whatever is in it:
+strangers choose it, and this runs in the worker itself.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT
+
+_HEAD_CHARACTERS = 64 * 1024
+_MOST_CHARACTERS = 500
+"""Of a line, to look for the words in."""
+_MOST_LINES_OF_CODE = 4
+"""Comments behind these are about something in the file, and not about the file."""
+
+_HASH, _SLASHES, _DASHES, _SEMICOLON, _PERCENT, _XML, _NONE = ("#",), ("//",), ("--",), (";", "#"), ("%",), (), ()
+_MARKS = {
+    suffix: marks
+    for suffixes, marks in (
+        ("py pyi pyx sh bash zsh fish csh rb pl pm t r jl tcl awk sed ex exs nix tf ps1 gd", _HASH),
+        ("yaml yml toml conf properties env service socket timer desktop po pot list sources", _HASH),
+        ("cmake mk mak am ac m4 make in dockerfile gitignore gitattributes dockerignore editorconfig", _HASH),
+        ("c h cc cpp cxx hh hpp hxx m mm java js mjs cjs jsx ts tsx go rs cs kt kts swift scala dart", _SLASHES),
+        ("php css scss sass less groovy gradle proto v sv glsl zig d vala qml idl y l", _SLASHES),
+        ("sql lua hs lhs adb ads vhd vhdl elm", _DASHES),
+        ("ini cfg el lisp lsp clj cljs scm asm s reg", _SEMICOLON),
+        ("tex ltx sty cls bib bst dtx erl hrl", _PERCENT),
+        ("xml xsd xsl xslt dtd rng ui rss atom kml gpx plist docbook dbk svg vue", _XML),
+        ("json jsonl ndjson geojson json5 ipynb csv tsv tab psv log lock diff patch", _NONE),
+    )
+    for suffix in suffixes.split()
+}
+"""With what a line of comment begins, by the suffix of files that hold no prose."""
+_MARKS_BY_NAME = dict.fromkeys(("makefile", "gnumakefile", "dockerfile", "cmakelists.txt", "vagrantfile"), _HASH)
+_BLOCKS = {"/*": "*/", '"""': '"""', "'''": "'''", "<!--": "-->"}
+_BESIDE_WORDS = frozenset("#=*~|/;%>+-_\"'!:.<([{}])@^`&$\\,?")
+_SETTING = re.compile(
+    r"SPDX-|(?:vim?|ex|mode|type|fmt|isort):|[@<\\]|eslint|pylint|flake8|mypy|ruff|coding[:=]|indent-o|\$\w+[:$]"
+    r"|(?:warning: )?do not edit",
+    re.I,
+)
+_LICENCE = re.compile(
+    r"copyright|\(c\)|©|licen[cs]e|all rights reserved|this (?:program|file|library) is (?:free|part|distributed|licen)"
+    r"|permission (?:is hereby|to use)|redistribution and use|general public|\bgpl\b",
+    re.I,
+)
+_NO_PROSE = re.compile(r"\.\. |\.\.$|:[a-z -]{1,40}:|<|\[!\[|!\[|#!|\{|\}|\\|-\*-|SPDX-|\.[A-Z]{1,2}\b|['.]\\\"", re.I)
+_SECTION = re.compile(r"\[[\w .:-]{0,80}\]$")
+_TITLE_FIELD = re.compile(r"(?:#\+)?title[ \t]*[:=](.*)", re.I)
+_FENCE = re.compile(r" {0,3}(```|~~~)")
+_HASHES = re.compile(r"#{1,6}[ \t]+([^ \t\n].*)")
+_UNDERLINE = re.compile(r"(?:=+|-+)[ \t]*")
+_PICTURE = re.compile(r"!\[[^\[\]]*\]\([^()]*\)")
+_LINK = re.compile(r"\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_ROLE = re.compile(r"(?::[a-z]{1,20}){1,2}:(?=`)")
+_ELEMENT = re.compile(r"<(?:\w{1,20}:)?title(?:\s[^<>]{0,200})?>([^<]{1,500})<")
+_TEX_TITLE = re.compile(r"\\title(?:\[[^\]]{0,200}\])?\s{0,20}\{([^\0]{0,500})")
+_TEX_COMMAND = re.compile(r"\\(?:[a-zA-Z]{1,40}\*?|.)")
+
+
+def title_of(text: str, media_type: object, filename: str = "") -> str | None:
+    """The title of a text: by its markup, else its first line of words; of source files and data the first comment of
+    words. What has none of these is called like its file; None where that has no name either."""
+    head = text[:_HEAD_CHARACTERS]
+    title = _markdown_title(head) if media_type == MARKDOWN else _text_title(head, media_type, filename.lower())
+    if title and title.strip():
+        return title
+    return filename or next(filter(str.strip, head.split("\n")), None)
+
+
+def _markdown_title(head: str) -> str | None:
+    matter, lines = _front_matter(head.split("\n"))
+    return _field_in(matter) or _heading_in(lines) or _first_words(lines)
+
+
+def _text_title(head: str, media_type: object, name: str) -> str | None:
+    marks = _marks_of(head, name) if media_type == TEXT else None
+    if marks is not None:
+        named = _ELEMENT.search(head) if marks is _XML else _TEX_TITLE.search(head) if marks is _PERCENT else None
+        title = named and (html.unescape(named[1]) if marks is _XML else _without_tex(named[1]))
+        return title or _comment_in(head.split("\n"), marks)
+    matter, lines = _front_matter(head.split("\n"))
+    heading = _underlined_in(lines) if name.endswith((".rst", ".rest")) else None
+    return _field_in(matter) or heading or _first_words(lines)
+
+
+def _marks_of(head: str, name: str) -> tuple[str, ...] | None:
+    """With what comments begin where the file holds no prose; else None."""
+    marks = _MARKS_BY_NAME.get(name) or _MARKS.get(name.rpartition(".")[2])
+    if marks is not None:
+        return marks
+    first = head[:200].lstrip("\ufeff \t\r\n").partition("\n")[0].rstrip()
+    if first.startswith("<?xml"):
+        return _XML
+    return _HASH if first.startswith(("#!", "{")) or first == "[" or _SECTION.match(first) else None
+
+
+def _comment_in(lines: list[str], marks: tuple[str, ...]) -> str | None:
+    code, is_licence, end = 0, False, ""
+    for line in map(str.strip, lines):
+        said = None
+        if not end:
+            opened = next((mark for mark in _BLOCKS if line.lstrip("rRuU").startswith(mark)), None)
+            if opened:
+                end, line = _BLOCKS[opened], line[line.index(opened) + len(opened) :]
+        if end:
+            said, closed, _ = line.partition(end)
+            end = "" if closed else end
+        elif line.startswith(marks or "\0"):
+            said = line
+        if said is None:
+            code += bool(line)
+            is_licence = False
+            if code > _MOST_LINES_OF_CODE:
+                return None
+            continue
+        words = _without_marks(said.partition("-*-")[0])
+        is_licence = is_licence or _LICENCE.search(words[:200]) is not None
+        if not is_licence and _says_something(words) and not (said.startswith("#!") or _SETTING.match(words)):
+            return words
+    return None
+
+
+def _front_matter(lines: list[str]) -> tuple[list[str], list[str]]:
+    """What stands between two lines of `---` or `+++` at the top, and what follows; it belongs to the document."""
+    mark = lines[0].rstrip()
+    if mark in ("---", "+++"):
+        for at, line in enumerate(lines[1:], 1):
+            if line.rstrip() in (mark, "..."):
+                return lines[1:at], lines[at + 1 :]
+    return [], lines
+
+
+def _field_in(matter: list[str]) -> str | None:
+    named = (_TITLE_FIELD.match(line) for line in matter)
+    return next((title for field in named if field and (title := field[1].strip(" \t\"'"))), None)
+
+
+def _heading_in(lines: list[str]) -> str | None:
+    """The first heading with words, of hashes, underlined, or a tag; code between fences has none."""
+    fence, before = "", ""
+    for line in lines:
+        if fenced := _FENCE.match(line):
+            fence = "" if fence and fenced[1].startswith(fence) else fence or fenced[1]
+            before = ""
+            continue
+        if fence:
+            continue
+        heading = ""
+        if hashes := _HASHES.match(line):
+            heading = hashes[1][0] + hashes[1][1:].rstrip(" \t#")
+        elif line[:3].lower() == "<h1":
+            heading = line
+        elif before and _UNDERLINE.fullmatch(line):
+            heading = before
+        if any(map(str.isalnum, plain := _plain(heading))):
+            return plain
+        before = line.strip()
+    return None
+
+
+def _underlined_in(lines: list[str]) -> str | None:
+    """The first heading of reStructuredText."""
+    for line, under in pairwise(map(str.rstrip, lines)):
+        is_rule = len(under) > 2 and under == under[0] * len(under) and not under[0].isalnum()
+        if is_rule and _says_something(line) and not line.startswith((" ", "..")):
+            return _plain(line)
+    return None
+
+
+def _first_words(lines: list[str]) -> str | None:
+    return next(_lines_of_words(lines), None)
+
+
+def _lines_of_words(lines: list[str]) -> Iterator[str]:
+    in_directive = False
+    for line in lines:
+        if in_directive and (not line.strip() or line[0] in " \t"):
+            continue
+        in_directive = line.startswith(".. ")
+        stripped = line.strip()
+        if named := _TITLE_FIELD.match(stripped) if stripped.startswith("#+") else None:
+            yield named[1].strip()
+        if _NO_PROSE.match(stripped) or not _says_something(stripped):
+            continue
+        yield _plain(_without_marks(stripped))
+
+
+def _says_something(line: str) -> bool:
+    """Whether there are words in it, and not only a number, a letter, or where something is found."""
+    if not any(map(str.isalpha, line)):
+        return False
+    if "://" in line:
+        return any(word.isalpha() for word in line.split())
+    return not line.isascii() or any(one.isalpha() and other.isalpha() for one, other in pairwise(line))
+
+
+def _without_marks(line: str) -> str:
+    """The line without what frames its words: hashes, stars, rules."""
+    words = line[:_MOST_CHARACTERS].split()
+    while words and _BESIDE_WORDS.issuperset(words[0]):
+        del words[0]
+    while words and _BESIDE_WORDS.issuperset(words[-1]):
+        del words[-1]
+    if words:
+        words[0] = words[0].lstrip('#/*;%"' if len(words[0]) > 1 else "")
+    return " ".join(words)
+
+
+def _plain(heading: str) -> str:
+    """A heading without pictures, links, tags, and names of roles."""
+    if "[" in heading:
+        heading = _LINK.sub(r"\1", _PICTURE.sub("", heading))
+    if "<" in heading:
+        heading = _TAG.sub("", heading)
+    if "`" in heading:
+        heading = _ROLE.sub("", heading).replace("`", "")
+    return " ".join(heading.split())
+
+
+def _without_tex(said: str) -> str:
+    """What stands in the braces that are open, up to the one that closes them."""
+    depth, end = 1, len(said)
+    for at, character in enumerate(said):
+        depth += (character == "{") - (character == "}")
+        if not depth:
+            end = at
+            break
+    return " ".join(_TEX_COMMAND.sub(" ", said[:end]).replace("~", " ").translate({123: None, 125: None}).split())
