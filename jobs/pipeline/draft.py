@@ -125,4 +125,4 @@ class Processed:
     title: str | None
     facts: dict[str, JSON]
     pipeline: str
-    """Which processors made it, such as ``extract/2 normalize/2 describe/2``."""
+    """Which processors made it, such as ``extract/3 normalize/2 describe/3``."""

@@ -9,7 +9,7 @@ from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, 
 from docworker.jobs.pipeline.encodings import decode, replaced_message
 from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS
 from docworker.jobs.pipeline.limits import Limits
-from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, media_type_of
+from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, UNSUPPORTED, media_type_of
 from docworker.jobs.pipeline.processor import Options, Processor
 from docworker.jobs.pipeline.sandbox import Sandbox
 
@@ -24,7 +24,7 @@ class Extract(Processor):
     """
 
     name = "extract"
-    version = 2
+    version = 3
     order = 100
 
     def __init__(self, limits: Limits, documents_per_child: int) -> None:
@@ -85,6 +85,6 @@ def _bytes_of(source: Original) -> tuple[str, bytes]:
     if media_type is None:
         raise PipelineError(
             Reason.UNSUPPORTED,
-            f"{source.filename or source.media_type or 'the file'!r} is not a PDF, DOCX, HTML, Markdown or text file",
+            f"{source.filename or source.media_type or 'the file'!r} is {UNSUPPORTED}",
         )
     return media_type, data

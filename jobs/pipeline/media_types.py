@@ -11,42 +11,81 @@ from pathlib import PurePath
 
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+XLSB = "application/vnd.ms-excel.sheet.binary.macroenabled.12"
+XLS = "application/vnd.ms-excel"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+ODT = "application/vnd.oasis.opendocument.text"
+ODS = "application/vnd.oasis.opendocument.spreadsheet"
+ODP = "application/vnd.oasis.opendocument.presentation"
+RTF = "application/rtf"
+EPUB = "application/epub+zip"
 HTML = "text/html"
 MHTML = "multipart/related"
 """A web page and what belongs to it, saved as one file."""
+SVG = "image/svg+xml"
 MARKDOWN = "text/markdown"
 TEXT = "text/plain"
 
-SUPPORTED = frozenset({PDF, DOCX, HTML, MHTML, MARKDOWN, TEXT})
-UNSUPPORTED = "neither PDF, DOCX, HTML, Markdown nor text"
+NAMES = {
+    PDF: "PDF",
+    DOCX: "DOCX",
+    XLSX: "XLSX",
+    XLSB: "XLSB",
+    XLS: "XLS",
+    PPTX: "PPTX",
+    ODT: "ODT",
+    ODS: "ODS",
+    ODP: "ODP",
+    RTF: "RTF",
+    EPUB: "EPUB",
+    HTML: "HTML",
+    MHTML: "web archive",
+    SVG: "SVG",
+    MARKDOWN: "Markdown",
+    TEXT: "text",
+}
+"""What people call the formats that are read."""
+UNSUPPORTED = "neither a document of an office program, a PDF, an e-book, a web page nor text"
 HEAD_BYTES = 4096
 """How much of a file `media_type_of` wants to see."""
 
 _BY_SUFFIX = {
-    ".pdf": PDF,
-    ".docx": DOCX,
-    ".docm": DOCX,
-    ".dotx": DOCX,
-    ".dotm": DOCX,
-    ".html": HTML,
-    ".htm": HTML,
-    ".xhtml": HTML,
-    ".mht": MHTML,
-    ".mhtml": MHTML,
-    ".md": MARKDOWN,
-    ".markdown": MARKDOWN,
-    ".mdown": MARKDOWN,
-    ".mkd": MARKDOWN,
-    ".mdx": MARKDOWN,
-    ".txt": TEXT,
-    ".text": TEXT,
-    ".log": TEXT,
-    ".csv": TEXT,
-    "": TEXT,
-}
-_FOREIGN_TEXT = (b"{\\rtf", b"%!PS")
+    f".{suffix}": media_type
+    for media_type, suffixes in {
+        PDF: "pdf",
+        DOCX: "docx docm dotx dotm",
+        XLSX: "xlsx xlsm xltx xltm",
+        XLSB: "xlsb",
+        XLS: "xls xlt",
+        PPTX: "pptx pptm ppsx ppsm potx potm",
+        ODT: "odt ott",
+        ODS: "ods ots",
+        ODP: "odp otp",
+        RTF: "rtf",
+        EPUB: "epub",
+        HTML: "html htm xhtml",
+        MHTML: "mht mhtml",
+        SVG: "svg",
+        MARKDOWN: "md markdown mdown mkd mdwn mdx rmd qmd",
+        TEXT: "txt text log csv",
+    }.items()
+    for suffix in suffixes.split()
+} | {"": TEXT}
+_SAID = {name: name for name in NAMES} | {"text/rtf": RTF, "application/xhtml+xml": HTML}
+_WRITTEN = frozenset({HTML, MHTML, SVG, MARKDOWN, TEXT})
+"""Formats that people can read as they are."""
+_IN_ZIP = frozenset({DOCX, XLSX, XLSB, PPTX, ODT, ODS, ODP, EPUB})
+_IN_COMPOUND_FILE = frozenset({XLS, DOCX, XLSX, XLSB, PPTX})
+"""An encrypted package is wrapped in one."""
+_PACKAGES = ((b"word/", DOCX), (b"xl/workbook.bin", XLSB), (b"xl/", XLSX), (b"ppt/", PPTX))
+_OWN_NAME = re.compile(rb"mimetype(application/(?:epub\+zip|vnd\.oasis\.opendocument\.[a-z]{4,12}))")
+_OWN_NAME_AT = 30
+"""Where an archive has the name of its first entry, which is followed by its content."""
+_RTF = b"{\\rtf"
+_FOREIGN_TEXT = (b"%!PS",)
 _ZIP = b"PK\x03\x04"
-_COMPOUND_FILE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # an encrypted DOCX is wrapped in one of these
+_COMPOUND_FILE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _FOREIGN = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",
@@ -70,7 +109,7 @@ _FOREIGN = (
 _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?")
 _WEB_ARCHIVE = re.compile(rb"\s*(?:MIME-Version:|From:\s|Content-Type:)", re.I)
 _SPACE = re.compile(rb"\s*")
-_HTML_TAG = re.compile(rb"<(?:!doctype\s+html|html)[\s>]", re.I)
+_ROOT = re.compile(rb"<(?:!doctype\s+)?(html|svg|svg:svg)[\s>]", re.I)
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
 _WIDE = {"utf-32-le": 4, "utf-32-be": 4, "utf-16-le": 2, "utf-16-be": 2}
 _BEYOND_ASCII = bytes(range(128, 256))
@@ -87,24 +126,36 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
     head = head[:HEAD_BYTES]
     suffix = PurePath(filename).suffix.lower()
     named = _declared(declared) or _BY_SUFFIX.get(suffix)
-    if _begins_an_html_page(head):
-        return HTML
+    root = _first_element(head)
+    if root is not None:
+        return HTML if root == b"html" else SVG
     if _WEB_ARCHIVE.match(head) and b"multipart/related" in head.lower():
         return MHTML
     if head.lstrip()[:5] == b"%PDF-" or (named == PDF and b"%PDF-" in head[:1024]):
         return PDF
     if head.startswith(_ZIP):
-        office = b"[Content_Types].xml" in head and b"word/" in head
-        return DOCX if office or named == DOCX else None
+        return _packed(head) or (named if named in _IN_ZIP else None)
     if head.startswith(_COMPOUND_FILE):
-        return DOCX if named == DOCX else None
+        return named if named in _IN_COMPOUND_FILE else None
+    if head.startswith(_RTF):
+        return RTF
     if head.startswith(_FOREIGN_TEXT) or (head.startswith(_FOREIGN) and not _is_plain(head)):
         return None
-    if named in {PDF, DOCX}:
-        return named
-    if named is None:  # what a name ends with is not always what kind of file it is
-        return TEXT if _is_plain(head) else None
-    return named if _looks_like_text(head) else None
+    if named in _WRITTEN:
+        return named if _looks_like_text(head) else None
+    if head and _is_plain(head):  # what a name ends with is not always what kind of file it is
+        return TEXT
+    return named
+
+
+def _packed(head: bytes) -> str | None:
+    """The format of an archive that says so in its first bytes."""
+    if found := _OWN_NAME.match(head, _OWN_NAME_AT):
+        said = found[1].decode("ascii")
+        return said if said in _IN_ZIP else None
+    if b"[Content_Types].xml" in head:
+        return next((media_type for folder, media_type in _PACKAGES if folder in head), None)
+    return None
 
 
 def _is_plain(head: bytes) -> bool:
@@ -114,8 +165,9 @@ def _is_plain(head: bytes) -> bool:
     return bool(head.strip(_BEYOND_ASCII))
 
 
-def _begins_an_html_page(head: bytes) -> bool:
-    """Whether the first tag is that of a page, behind an XML declaration and comments; each ends at its first end mark.
+def _first_element(head: bytes) -> bytes | None:
+    """The first tag, where it is that of a page or a drawing, behind an XML declaration and comments; each of these
+    ends at its first end mark.
 
     Every byte is looked at once: strangers choose them, and this runs where a hang would stop everybody.
     """
@@ -123,9 +175,10 @@ def _begins_an_html_page(head: bytes) -> bool:
     while head.startswith(b"<!--", at):
         end = head.find(b"-->", at + 4)
         if end < 0:
-            return False
+            return None
         at = _end_of(_SPACE, head, end + 3)
-    return _HTML_TAG.match(head, at) is not None
+    found = _ROOT.match(head, at)
+    return found[1].lower() if found else None
 
 
 def _end_of(optional: re.Pattern[bytes], head: bytes, at: int) -> int:
@@ -136,7 +189,7 @@ def _end_of(optional: re.Pattern[bytes], head: bytes, at: int) -> int:
 
 def _declared(media_type: str | None) -> str | None:
     bare = (media_type or "").partition(";")[0].strip().lower()
-    return bare if bare in SUPPORTED else None
+    return _SAID.get(bare)
 
 
 def _looks_like_text(head: bytes) -> bool:

@@ -35,6 +35,8 @@ _MOST_PAGES = 2**31 - 1
 _CHUNK_BYTES = 256 * 1024
 _STDERR_BYTES = 4096
 _KILLED_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+_REFUSED_MEMORY = ("MemoryError", "bad_alloc", "memory allocation of")
+"""What Python, C++ and Rust say when they are refused memory."""
 # Python's isolated mode ignores the environment and the current directory; where our code and the parsers lie
 # is told by the parent instead. `-S` skips site, which saves half of the interpreter's start.
 _BOOT = (
@@ -276,7 +278,7 @@ class ParserProcess:
                 f"reading the document takes more than the {self.limits.cpu_seconds:g} s of computing time allowed",
             )
         # PDFium aborts without a word when memory is refused; every other abort we know of says why.
-        if "MemoryError" in said or "bad_alloc" in said or (-returncode == signal.SIGABRT and not said):
+        if any(each in said for each in _REFUSED_MEMORY) or (-returncode == signal.SIGABRT and not said):
             return PipelineError(
                 Reason.MEMORY_LIMIT,
                 f"reading the document takes more than the {self.limits.memory_bytes} bytes of memory allowed",

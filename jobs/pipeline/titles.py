@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT
+from docworker.jobs.pipeline.media_types import MARKDOWN, ODS, TEXT, XLS, XLSB, XLSX
 
 _HEAD_CHARACTERS = 64 * 1024
 _MOST_CHARACTERS = 500
@@ -37,6 +37,7 @@ _MARKS = {
     for suffix in suffixes.split()
 }
 """With what a line of comment begins, by the suffix of files that hold no prose."""
+_TABLES = (XLSX, XLSB, XLS, ODS)
 _MARKS_BY_NAME = dict.fromkeys(("makefile", "gnumakefile", "dockerfile", "cmakelists.txt", "vagrantfile"), _HASH)
 _BLOCKS = {"/*": "*/", '"""': '"""', "'''": "'''", "<!--": "-->"}
 _BESIDE_WORDS = frozenset("#=*~|/;%>+-_\"'!:.<([{}])@^`&$\\,?")
@@ -69,7 +70,10 @@ def title_of(text: str, media_type: object, filename: str = "") -> str | None:
     """The title of a text: by its markup, else its first line of words; of source files and data the first comment of
     words. What has none of these is called like its file; None where that has no name either."""
     head = text[:_HEAD_CHARACTERS]
-    title = _markdown_title(head) if media_type == MARKDOWN else _text_title(head, media_type, filename.lower())
+    if media_type == MARKDOWN:
+        title = _markdown_title(head)
+    else:
+        title = None if media_type in _TABLES else _text_title(head, media_type, filename.lower())
     if title and title.strip():
         return title
     return filename or next(filter(str.strip, head.split("\n")), None)

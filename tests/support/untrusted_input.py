@@ -104,7 +104,7 @@ FED: dict[str, dict[str, Subject]] = {
         "head of a PDF": lambda data: media_type_of("a.pdf", data),
         "name": lambda data: media_type_of(text(data), b""),
         "declared": lambda data: media_type_of("", b"", text(data)),
-        "whole page": lambda data: media_types._begins_an_html_page(data),
+        "whole page": lambda data: media_types._first_element(data),
     },
     "docworker.jobs.pipeline.media_types.unmarked_unicode": {"": unmarked_unicode},
     "docworker.jobs.pipeline.normalize.normalized": {"": lambda data: normalized(text(data))},

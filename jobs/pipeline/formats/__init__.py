@@ -8,7 +8,23 @@ from importlib import import_module
 
 from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
-from docworker.jobs.pipeline.media_types import DOCX, HTML, MHTML, PDF
+from docworker.jobs.pipeline.media_types import (
+    DOCX,
+    EPUB,
+    HTML,
+    MHTML,
+    NAMES,
+    ODP,
+    ODS,
+    ODT,
+    PDF,
+    PPTX,
+    RTF,
+    SVG,
+    XLS,
+    XLSB,
+    XLSX,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +47,40 @@ MOST_FACT_CHARACTERS = 300
 
 Reader = Callable[[bytes, Limits], Reading]
 
-_MODULES = {PDF: "pdf", DOCX: "docx", HTML: "html", MHTML: "mhtml"}
+_MODULES = {
+    PDF: "pdf",
+    DOCX: "docx",
+    XLSX: "spreadsheets",
+    XLSB: "spreadsheets",
+    XLS: "spreadsheets",
+    ODS: "spreadsheets",
+    PPTX: "presentations",
+    ODT: "opendocument",
+    ODP: "opendocument",
+    RTF: "rtf",
+    EPUB: "epub",
+    HTML: "html",
+    MHTML: "mhtml",
+    SVG: "svg",
+}
+_EXTRAS = {"python_calamine": "office", "striprtf": "office"}
+"""Which of ours brings a library that need not be installed."""
 
 
 def reader_of(media_type: str) -> Reader:
-    """The function that reads this media type."""
+    """The function that reads this media type; raises PipelineError (`unsupported`) where there is none, or where the
+    library that it needs is not installed."""
     if media_type not in _MODULES:
         raise PipelineError(Reason.UNSUPPORTED, f"there is no reader for {media_type!r}")
-    reader: Reader = import_module(f"{__name__}.{_MODULES[media_type]}").read
+    try:
+        reader: Reader = import_module(f"{__name__}.{_MODULES[media_type]}").read
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise PipelineError(
+            Reason.UNSUPPORTED,
+            f"to read {NAMES[media_type]} files, install `docworker[{extra}]` where the workers run, and process the "
+            "document again",
+        ) from None
     return reader

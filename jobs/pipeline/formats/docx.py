@@ -16,7 +16,7 @@ from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.formats.capped_text import CappedText
 from docworker.jobs.pipeline.formats.html import read as read_html
 from docworker.jobs.pipeline.formats.mhtml import read as read_web_archive
-from docworker.jobs.pipeline.formats.opc import Package, Part
+from docworker.jobs.pipeline.formats.opc import Package, Part, children_of, properties_of, refuse_encrypted
 from docworker.jobs.pipeline.formats.symbols import in_symbol_font, symbol
 from docworker.jobs.pipeline.limits import Limits
 
@@ -36,9 +36,6 @@ _RELATIONS = (
     "http://schemas.openxmlformats.org/officeDocument/2006/relationships",
     "http://purl.oclc.org/ooxml/officeDocument/relationships",
 )
-_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
-_DC = "{http://purl.org/dc/elements/1.1/}"
-_TERMS = "{http://purl.org/dc/terms/}"
 
 
 def _tags(namespaces: Iterable[str], *names: str) -> frozenset[str]:
@@ -62,11 +59,10 @@ _CHARACTERS = {
     for name, character in (("tab", "\t"), ("ptab", "\t"), ("br", "\n"), ("cr", "\n"), ("noBreakHyphen", "-"))
     for tag in _tags(_WORD, name)
 }
-_ALTERNATIVES, _CHOICE, _FALLBACK = _MC + "AlternateContent", _MC + "Choice", _MC + "Fallback"
 _TITLE_STYLES = ("title", "heading 1", "heading1")
 _DEEPEST_CHUNK = 3
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
-_ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
+_WHAT = "Word document"
 
 
 def read(data: bytes, limits: Limits) -> Reading:
@@ -77,38 +73,22 @@ def read(data: bytes, limits: Limits) -> Reading:
 def _read(data: bytes, limits: Limits, depth: int) -> Reading:
     _refuse_what_is_no_package(data)
     warnings: list[tuple[str, str]] = []
-    package = Package(data, limits, warn=lambda code, message: warnings.append((code, message)))
+    package = Package(data, limits, what=_WHAT, warn=lambda *warning: warnings.append(warning))
     story = _Story(package, limits, depth)
     text = CappedText(limits.output_bytes)
     for block in story.all_blocks():
         if block.strip():
             text.add(block)
             text.add("\n\n")
-    properties = _properties(package)
+    properties = properties_of(package)
     title = properties.pop("title", None) or story.first_heading()
     return Reading(str(text), title=title, facts=properties, warnings=warnings)
 
 
 def _refuse_what_is_no_package(data: bytes) -> None:
+    refuse_encrypted(data, _WHAT)
     if data.startswith(_COMPOUND_FILE):
-        if _ENCRYPTED_STREAM in data:
-            raise PipelineError(Reason.ENCRYPTED, "the Word document is encrypted and opens only with a password")
         raise PipelineError(Reason.UNSUPPORTED, "this is a Word document of the old kind (.doc); save it as .docx")
-
-
-def _properties(package: Package) -> dict[str, str]:
-    """Title, author and dates, as far as the package says them."""
-    part = next(package.related(None, "core-properties"), None) or package.part("docProps/core.xml")
-    if part is None:
-        return {}
-    wanted = {
-        "title": _DC + "title",
-        "author": _DC + "creator",
-        "created": _TERMS + "created",
-        "modified": _TERMS + "modified",
-    }
-    found = {name: (part.root.findtext(f".//{tag}") or "").strip() for name, tag in wanted.items()}
-    return {name: value for name, value in found.items() if value}
 
 
 class _Story:
@@ -168,7 +148,7 @@ class _Story:
         """Paragraphs and tables in document order; the text boxes of a paragraph follow it. Where the end of a
         paragraph was deleted, the next one goes on with it."""
         unended = ""
-        for element in _children(container):
+        for element in children_of(container):
             if element.tag in _PARAGRAPH:
                 paragraph = _Paragraph(element)
                 unended += paragraph.text
@@ -237,19 +217,9 @@ def _main_part(package: Package) -> Part:
     raise PipelineError(Reason.CORRUPT, "this is no Word document: there is none in the package, or it is no XML")
 
 
-def _children(container: etree._Element) -> Iterator[etree._Element]:
-    """The elements in it. Of what is written twice, for new programs and for old ones, the first."""
-    for element in container:
-        if element.tag != _ALTERNATIVES:
-            yield element
-            continue
-        written = [one for one in element if one.tag == _CHOICE] or [one for one in element if one.tag == _FALLBACK]
-        yield from written[:1]
-
-
 def _nearest(container: etree._Element, tags: frozenset[str]) -> Iterator[etree._Element]:
     """The elements of this kind, through wrappers such as content controls, but not those of a table inside."""
-    for element in _children(container):
+    for element in children_of(container):
         if element.tag in tags:
             yield element
         elif element.tag not in _SKIPPED:
@@ -286,7 +256,7 @@ class _Paragraph:
         self.text = "".join(self._pieces)
 
     def _walk(self, paragraph: etree._Element) -> None:
-        unvisited = list(reversed(list(_children(paragraph))))
+        unvisited = list(reversed(list(children_of(paragraph))))
         while unvisited:
             element = unvisited.pop()
             tag = element.tag
@@ -305,7 +275,7 @@ class _Paragraph:
             elif tag in _PARAGRAPH_PROPERTIES:
                 self.goes_on = _is_deleted(element, "rPr", _DELETED_MARK)
             elif tag not in _SKIPPED:
-                unvisited.extend(reversed(list(_children(element))))
+                unvisited.extend(reversed(list(children_of(element))))
 
     @staticmethod
     def _font_of(run: etree._Element) -> str:

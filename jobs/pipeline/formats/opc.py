@@ -1,4 +1,4 @@
-"""`Package`: the parts of an Office file and how they belong together, read as far as they are there.
+"""`Package`: the parts of a file that is a ZIP archive and how they belong together, read as far as they are there.
 
 A part that is missing or broken is a warning; only a package that cannot be opened at all is refused.
 """
@@ -30,6 +30,12 @@ _SMALL_FAULTS = {
     etree.ErrorTypes.NS_ERR_UNDEFINED_NAMESPACE,
     etree.ErrorTypes.NS_ERR_ATTRIBUTE_REDEFINED,
 }
+_DC = "{http://purl.org/dc/elements/1.1/}"
+_TERMS = "{http://purl.org/dc/terms/}"
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_ALTERNATIVES, _CHOICE, _FALLBACK = _MC + "AlternateContent", _MC + "Choice", _MC + "Fallback"
+_COMPOUND_FILE = b"\xd0\xcf\x11\xe0"
+_ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
 _RELATIONSHIP = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
 
 
@@ -49,9 +55,11 @@ class _Relation:
 class Package:
     """Names are compared without case, with either slash, as the programs do that read these files."""
 
-    def __init__(self, data: bytes, limits: Limits, *, warn: Callable[[str, str], None]) -> None:
+    def __init__(self, data: bytes, limits: Limits, *, what: str, warn: Callable[[str, str], None]) -> None:
+        """`what` the file is called in messages, such as "Word document"."""
         self.warn = warn
-        self._zip = _opened(data, limits)
+        self._what = what
+        self._zip = _opened(data, limits, what)
         self._entries = {_key(entry.filename): entry for entry in self._zip.infolist()}
         self._relations: dict[str, dict[str, _Relation]] = {}
         self._parts: dict[str, Part | None] = {}
@@ -64,7 +72,7 @@ class Package:
         """The part of this name; None, with a warning, where it cannot be read."""
         name = _key(name)
         if name not in self._parts:
-            content = self._content(name)
+            content = self.content(name)
             root = None if content is None else self._parsed(name, content)
             self._parts[name] = None if root is None else Part(name, root)
         return self._parts[name]
@@ -92,7 +100,7 @@ class Package:
     def embedded(self, part: Part, relation_id: str) -> tuple[str, bytes]:
         """Name and bytes of what this part takes in by a relation; nothing, with a warning, where it is not there."""
         relation = self._relations_of(part).get(relation_id)
-        content = None if relation is None or relation.is_external else self._content(_key(relation.target))
+        content = None if relation is None or relation.is_external else self.content(relation.target)
         if relation is None or content is None:
             self.warn("part_missing", f"an embedded part is missing: {relation.target if relation else relation_id!r}")
             return "", b""
@@ -119,12 +127,13 @@ class Package:
             }
         return self._relations[name]
 
-    def _content(self, name: str) -> bytes | None:
-        entry = self._entries.get(name)
+    def content(self, name: str) -> bytes | None:
+        """The bytes of the part of this name; None where there is none, or, with a warning, where it cannot be read."""
+        entry = self._entries.get(_key(name))
         if entry is None:
             return None
         if entry.flag_bits & 1:
-            raise PipelineError(Reason.ENCRYPTED, "the Word document is encrypted and opens only with a password")
+            raise PipelineError(Reason.ENCRYPTED, f"the {self._what} is encrypted and opens only with a password")
         try:
             return self._zip.read(entry)
         except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, OSError):
@@ -157,22 +166,53 @@ def _parser(*, recover: bool) -> etree.XMLParser:
     )
 
 
+def refuse_encrypted(data: bytes, what: str) -> None:
+    """Raises PipelineError where the package is wrapped in a file that a password opens."""
+    if data.startswith(_COMPOUND_FILE) and _ENCRYPTED_STREAM in data:
+        raise PipelineError(Reason.ENCRYPTED, f"the {what} is encrypted and opens only with a password")
+
+
+def properties_of(package: Package) -> dict[str, str]:
+    """Title, author and dates, as far as an Office package says them."""
+    part = next(package.related(None, "core-properties"), None) or package.part("docProps/core.xml")
+    if part is None:
+        return {}
+    wanted = {
+        "title": _DC + "title",
+        "author": _DC + "creator",
+        "created": _TERMS + "created",
+        "modified": _TERMS + "modified",
+    }
+    found = {name: (part.root.findtext(f".//{tag}") or "").strip() for name, tag in wanted.items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def children_of(container: etree._Element) -> Iterator[etree._Element]:
+    """The elements in it. Of what is written twice, for new programs and for old ones, the first."""
+    for element in container:
+        if element.tag != _ALTERNATIVES:
+            yield element
+            continue
+        written = [one for one in element if one.tag == _CHOICE] or [one for one in element if one.tag == _FALLBACK]
+        yield from written[:1]
+
+
 def _key(name: str) -> str:
     return posixpath.normpath(name.replace("\\", "/")).lstrip("/").lower()
 
 
-def _opened(data: bytes, limits: Limits) -> zipfile.ZipFile:
+def _opened(data: bytes, limits: Limits, what: str) -> zipfile.ZipFile:
     """A part never unpacks to more than its entry says, so the directory alone tells whether all can fit."""
     try:
         package = zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         if isinstance(error, zipfile.BadZipFile) and data.startswith(b"PK\x03\x04"):
-            raise PipelineError(Reason.TRUNCATED, "the Word document ends in the middle: no directory") from None
-        raise PipelineError(Reason.CORRUPT, "this is no Word document: it is no ZIP archive that can be read") from None
+            raise PipelineError(Reason.TRUNCATED, f"the {what} ends in the middle: no directory") from None
+        raise PipelineError(Reason.CORRUPT, f"this is no {what}: it is no ZIP archive that can be read") from None
     unpacked = sum(part.file_size for part in package.infolist())
     if unpacked > limits.memory_bytes:
         raise PipelineError(
             Reason.MEMORY_LIMIT,
-            f"the Word document unpacks to {unpacked} bytes, more than the {limits.memory_bytes} allowed",
+            f"the {what} unpacks to {unpacked} bytes, more than the {limits.memory_bytes} allowed",
         )
     return package

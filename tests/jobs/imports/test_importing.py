@@ -22,6 +22,7 @@ from docworker.db.models import Document, Folder, Job
 from docworker.db.sessions import reading, writing
 from docworker.db.settings import settings
 from docworker.jobs.imports.importing import FileResult, Imported, import_tree
+from docworker.jobs.pipeline.media_types import UNSUPPORTED
 from docworker.jobs.testing import drain
 from tests.support.database import opened_database, somebody_waits
 from tests.support.tenants import Tenant
@@ -149,7 +150,7 @@ def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Tenant, tree
     assert (result.imported, result.job_id) == (Imported.UNSUPPORTED, None)
     entry = find_document(tenant.id, "/picture.png")
     assert entry.status == "unsupported"
-    assert entry.status_reason == "neither PDF, DOCX, HTML, Markdown nor text"
+    assert entry.status_reason == UNSUPPORTED
     with reading(tenant.id, source="master") as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 0
 

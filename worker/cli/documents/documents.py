@@ -10,14 +10,12 @@ from docworker.db.documents.listing import Listing
 from docworker.db.documents.reading import DocumentEntry, Filters, folder_at, parse_path
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import DocumentStatus
-from docworker.jobs.pipeline.media_types import DOCX, HTML, MARKDOWN, MHTML, PDF, TEXT
+from docworker.jobs.pipeline.media_types import NAMES
 from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.worker.cli.documents import editing
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json_list, print_table, size_text
 from docworker.worker.cli.printable import shell_word
-
-FORMATS = {PDF: "PDF", DOCX: "DOCX", HTML: "HTML", MHTML: "web archive", MARKDOWN: "Markdown", TEXT: "text"}
 
 
 SHOWN = 1000
@@ -155,4 +153,4 @@ def _tree(entries: Iterable[DocumentEntry]) -> Iterator[Sequence[Any]]:
 
 
 def _format(media_type: str | None) -> str | None:
-    return FORMATS.get(media_type, media_type) if media_type else None
+    return NAMES.get(media_type, media_type) if media_type else None
