@@ -148,7 +148,7 @@ def main() -> None:
         "notes/web-page-called.pdf": (DISGUISED.encode(), "processed", None),
         "broken/encrypted.pdf": (pdf(REPORT[:1], title=REPORT_TITLE, password=b"skerry"), "failed", "encrypted"),
         "broken/truncated.pdf": (report[: len(report) * 3 // 5], "failed", "truncated"),
-        "broken/not-a-zip.docx": (b"PK but nothing that a zip would hold\n" * 40, "failed", "corrupt"),
+        "broken/not-a-zip.docx": (b"PK but nothing that a zip would hold\0\n" * 40, "failed", "corrupt"),
         "broken/cut-off.docx": (inventory()[:1500], "failed", "truncated"),
         "broken/decompression-bomb.pdf": (bomb(), "failed", "memory_limit"),
         "broken/empty.txt": (b"", "failed", "empty"),

@@ -23,6 +23,7 @@ EPUB = "application/epub+zip"
 HTML = "text/html"
 MHTML = "multipart/related"
 """A web page and what belongs to it, saved as one file."""
+EML = "message/rfc822"
 SVG = "image/svg+xml"
 MARKDOWN = "text/markdown"
 TEXT = "text/plain"
@@ -41,12 +42,13 @@ NAMES = {
     EPUB: "EPUB",
     HTML: "HTML",
     MHTML: "web archive",
+    EML: "mail",
     SVG: "SVG",
     MARKDOWN: "Markdown",
     TEXT: "text",
 }
 """What people call the formats that are read."""
-UNSUPPORTED = "neither a document of an office program, a PDF, an e-book, a web page nor text"
+UNSUPPORTED = "neither a document of an office program, a PDF, an e-book, a web page, a mail nor text"
 HEAD_BYTES = 4096
 """How much of a file `media_type_of` wants to see."""
 
@@ -66,6 +68,7 @@ _BY_SUFFIX = {
         EPUB: "epub",
         HTML: "html htm xhtml",
         MHTML: "mht mhtml",
+        EML: "eml",
         SVG: "svg",
         MARKDOWN: "md markdown mdown mkd mdwn mdx rmd qmd",
         TEXT: "txt text log csv",
@@ -73,7 +76,7 @@ _BY_SUFFIX = {
     for suffix in suffixes.split()
 } | {"": TEXT}
 _SAID = {name: name for name in NAMES} | {"text/rtf": RTF, "application/xhtml+xml": HTML}
-_WRITTEN = frozenset({HTML, MHTML, SVG, MARKDOWN, TEXT})
+_WRITTEN = frozenset({HTML, MHTML, EML, SVG, MARKDOWN, TEXT})
 """Formats that people can read as they are."""
 _IN_ZIP = frozenset({DOCX, XLSX, XLSB, PPTX, ODT, ODS, ODP, EPUB})
 _IN_COMPOUND_FILE = frozenset({XLS, DOCX, XLSX, XLSB, PPTX})
@@ -108,6 +111,8 @@ _FOREIGN = (
 )
 _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?")
 _WEB_ARCHIVE = re.compile(rb"\s*(?:MIME-Version:|From:\s|Content-Type:)", re.I)
+_DELIVERED = re.compile(rb"(?:Return-Path|Delivered-To|Received):\s", re.I)
+"""What a mail server writes first."""
 _SPACE = re.compile(rb"\s*")
 _ROOT = re.compile(rb"<(?:!doctype\s+)?(html|svg|svg:svg)[\s>]", re.I)
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b")) + b"\x7f"
@@ -129,6 +134,8 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
     root = _first_element(head)
     if root is not None:
         return HTML if root == b"html" else SVG
+    if named == EML and _looks_like_text(head):
+        return EML
     if _WEB_ARCHIVE.match(head) and b"multipart/related" in head.lower():
         return MHTML
     if head.lstrip()[:5] == b"%PDF-" or (named == PDF and b"%PDF-" in head[:1024]):
@@ -143,6 +150,8 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
         return None
     if named in _WRITTEN:
         return named if _looks_like_text(head) else None
+    if named is None and _DELIVERED.match(head):
+        return EML
     if head and _is_plain(head):  # what a name ends with is not always what kind of file it is
         return TEXT
     return named

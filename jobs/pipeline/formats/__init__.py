@@ -10,6 +10,7 @@ from docworker.jobs.pipeline.draft import PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import (
     DOCX,
+    EML,
     EPUB,
     HTML,
     MHTML,
@@ -61,6 +62,7 @@ _MODULES = {
     EPUB: "epub",
     HTML: "html",
     MHTML: "mhtml",
+    EML: "mail",
     SVG: "svg",
 }
 _EXTRAS = {"python_calamine": "office", "striprtf": "office"}
