@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from docworker.db.errors import NotFoundError
-from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
 from docworker.db.models.job import LIVE_STATES, Job, JobState, Pause
 
 
@@ -131,6 +131,15 @@ def _no_job(job_id: UUID) -> NotFoundError:
 def organizations_of(session: Session, job_ids: Sequence[UUID]) -> set[UUID]:
     """Whose these jobs are."""
     return set(session.scalars(select(Job.organization_id).where(Job.id.in_(job_ids)).distinct()))
+
+
+def by_organization(session: Session, job_ids: Sequence[UUID], *, kind: str) -> dict[UUID, list[UUID]]:
+    """Those of these jobs that are of the kind, by whose they are."""
+    rows = session.execute(select(Job.organization_id, Job.id).where(Job.id == any_of(job_ids), Job.kind == kind))
+    found: dict[UUID, list[UUID]] = {}
+    for organization_id, job_id in rows:
+        found.setdefault(organization_id, []).append(job_id)
+    return found
 
 
 def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, str, int]]:

@@ -11,13 +11,14 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying
 
 from docworker.db import ledger
 from docworker.db.documents.reading import Unprocessed, load_unprocessed
-from docworker.db.documents.reconcile import fail_pending, reason_of
+from docworker.db.documents.reconcile import fail_abandoned, fail_pending, reason_of
 from docworker.db.documents.versions import (
     NewText,
     Outcome,
@@ -30,7 +31,8 @@ from docworker.db.documents.versions import (
 from docworker.db.errors import NotFoundError
 from docworker.db.faults import Fault, classify
 from docworker.db.ledger import AttemptEnd
-from docworker.db.models import Document
+from docworker.db.models import Document, DocumentStatus, Job, JobState
+from docworker.db.models.base import any_of
 from docworker.db.retrying import again, is_conflict
 from docworker.db.sessions import reading, writing
 from docworker.jobs import metrics
@@ -56,11 +58,36 @@ class ProcessDocument(Arguments):
 
 def fail_document(session: Session, job_id: UUID, arguments: dict[str, Any], failure: ledger.Failure) -> None:
     """A document whose job has failed for good is not left to wait for one."""
+    document_id = _document_named(arguments)
+    if document_id is not None:
+        fail_pending(session, document_id, reason_of(job_id, failure.error_class, failure.message))
+
+
+def _document_named(arguments: dict[str, Any]) -> UUID | None:
+    """None where the job of these arguments names no document."""
     try:
-        document_id = UUID(arguments["document_id"])
+        return UUID(arguments["document_id"])
     except (KeyError, TypeError, ValueError, AttributeError):
-        return  # the job names none
-    fail_pending(session, document_id, reason_of(job_id, failure.error_class, failure.message))
+        return None
+
+
+def fail_cancelled(organization_id: UUID, job_ids: Sequence[UUID]) -> None:
+    """Have documents say at once that their jobs, among these, were cancelled, unless another job will process them.
+
+    Raises UnavailableOrganizationError where nobody may write; `reconcile_documents` finds them later then.
+    """
+    kind = process_document.kind.name
+    with writing(organization_id) as session:
+        cancelled = session.scalars(
+            select(Job.arguments).where(
+                Job.organization_id == organization_id,
+                Job.id == any_of(job_ids),
+                Job.kind == kind,
+                Job.state == JobState.CANCELLED,
+            )
+        )
+        named = (_document_named(arguments) for arguments in cancelled)
+        fail_abandoned(session, [one for one in named if one is not None], kind=kind)
 
 
 @batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300, on_failure=fail_document)
@@ -157,7 +184,8 @@ def _blames_a_row(error: DBAPIError) -> bool:
 def _finish(
     session: Session, mine: Sequence[_Done], outcomes: dict[UUID, Outcome]
 ) -> dict[AttemptEnd, list[Attempt[ProcessDocument]]]:
-    """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are."""
+    """Finish the jobs whose document was written, verified unchanged, or rejected; the others stay as they are. That a
+    format is not read is an answer: the job succeeds, and the document says so."""
     results: list[tuple[ledger.Claimed, str]] = []
     settled: dict[AttemptEnd, list[Attempt[ProcessDocument]]] = {AttemptEnd.SUCCEEDED: [], AttemptEnd.FAILED: []}
     for attempt, result in mine:
@@ -165,7 +193,12 @@ def _finish(
         if outcome.written in (Written.VERSION, Written.UNCHANGED):
             results.append((attempt.claimed, _as_json(outcome)))
             settled[AttemptEnd.SUCCEEDED].append(attempt)
-        elif isinstance(result, Rejected) and outcome.written is Written.REJECTED:
+        elif not isinstance(result, Rejected) or outcome.written is not Written.REJECTED:
+            continue
+        elif result.status is DocumentStatus.UNSUPPORTED:  # nothing has gone wrong
+            results.append((attempt.claimed, _as_json(outcome)))
+            settled[AttemptEnd.SUCCEEDED].append(attempt)
+        else:
             ledger.fail(session, attempt.claimed, ledger.Failure("PipelineError", result.reason))
             settled[AttemptEnd.FAILED].append(attempt)
     if results:
@@ -213,7 +246,7 @@ def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed
             return
         with session.begin_nested():
             if isinstance(result, Rejected):
-                outcome = reject(session, document, result.reason)
+                outcome = reject(session, document, result)
             else:
                 outcome = write_version(session, document, result)
         settled = _finish(session, [(attempt, result)], {document_id: outcome})

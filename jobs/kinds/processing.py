@@ -10,9 +10,10 @@ from uuid import UUID
 from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.store import source_store
 from docworker.db.documents.versions import NewText, Rejected
+from docworker.db.models import DocumentStatus
 from docworker.db.settings import settings
 from docworker.jobs.pipeline import confinement
-from docworker.jobs.pipeline.draft import Original, PipelineError
+from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.registry import Pipeline
 
@@ -61,6 +62,8 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
     try:
         made = pipeline().run(_source_of(document))
     except PipelineError as error:
+        if error.reason == Reason.UNSUPPORTED:
+            return Rejected(document.id, document.version, str(error), DocumentStatus.UNSUPPORTED)
         return Rejected(document.id, document.version, f"{error.reason}: {error}")
     return NewText(
         document_id=document.id,

@@ -64,6 +64,8 @@ class Extract(Processor):
         if reading.pages is not None:
             facts["pages"] = reading.pages
         for name, value in reading.facts.items():
+            if name == "encoding" and document.source.data is None:
+                continue  # the text was given: the encoding is that of its way into the child
             if told := printable_fact(value, MOST_FACT_CHARACTERS):
                 facts[name] = told
         for code, message in reading.warnings:
@@ -83,8 +85,5 @@ def _bytes_of(source: Original) -> tuple[str, bytes]:
             raise PipelineError(Reason.EMPTY, "the file is empty")
     media_type = media_type_of(source.filename, data[:HEAD_BYTES], source.media_type)
     if media_type is None:
-        raise PipelineError(
-            Reason.UNSUPPORTED,
-            f"{source.filename or source.media_type or 'the file'!r} is {UNSUPPORTED}",
-        )
+        raise PipelineError(Reason.UNSUPPORTED, UNSUPPORTED)
     return media_type, data

@@ -48,7 +48,7 @@ def decide(present: Present | None, result: NewText | Rejected, *, is_restored: 
     if is_restored:
         return Decision(Outcome(Written.UNCHANGED, present.latest_version), changes_row=False)
     if isinstance(result, Rejected):
-        is_known = (present.status, present.status_reason) == (DocumentStatus.FAILED, result.reason)
+        is_known = (present.status, present.status_reason) == (result.status, result.reason)
         return Decision(Outcome(Written.REJECTED), changes_row=not is_known)
     if present.latest_version == 0 or present.content_sha256 != result.content_sha256:
         return Decision(Outcome(Written.VERSION, present.latest_version + 1), changes_row=True)

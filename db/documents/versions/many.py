@@ -177,7 +177,7 @@ def _settle_statement() -> Update:
 
 def _reject_statement() -> Update:
     place = _places().c
-    return _update(place, status=DocumentStatus.FAILED, status_reason=_element("reasons", place.number))
+    return _update(place, status=_element("statuses", place.number), status_reason=_element("reasons", place.number))
 
 
 _WRITE_CHANGED = _write_changed_statement()
@@ -217,6 +217,7 @@ def _reject(session: Session, rejected: Sequence[Rejected]) -> None:
         parameters = {
             "organization": organization_of(session),
             "ids": [one.document_id for one in rejected],
+            "statuses": [one.status for one in rejected],
             "reasons": [one.reason for one in rejected],
         }
         session.execute(_REJECT, parameters)

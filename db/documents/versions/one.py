@@ -45,11 +45,11 @@ def _write(session: Session, document: Document, new: NewText, decision: Decisio
     return outcome
 
 
-def reject(session: Session, document: Document, reason: str) -> Outcome:
-    """Mark a document that was read elsewhere as failed, with the reason; raises as `write_version` does."""
-    outcome, changes_row = _decide(session, document, Rejected(document.id, document.version, reason))
+def reject(session: Session, document: Document, rejected: Rejected) -> Outcome:
+    """Mark a document that was read elsewhere as failed or unsupported; raises as `write_version` does."""
+    outcome, changes_row = _decide(session, document, rejected)
     if changes_row:
-        document.status, document.status_reason = DocumentStatus.FAILED, reason
+        document.status, document.status_reason = rejected.status, rejected.reason
         session.flush()
     return outcome
 

@@ -5,6 +5,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from docworker.db.models.document import DocumentStatus
+
 
 @dataclass(frozen=True)
 class NewText:
@@ -23,11 +25,12 @@ class NewText:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a document that was read at `read_version` could not be processed."""
+    """Why a document that was read at `read_version` could not be processed, and what it is from now on."""
 
     document_id: UUID
     read_version: int
     reason: str
+    status: DocumentStatus = DocumentStatus.FAILED
 
 
 class Written(StrEnum):

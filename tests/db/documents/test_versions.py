@@ -69,7 +69,7 @@ def test_the_same_text_is_no_version_but_lets_a_failed_document_be_processed_aga
     tenant: Tenant, document: Document
 ) -> None:
     with writing(tenant.id) as session:
-        reject(session, document, "a reason")
+        reject(session, document, Rejected(document.id, document.version, "a reason"))
     assert write(tenant, tenant.get(document.id), "first") == Outcome(Written.UNCHANGED, 1)
     present = tenant.get(document.id)
     assert (present.status, present.status_reason, present.latest_version) == ("processed", None, 1)
@@ -89,17 +89,17 @@ def test_a_rejection_of_an_overtaken_document_is_a_conflict(tenant: Tenant, docu
     document_id = document.id
     tenant.change(document_id, "somebody else's")
     with pytest.raises((StaleDataError, ConflictError)), writing(tenant.id) as session:
-        reject(session, document, "a reason")
+        reject(session, document, Rejected(document.id, document.version, "a reason"))
     assert tenant.get(document_id).status == DocumentStatus.PROCESSED
 
 
 def test_the_same_rejection_of_an_overtaken_document_is_a_conflict_too(tenant: Tenant, document: Document) -> None:
     with writing(tenant.id) as session:
-        reject(session, document, "a reason")
+        reject(session, document, Rejected(document.id, document.version, "a reason"))
     rejected = tenant.get(document.id)
     tenant.change(document.id, "somebody else's")
     with pytest.raises(ConflictError), writing(tenant.id) as session:
-        reject(session, rejected, "a reason")
+        reject(session, rejected, Rejected(rejected.id, rejected.version, "a reason"))
 
 
 def test_a_result_of_an_older_reading_does_not_pass_with_a_fresh_document(tenant: Tenant, document: Document) -> None:
@@ -117,7 +117,7 @@ def test_a_deleted_document_is_not_found_rather_than_a_conflict(tenant: Tenant, 
         with pytest.raises(NotFoundError, match=f"no document {document.id}"):
             write(tenant, gone, content)
     with pytest.raises(NotFoundError), writing(tenant.id) as session:
-        reject(session, gone, "a reason")
+        reject(session, gone, Rejected(gone.id, gone.version, "a reason"))
     with pytest.raises(NotFoundError), writing(tenant.id) as session:
         restore_version(session, document.id, 1)
 
@@ -133,7 +133,7 @@ def test_another_organizations_document_is_not_found_rather_than_a_conflict(tena
     with pytest.raises(NotFoundError):
         write(other, document, "theirs")
     with pytest.raises(NotFoundError), writing(other.id) as session:
-        reject(session, document, "theirs")
+        reject(session, document, Rejected(document.id, document.version, "theirs"))
     assert write_all(other, text_for(document, "theirs"))[document.id].written is Written.MISSING
     with writing(other.id) as session:
         for attack in (
@@ -211,7 +211,7 @@ def test_one_and_many_leave_the_same_rows_when_the_rejection_is_the_one_that_is_
     write_all(tenant, *(Rejected(one, 1, "a reason") for one in ids))
     alone, together = map(tenant.get, ids)
     with writing(tenant.id) as session:
-        assert reject(session, alone, "a reason") == Outcome(Written.REJECTED)
+        assert reject(session, alone, Rejected(alone.id, alone.version, "a reason")) == Outcome(Written.REJECTED)
     assert write_all(tenant, Rejected(together.id, together.version, "a reason")) == {
         together.id: Outcome(Written.REJECTED)
     }

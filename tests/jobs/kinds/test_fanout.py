@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.execution.leases import clear_stop, request_stop
+from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.kinds import fanout
 from docworker.jobs.kinds.fanout import process_folder, process_organization
 from docworker.jobs.pipeline.registry import installed_processors, signature_of
@@ -65,6 +67,20 @@ def test_what_these_processors_have_made_and_what_is_unsupported_is_left_out(ten
     drain()
     assert children(tenant, parent) == once([old, pending])
     assert children(tenant, forced) == once([made, old, pending, unsupported])
+
+
+def test_what_is_unsupported_stays_so_when_it_is_tried_again(tenant: Tenant, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (imported,) = import_tree(tenant.id, tmp_path)
+    assert imported.document_id is not None
+    before = tenant.get(imported.document_id)
+    parent = start(tenant, force=True)
+    drain()
+    after = tenant.get(imported.document_id)
+    assert (after.status, after.status_reason, after.version) == ("unsupported", before.status_reason, before.version)
+    with all_jobs_session() as session:
+        child = session.scalars(select(Job).filter_by(parent_id=parent)).one()
+    assert (child.state, child.result) == ("succeeded", {"written": "rejected", "version": None})
 
 
 @pytest.fixture

@@ -88,8 +88,8 @@ def test_pages_of_a_pdf_are_a_fact(extract: Extract) -> None:
     assert document.facts == {"media_type": "application/pdf", "pages": 3}
 
 
-def test_what_cannot_be_read_is_unsupported_by_its_name(extract: Extract) -> None:
-    with pytest.raises(PipelineError, match=r"'sea\.png'") as caught:
+def test_what_cannot_be_read_is_unsupported(extract: Extract) -> None:
+    with pytest.raises(PipelineError, match="neither a document") as caught:
         extract.process(Draft(Original(filename="sea.png", data=sample("broken/picture.png"))))
     assert caught.value.reason == "unsupported"
 

@@ -5,18 +5,20 @@ Following a fan-out is in `worker.cli.jobs.watch`.
 
 import json
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import click
 
 from docworker.db import ledger
-from docworker.db.errors import InvalidArgumentError
+from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.ledger import Filter, Listed
 from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
+from docworker.jobs.kinds.documents import fail_cancelled, process_document
 from docworker.worker.cli.jobs.bulk import change_all
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
@@ -186,12 +188,26 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
     """
     _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
     with selected_jobs(**chosen) as wanted, jobs_on_record("cancelled", wanted, job_ids, chosen) as changed:
-        if job_ids:
-            with all_jobs_session() as session:
-                changed += ledger.cancel(session, wanted, job_ids)
-        else:
-            change_all(ledger.CANCEL, wanted, changed, doing="cancel", done="cancelled", hidden=as_json)
+        try:
+            if job_ids:
+                with all_jobs_session() as session:
+                    changed += ledger.cancel(session, wanted, job_ids)
+            else:
+                change_all(ledger.CANCEL, wanted, changed, doing="cancel", done="cancelled", hidden=as_json)
+        finally:
+            _tell_documents(changed)
     _report(changed, job_ids, "cancelled", "queued, dispatched or running", as_json=as_json)
+
+
+def _tell_documents(cancelled: list[UUID]) -> None:
+    """Documents say at once that nobody will process them. Of an organization that is not served they do later."""
+    for start in range(0, len(cancelled), _PAGE):
+        with all_jobs_session() as session:
+            kind = process_document.kind.name
+            jobs_of = ledger.by_organization(session, cancelled[start : start + _PAGE], kind=kind)
+        for owner, job_ids in jobs_of.items():
+            with suppress(DocworkerError):
+                fail_cancelled(owner, job_ids)
 
 
 def _demand_a_choice(job_ids: tuple[UUID, ...], chosen: dict[str, Any], *, everything: bool, verb: str) -> None:

@@ -279,6 +279,23 @@ def test_jobs_are_cancelled_by_id_filter_or_all(tenant: Tenant) -> None:
     assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
 
 
+def test_documents_of_cancelled_jobs_say_so_at_once(tenant: Tenant) -> None:
+    first, second, twice = add_jobs(tenant, *"abc")
+    ids = {one: UUID(job(one).arguments["document_id"]) for one in (first, second, twice)}
+    with opened_database(), writing(tenant.id) as session:
+        enqueue_many(session, process_document, [{"document_id": ids[twice]}])
+    assert ask("jobs", "cancel", first, twice).exit_code == 0
+
+    def states() -> list[tuple[str, str | None]]:
+        with opened_database():
+            found = [tenant.get(one) for one in ids.values()]
+        return [(one.status, one.status_reason) for one in found]
+
+    assert states() == [("failed", "its job was cancelled"), ("pending", None), ("pending", None)]
+    assert ask("jobs", "cancel", "--all").exit_code == 0
+    assert states() == [("failed", "its job was cancelled")] * 3
+
+
 def many(tenant: Tenant, count: int, state: str = "queued") -> None:
     """Jobs of several organizations, the tenant's among them."""
     with the_ledger() as session:
