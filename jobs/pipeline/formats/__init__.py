@@ -32,8 +32,8 @@ from docworker.jobs.pipeline.media_types import (
 class Reading:
     """What was read from a file. `title` and `pages` are None where the format has none.
 
-    `facts` are what the file says of itself: `author`, `created`, `modified` (ISO 8601); `warnings` what is wrong
-    beside the text, each a code and a message that repeats no text of the document.
+    `facts` are what the file says of itself: `author`, `created`, `modified` (ISO 8601), and the `encoding` it was read
+    in; `warnings` what is wrong beside the text, each a code and a message that repeats no text of the document.
     """
 
     text: str
@@ -43,7 +43,7 @@ class Reading:
     warnings: Sequence[tuple[str, str]] = ()
 
 
-SOURCE_FACTS = ("author", "created", "modified")
+SOURCE_FACTS = ("author", "created", "modified", "encoding")
 MOST_FACT_CHARACTERS = 300
 
 Reader = Callable[[bytes, Limits], Reading]

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
-from docworker.jobs.pipeline.encodings import decode
+from docworker.jobs.pipeline.encodings import Decoded, decode, replaced_message
 from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.formats.capped_text import CappedText
 from docworker.jobs.pipeline.limits import Limits
@@ -92,15 +92,20 @@ _Look = tuple[int, bool, bool]
 
 def read(data: bytes, limits: Limits) -> Reading:
     """The text of the page's body; the title is its `<title>`, else its first heading."""
-    text = decode(data, _declared_encoding(data)).text
+    return read_decoded(decode(data, _declared_encoding(data)), limits)
+
+
+def read_decoded(decoded: Decoded, limits: Limits) -> Reading:
+    """As `read`, of a page whose encoding was told from outside."""
     try:
-        page = LexborHTMLParser(_without_empty_elements_of_xml(text))
+        page = LexborHTMLParser(_without_empty_elements_of_xml(decoded.text))
         markup = page.html or ""
     except SelectolaxError as error:  # any text is HTML: only memory can fail it
         raise MemoryError from error
     visible = CappedText(limits.output_bytes)
     visible.add(_visible_text(markup))
-    return Reading(str(visible), title=_title_of(page))
+    warnings = [("bytes_replaced", replaced_message(decoded.replaced, decoded.encoding))] if decoded.replaced else []
+    return Reading(str(visible), title=_title_of(page), facts={"encoding": decoded.encoding}, warnings=warnings)
 
 
 def _declared_encoding(data: bytes) -> str | None:

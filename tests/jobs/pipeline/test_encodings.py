@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 -- letters of other alphabets are meant where they stand
 
+from contextlib import closing
 from random import Random
 
 import pytest
@@ -126,15 +127,31 @@ def test_replacement_character_that_the_text_holds_itself_is_no_damage() -> None
     assert decode("Grüße \ufffd".encode()) == ("Grüße \ufffd", "utf-8", 0)
 
 
-def test_document_says_that_bytes_were_replaced() -> None:
-    extract = Extract(Limits(), documents_per_child=1)
-    document = extract.process(Draft(Original(filename="a.txt", data=GERMAN.encode() + b"\xff")))
-    assert document.facts["encoding"] == "utf-8"
-    assert document.facts["warnings"] == [
-        {"code": "bytes_replaced", "message": "1 characters could not be read as utf-8 and stand as U+FFFD"}
-    ]
-    whole = extract.process(Draft(Original(filename="a.txt", data=GERMAN.encode())))
-    assert "warnings" not in whole.facts
+@pytest.mark.parametrize(
+    ("filename", "before"),
+    [
+        ("a.txt", b""),
+        ("a.html", b"<!doctype html><p>"),
+        ("a.mht", b"MIME-Version: 1.0\nContent-Type: text/html\n\n<p>"),
+        ("a.mht", b"MIME-Version: 1.0\nContent-Type: text/html; charset=utf-8\n\n<p>"),
+    ],
+)
+def test_document_says_in_which_encoding_it_was_read_and_that_bytes_were_replaced(filename: str, before: bytes) -> None:
+    with closing(Extract(Limits(), documents_per_child=2)) as extract:
+        document = extract.process(Draft(Original(filename=filename, data=before + GERMAN.encode() + b"\xff")))
+        assert document.facts["encoding"] == "utf-8"
+        assert document.facts["warnings"] == [
+            {"code": "bytes_replaced", "message": "1 characters could not be read as utf-8 and stand as U+FFFD"}
+        ]
+        assert f"{GERMAN}\ufffd" in document.text
+        whole = extract.process(Draft(Original(filename=filename, data=before + GERMAN.encode())))
+        assert "warnings" not in whole.facts
+
+
+def test_a_page_that_was_given_as_text_is_in_no_encoding() -> None:
+    with closing(Extract(Limits(), documents_per_child=1)) as extract:
+        document = extract.process(Draft(Original(media_type="text/html", text=f"<p>{GERMAN}</p>")))
+    assert "encoding" not in document.facts
 
 
 def test_declared_encoding_wins_when_it_fits() -> None:
