@@ -21,11 +21,11 @@ from docworker.jobs.kinds.documents import process_document
 from docworker.worker.tenants.owner import placement_of
 from docworker.worker.tenants.places import Model
 from tests.support.commands import docworker
+from tests.support.database import opened_database
 from tests.support.moved import MovedTenant
 from tests.support.processes import Process, Processes
+from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.usefixtures("clusters")
 
 _UNDONE = text("SELECT count(*) FROM ledger.jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled')")
 
@@ -137,18 +137,29 @@ def check(tenant: MovedTenant, producer: Producer, documents: list[UUID]) -> Non
         assert session.scalar(pending) == 0
 
 
-@pytest.mark.parametrize(
+TO = pytest.mark.parametrize(
     "arguments", [["--cluster", "east"], ["--model", "schema"]], ids=["to another shard", "to a schema"]
 )
+
+
+@TO
+@pytest.mark.usefixtures("clusters")
 def test_jobs_and_producers_go_on_and_nothing_is_lost_or_doubled(processes: Processes, arguments: list[str]) -> None:
     run(MovedTenant(), processes, 300, arguments, kill=False)
 
 
+@pytest.fixture
+def two_masters(own_stack: OwnStack, in_force: InForce) -> Iterator[None]:
+    """Two clusters on servers of their own, where `clusters` has two databases of one; the database is open."""
+    in_force(own_stack(clusters=2, migrated=True))
+    with opened_database():
+        yield
+
+
+@TO
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "arguments", [["--cluster", "east"], ["--model", "schema"]], ids=["to another shard", "to a schema"]
-)
+@pytest.mark.usefixtures("two_masters")
 def test_twenty_thousand_documents_are_moved_and_the_mover_is_killed_three_times(
     processes: Processes, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
