@@ -85,3 +85,10 @@ def test_held_snapshot_run_compares_with_and_without(shape: list[str]) -> None:
     assert re.search(r"^ *without a snapshot, jobs per second:( [\d,]+){2}$", said, re.MULTILINE), said
     assert re.search(r"^with one / without, means: \d+\.\d\d$", said, re.MULTILINE), said
     assert re.search(r"^a look [^,]*, ms: \d+\.\d with, \d+\.\d without$", said, re.MULTILINE), said
+
+
+def test_reading_files_ends_with_what_importing_them_took() -> None:
+    said = benchmark("--files", "samples")
+
+    assert re.search(r"^PDF +\d+ +[\d.]+( +[\d.]+ +[\d.]+ +\d+){2,}$", said, re.MULTILINE), said
+    assert re.search(r"^bare parsers [\d.]+ s; imported and processed in [\d.]+ s \([\d.]+ times\)", said, re.MULTILINE)
