@@ -45,6 +45,14 @@ class PipelineError(DocworkerError):
         self.reason = str(reason)
 
 
+def check_output(size_bytes: int, most_bytes: int) -> None:
+    """Raises PipelineError for a text of more bytes in UTF-8 than are allowed."""
+    if size_bytes > most_bytes:
+        raise PipelineError(
+            Reason.OUTPUT_LIMIT, f"the text takes {size_bytes} bytes, more than the {most_bytes} bytes allowed"
+        )
+
+
 class ProcessorError(ConfigurationError):
     """A processor is declared wrongly, or two of them clash: the installation is at fault, not a document."""
 

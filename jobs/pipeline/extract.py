@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason, printable_fact
+from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason, check_output, printable_fact
 from docworker.jobs.pipeline.encodings import decode, replaced_message
 from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS
 from docworker.jobs.pipeline.limits import Limits
@@ -50,11 +50,10 @@ class Extract(Processor):
         return self._parsed(document, media_type, data)
 
     def _given(self, document: Draft, text: str, **facts: JSON) -> Draft:
-        if len(text) > self.limits.output_bytes:
-            raise PipelineError(
-                Reason.OUTPUT_LIMIT,
-                f"the text has {len(text)} characters, more than the {self.limits.output_bytes} bytes allowed",
-            )
+        most = self.limits.output_bytes
+        check_output(len(text), most)
+        if len(text) > most // 4:  # there are at most four times as many bytes
+            check_output(len(text.encode("utf-8", "replace")), most)
         return document.with_content(text).with_facts(**facts)
 
     def _parsed(self, document: Draft, media_type: str, data: bytes) -> Draft:

@@ -278,7 +278,10 @@ class ParserProcess:
                 f"reading the document takes more than the {self.limits.cpu_seconds:g} s of computing time allowed",
             )
         # PDFium aborts without a word when memory is refused; every other abort we know of says why.
-        if any(each in said for each in _REFUSED_MEMORY) or (-returncode == signal.SIGABRT and not said):
+        # Not only in its last words: Rust goes on after that.
+        if any(each.encode() in self._stderr for each in _REFUSED_MEMORY) or (
+            -returncode == signal.SIGABRT and not said
+        ):
             return PipelineError(
                 Reason.MEMORY_LIMIT,
                 f"reading the document takes more than the {self.limits.memory_bytes} bytes of memory allowed",

@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Self
 
-from docworker.jobs.pipeline.draft import Draft, Original, PipelineError, Processed, ProcessorError, Reason
+from docworker.jobs.pipeline.draft import (
+    Draft,
+    Original,
+    PipelineError,
+    Processed,
+    ProcessorError,
+    Reason,
+    check_output,
+)
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.processor import Options, Processor, declared, path_of
 
@@ -56,8 +64,9 @@ def signature_of(processors: Iterable[Processor | type[Processor]]) -> str:
 class Pipeline:
     """The processors of this installation, ready to run. One for each process; safe to use from threads."""
 
-    def __init__(self, processors: Iterable[Processor]) -> None:
+    def __init__(self, processors: Iterable[Processor], limits: Limits | None = None) -> None:
         self.processors = tuple(processors)
+        self.limits = limits or Limits()
         self.signature = signature_of(self.processors)
         self._steps = tuple(each.process for each in self.processors)
 
@@ -68,7 +77,7 @@ class Pipeline:
         `limits` and `documents_per_child` are for extraction: see `Limits` and `Sandbox`.
         """
         options = Options(limits or Limits(), documents_per_child)
-        return cls(kind.build(options) for kind in installed_processors())
+        return cls((kind.build(options) for kind in installed_processors()), options.limits)
 
     def run(self, source: Original) -> Processed:
         """Process one document. Raises PipelineError when the document is at fault."""
@@ -78,9 +87,13 @@ class Pipeline:
         content = document.text
         if not content:
             raise PipelineError(Reason.EMPTY, "the document holds no text")
+        encoded = content.encode()
+        check_output(
+            len(encoded), self.limits.output_bytes
+        )  # NFC can make three times the bytes, a processor any number
         return Processed(
             content=content,
-            content_sha256=hashlib.sha256(content.encode()).hexdigest(),
+            content_sha256=hashlib.sha256(encoded).hexdigest(),
             title=document.title,
             facts=dict(document.facts),
             pipeline=self.signature,

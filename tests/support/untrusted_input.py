@@ -178,6 +178,7 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.pipeline.confinement.seccomp.is_offered": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.seccomp.when": _INSTALLATION,
     "docworker.jobs.pipeline.frames.read_frame": _CHILD,
+    "docworker.jobs.pipeline.draft.check_output": "sees numbers",
     "docworker.jobs.pipeline.encodings.replaced_message": "shows a number",
     "docworker.jobs.pipeline.extract.Extract.build": _INSTALLATION,
     "docworker.jobs.pipeline.processor.path_of": _INSTALLATION,

@@ -214,6 +214,15 @@ def test_text_past_the_output_limit_is_refused() -> None:
     assert caught.value.reason == "output_limit"
 
 
+def test_text_that_grows_past_the_output_limit_is_refused() -> None:
+    limits = Limits(output_bytes=100)
+    with Pipeline.load(limits) as pipeline:
+        for text in ("ü" * 60, "\U0001d160" * 20):  # by its bytes; by what NFC makes of it
+            with pytest.raises(PipelineError, match="100 bytes allowed") as caught:
+                pipeline.run(Original(text=text))
+            assert caught.value.reason == "output_limit"
+
+
 def test_source_is_either_bytes_or_text() -> None:
     with pytest.raises(ValueError, match="got neither"):
         Original()

@@ -10,13 +10,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.limits import MIB, Limits
@@ -214,37 +212,6 @@ def test_kill_from_outside_is_not_the_documents_failure(sandbox: Sandbox) -> Non
         with pytest.raises(SandboxError, match="killed from outside"):
             reading.result(timeout=10)
         assert pool.submit(sandbox.read, HTML, GOOD).result(timeout=10).text == "good"
-
-
-@pytest.mark.parametrize("files", [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
-def test_damaged_files_are_read_or_refused_and_nothing_else(damage_sandbox: Sandbox, files: int) -> None:
-    @settings(max_examples=files, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(data=st.data())
-    def read_damaged(data: st.DataObject) -> None:
-        media_type, name = data.draw(
-            st.sampled_from(
-                [
-                    (PDF, "handbook/annual-report.pdf"),
-                    (DOCX, "correspondence/inventory.docx"),
-                    (HTML, "handbook/travel-policy.html"),
-                ]
-            )
-        )
-        damaged = bytearray(sample(name))
-        for _ in range(data.draw(st.integers(1, 8))):
-            position = data.draw(st.integers(0, len(damaged) - 1))
-            damaged[position : position + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
-        with suppress(PipelineError):
-            damage_sandbox.read(media_type, bytes(damaged))
-        assert damage_sandbox.read(HTML, GOOD).text == "good"
-
-    read_damaged()
-
-
-@pytest.fixture(scope="module")
-def damage_sandbox() -> Iterator[Sandbox]:
-    with Sandbox(Limits(memory_bytes=512 * MIB, cpu_seconds=5, wall_seconds=20)) as sandbox:
-        yield sandbox
 
 
 # --- what the child can reach -----------------------------------------------------------------------------
