@@ -44,6 +44,7 @@ class Present:
     version: int
     source_key: str | None
     status: str
+    rejected_by: str | None
 
 
 def find_present(session: Session, files: Collection[Incoming]) -> Mapping[tuple[UUID | None, str], Present]:
@@ -53,7 +54,7 @@ def find_present(session: Session, files: Collection[Incoming]) -> Mapping[tuple
     folders, names = zip(*places, strict=True) if places else ((), ())
     place = func.unnest(cast(folders, ARRAY(Uuid)), cast(names, ARRAY(Text))).table_valued("folder_id", "filename")
     given = place.render_derived("place")
-    columns = (Document.id, Document.version, Document.source_key, Document.status)
+    columns = (Document.id, Document.version, Document.source_key, Document.status, Document.rejected_by)
     mine = (
         Document.organization_id == organization_of(session),
         Document.filename == given.c.filename,
@@ -168,4 +169,5 @@ def _source_columns(file: Incoming) -> dict[str, Any]:
         "media_type": file.media_type,
         "status": DocumentStatus.PENDING if file.unsupported is None else DocumentStatus.UNSUPPORTED,
         "status_reason": file.unsupported,
+        "rejected_by": None,
     }

@@ -136,6 +136,7 @@ def _failed(reason: str | ColumnElement[str]) -> dict[str, Any]:
     return {
         "status": DocumentStatus.FAILED,
         "status_reason": reason,
+        "rejected_by": None,
         "version": Document.version + 1,
         "updated_at": func.clock_timestamp(),
     }

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Optional
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, func, select, text
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, Index, and_, func, select, text
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.ext.hybrid import hybrid_method, hybrid_property
 from sqlalchemy.orm import Mapped, column_property, mapped_column, object_session, relationship
@@ -38,6 +38,8 @@ class DocumentStatus(StrEnum):
 class Document(TenantOwned, Timestamped, Base):
     """`version` counts every change of the row and guards it; `latest_version` counts the texts kept.
 
+    `rejected_by` is the signature of the processors that have found the present source, or text, bad.
+
     `content` is the present text. It is stored once: in the latest version, or in `unprocessed_content` from when an
     application sets it to when it is processed.
     """
@@ -55,6 +57,7 @@ class Document(TenantOwned, Timestamped, Base):
     content_sha256: Mapped[str | None]
     status: Mapped[str] = mapped_column(default=DocumentStatus.PENDING)
     status_reason: Mapped[str | None]
+    rejected_by: Mapped[str | None]
     latest_version: Mapped[int] = mapped_column(default=0)
     version: Mapped[int] = mapped_column()
     deleted_at: Mapped[datetime | None]
@@ -125,7 +128,7 @@ class Document(TenantOwned, Timestamped, Base):
         loaded = self.__dict__
         if loaded.get("unprocessed_content") is None and loaded.get("_latest_content") == text:
             return  # nothing changes, as with any attribute that is set to what it is
-        self.unprocessed_content = text
+        self.unprocessed_content, self.rejected_by = text, None
 
     @content.inplace.expression
     @classmethod
@@ -136,7 +139,7 @@ class Document(TenantOwned, Timestamped, Base):
     @content.inplace.update_expression
     @classmethod
     def _update_content(cls, value: Any) -> list[tuple[Any, Any]]:
-        return [(cls.unprocessed_content, value)]
+        return [(cls.unprocessed_content, value), (cls.rejected_by, None)]
 
     @content.inplace.bulk_dml
     @classmethod
@@ -164,6 +167,16 @@ class Document(TenantOwned, Timestamped, Base):
     @classmethod
     def _is_stale_expression(cls, signature: str) -> ColumnElement[bool]:
         return cls.present_version.has(DocumentVersion.pipeline != signature)
+
+    @hybrid_method
+    def is_known_bad(self, signature: str) -> bool:
+        """Whether the processors of this signature have failed on it as it is: they would fail again."""
+        return self.status == DocumentStatus.FAILED and self.rejected_by == signature
+
+    @is_known_bad.inplace.expression  # type: ignore[attr-defined, untyped-decorator]
+    @classmethod
+    def _is_known_bad_expression(cls, signature: str) -> ColumnElement[bool]:
+        return and_(cls.status == DocumentStatus.FAILED, cls.rejected_by.is_not_distinct_from(signature))
 
     def keep_content(self, text: str) -> None:
         """Have the latest version hold the text, which the caller writes."""

@@ -39,6 +39,7 @@ from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, UNSUPPORTED, media_type_of
+from docworker.jobs.pipeline.registry import installed_processors, signature_of
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -166,6 +167,7 @@ class _Import:
         self._into = into
         self._store = store
         self._threads = threads
+        self._signature = signature_of(installed_processors())
         self._folders: dict[FolderPath, UUID | None] = {ROOT: None}
 
     def begin(self, found: Sequence[Found]) -> _Batch:
@@ -263,6 +265,8 @@ class _Import:
             return False
         if there.status == DocumentStatus.UNSUPPORTED:
             return file.unsupported is not None
+        if there.status == DocumentStatus.FAILED and there.rejected_by != self._signature:
+            return False
         return there.status == DocumentStatus.PROCESSED or self._is_intact(file.source.key)
 
     def _is_intact(self, key: str) -> bool:

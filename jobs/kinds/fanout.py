@@ -7,7 +7,7 @@ two chunks neither repeats nor skips one. How far the children are is counted in
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, not_, or_, select
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
@@ -37,7 +37,8 @@ def process_folder(attempt: Attempt, folder_id: UUID, force: bool = False) -> No
 @job(soft_limit_seconds=1500, hard_limit_seconds=1800)
 def process_organization(attempt: Attempt, force: bool = False) -> None:
     """Process the live documents of the organization whose text these very processors have not made of what they are
-    now, and none that is unsupported; with `force`, all. The children get the priority of this job."""
+    now, and none that is unsupported or known to be bad to these; with `force`, all. The children get the priority
+    of this job."""
     _fan_out(attempt, select(Document.id), force=force)
 
 
@@ -66,10 +67,13 @@ def _fan_out(attempt: Attempt, documents: Select[UUID], *, force: bool) -> None:
 def _is_to_be_processed() -> ColumnElement[bool]:
     """A document whose source changes is set to be pending."""
     signature = signature_of(installed_processors())
-    return or_(
-        Document.status.in_((DocumentStatus.PENDING, DocumentStatus.FAILED)),
-        Document.unprocessed_content.is_not(None),
-        and_(Document.status == DocumentStatus.PROCESSED, Document.is_stale(signature)),
+    return and_(
+        or_(
+            Document.status.in_((DocumentStatus.PENDING, DocumentStatus.FAILED)),
+            Document.unprocessed_content.is_not(None),
+            and_(Document.status == DocumentStatus.PROCESSED, Document.is_stale(signature)),
+        ),
+        not_(Document.is_known_bad(signature)),
     )
 
 

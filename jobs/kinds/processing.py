@@ -62,9 +62,14 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
     try:
         made = pipeline().run(_source_of(document))
     except PipelineError as error:
-        if error.reason == Reason.UNSUPPORTED:
-            return Rejected(document.id, document.version, str(error), DocumentStatus.UNSUPPORTED)
-        return Rejected(document.id, document.version, f"{error.reason}: {error}")
+        is_unsupported = error.reason == Reason.UNSUPPORTED
+        return Rejected(
+            document.id,
+            document.version,
+            str(error) if is_unsupported else f"{error.reason}: {error}",
+            DocumentStatus.UNSUPPORTED if is_unsupported else DocumentStatus.FAILED,
+            None if is_unsupported or error.reason == Reason.MISSING_EXTRA else pipeline().signature,
+        )
     return NewText(
         document_id=document.id,
         read_version=document.version,

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     """Why a document cannot be processed: short words that are stored, counted and never change."""
 
     UNSUPPORTED = "unsupported"
+    MISSING_EXTRA = "missing_extra"
     EMPTY = "empty"
     UNDECODABLE = "undecodable"
     ENCRYPTED = "encrypted"

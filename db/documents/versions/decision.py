@@ -21,6 +21,8 @@ class Present(Protocol):
     @property
     def status_reason(self) -> str | None: ...
     @property
+    def rejected_by(self) -> str | None: ...
+    @property
     def deleted_at(self) -> datetime | None: ...
 
 
@@ -48,7 +50,8 @@ def decide(present: Present | None, result: NewText | Rejected, *, is_restored: 
     if is_restored:
         return Decision(Outcome(Written.UNCHANGED, present.latest_version), changes_row=False)
     if isinstance(result, Rejected):
-        is_known = (present.status, present.status_reason) == (result.status, result.reason)
+        known = (present.status, present.status_reason, present.rejected_by)
+        is_known = known == (result.status, result.reason, result.pipeline)
         return Decision(Outcome(Written.REJECTED), changes_row=not is_known)
     if present.latest_version == 0 or present.content_sha256 != result.content_sha256:
         return Decision(Outcome(Written.VERSION, present.latest_version + 1), changes_row=True)

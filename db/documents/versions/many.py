@@ -97,6 +97,7 @@ _LOCK_DOCUMENTS = (
         _old.content_sha256,
         _old.status,
         _old.status_reason,
+        _old.rejected_by,
         _old.deleted_at,
     )
     .where(*_BY_KEY)
@@ -177,7 +178,12 @@ def _settle_statement() -> Update:
 
 def _reject_statement() -> Update:
     place = _places().c
-    return _update(place, status=_element("statuses", place.number), status_reason=_element("reasons", place.number))
+    return _update(
+        place,
+        status=_element("statuses", place.number),
+        status_reason=_element("reasons", place.number),
+        rejected_by=_element("pipelines", place.number),
+    )
 
 
 _WRITE_CHANGED = _write_changed_statement()
@@ -219,6 +225,7 @@ def _reject(session: Session, rejected: Sequence[Rejected]) -> None:
             "ids": [one.document_id for one in rejected],
             "statuses": [one.status for one in rejected],
             "reasons": [one.reason for one in rejected],
+            "pipelines": [one.pipeline for one in rejected],
         }
         session.execute(_REJECT, parameters)
 

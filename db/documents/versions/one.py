@@ -50,6 +50,7 @@ def reject(session: Session, document: Document, rejected: Rejected) -> Outcome:
     outcome, changes_row = _decide(session, document, rejected)
     if changes_row:
         document.status, document.status_reason = rejected.status, rejected.reason
+        document.rejected_by = rejected.pipeline
         session.flush()
     return outcome
 

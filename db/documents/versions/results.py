@@ -31,6 +31,8 @@ class Rejected:
     read_version: int
     reason: str
     status: DocumentStatus = DocumentStatus.FAILED
+    pipeline: str | None = None
+    """The signature of the processors that would always say so; None where another try may help."""
 
 
 class Written(StrEnum):

@@ -70,8 +70,8 @@ _EXTRAS = {"python_calamine": "office", "striprtf": "office"}
 
 
 def reader_of(media_type: str) -> Reader:
-    """The function that reads this media type; raises PipelineError (`unsupported`) where there is none, or where the
-    library that it needs is not installed."""
+    """The function that reads this media type; raises PipelineError: `unsupported` where there is none,
+    `missing_extra` where the library that it needs is not installed."""
     if media_type not in _MODULES:
         raise PipelineError(Reason.UNSUPPORTED, f"there is no reader for {media_type!r}")
     try:
@@ -81,7 +81,7 @@ def reader_of(media_type: str) -> Reader:
         if extra is None:
             raise
         raise PipelineError(
-            Reason.UNSUPPORTED,
+            Reason.MISSING_EXTRA,
             f"to read {NAMES[media_type]} files, install `docworker[{extra}]` where the workers run, and process the "
             "document again",
         ) from None

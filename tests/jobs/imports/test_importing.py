@@ -107,6 +107,20 @@ def test_importing_the_same_tree_again_changes_nothing(tenant: Tenant, tree: Pat
     assert everything(tenant) == before
 
 
+def test_a_file_known_to_be_bad_is_tried_again_by_other_processors(tenant: Tenant, tree: Path) -> None:
+    (tree / "empty.txt").write_text("  ")
+    run(tenant, tree)
+    drain()
+    assert counts(run(tenant, tree)) == {"unchanged": 1}
+    with writing(tenant.id) as session:
+        session.execute(update(Document).values(rejected_by="extract/1"))
+    assert counts(run(tenant, tree)) == {"changed": 1}
+    drain()
+    assert counts(run(tenant, tree)) == {"unchanged": 1}
+    (tree / "empty.txt").write_text("words")
+    assert counts(run(tenant, tree)) == {"changed": 1}
+
+
 def test_only_the_changed_file_is_processed_again(tenant: Tenant, tree: Path) -> None:
     fill(tree, 5)
     run(tenant, tree)

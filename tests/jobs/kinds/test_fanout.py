@@ -25,6 +25,7 @@ from docworker.jobs.enqueue import enqueue
 from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.kinds import fanout
+from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.fanout import process_folder, process_organization
 from docworker.jobs.pipeline.registry import installed_processors, signature_of
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
@@ -67,6 +68,29 @@ def test_what_these_processors_have_made_and_what_is_unsupported_is_left_out(ten
     drain()
     assert children(tenant, parent) == once([old, pending])
     assert children(tenant, forced) == once([made, old, pending, unsupported])
+
+
+def test_what_these_processors_have_failed_on_is_tried_again_when_it_or_they_are_others(tenant: Tenant) -> None:
+    changed, other_pipeline, bad, lost = ids = tenant.add(" ", " ", " ", " ")
+    with writing(tenant.id) as session:
+        for one in (changed, other_pipeline, bad):
+            enqueue(session, process_document, document_id=one)
+        session.get_one(Document, (tenant.id, lost)).status = DocumentStatus.FAILED
+    drain()
+    assert [tenant.get(one).status for one in ids] == ["failed"] * 4
+    parent = start(tenant)
+    drain()
+    assert children(tenant, parent) == once([lost])
+    with writing(tenant.id) as session:
+        session.get_one(Document, (tenant.id, changed)).content = "words"
+        session.get_one(Document, (tenant.id, other_pipeline)).rejected_by = "extract/1"
+    parent, forced = start(tenant), start(tenant, force=True)
+    drain()
+    assert children(tenant, parent) == once([changed, other_pipeline])
+    assert children(tenant, forced) == once(ids)
+    parent = start(tenant)
+    drain()
+    assert children(tenant, parent) == Counter()
 
 
 def test_what_is_unsupported_stays_so_when_it_is_tried_again(tenant: Tenant, tmp_path: Path) -> None:

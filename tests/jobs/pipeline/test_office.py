@@ -213,7 +213,7 @@ def test_format_whose_library_is_not_installed_names_the_extra_to_install(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(PipelineError, match=r"install `docworker\[office\]`") as caught:
         reader_of(media_type)
-    assert caught.value.reason == "unsupported"
+    assert caught.value.reason == "missing_extra"
 
 
 @pytest.mark.parametrize(
