@@ -5,6 +5,7 @@ An exception is a stranger's code: its `str()`, its class's name or its notes ma
 causes may go round in a circle. What it cannot say is replaced by a placeholder.
 """
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -21,6 +22,7 @@ from docworker.db.ledger import Failure
 MOST_LOGGED = 300
 """Characters of an error's message in a line of the log; the ledger keeps more."""
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,16}")
 _MOST_OF_A_NAME = 200
 _MOST_OF_A_MESSAGE = 2_000
 """Within a traceback; the message by itself is kept in full length."""
@@ -69,7 +71,7 @@ def failure_of(error: BaseException, *, soft_limit_seconds: float) -> Failure:
             "anything else to be tried again"
         )
     else:
-        message = message_of(told).strip() or name
+        message = without_addresses(message_of(told)).strip() or name
     return Failure(name, message, _safely(lambda: "".join(_told_with_causes(error)), otherwise="no traceback"))
 
 
@@ -79,6 +81,11 @@ def class_name(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     return _safely(lambda: str(error), otherwise="no message: asking the exception for it failed")
+
+
+def without_addresses(message: str) -> str:
+    """Where objects were in memory tells nobody anything, and makes equal failures look different."""
+    return _ADDRESS.sub("", message)
 
 
 def beginning_of(message: str, most: int = MOST_LOGGED) -> str:

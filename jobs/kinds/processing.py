@@ -12,6 +12,7 @@ from docworker.db.documents.store import source_store
 from docworker.db.documents.versions import NewText, Rejected
 from docworker.db.models import DocumentStatus
 from docworker.db.settings import settings
+from docworker.jobs.execution.reasons import without_addresses
 from docworker.jobs.pipeline import confinement
 from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
@@ -66,7 +67,7 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
         return Rejected(
             document.id,
             document.version,
-            str(error) if is_unsupported else f"{error.reason}: {error}",
+            without_addresses(str(error) if is_unsupported else f"{error.reason}: {error}"),
             DocumentStatus.UNSUPPORTED if is_unsupported else DocumentStatus.FAILED,
             None if is_unsupported or error.reason == Reason.MISSING_EXTRA else pipeline().signature,
         )

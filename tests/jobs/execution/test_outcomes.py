@@ -247,6 +247,13 @@ def test_what_an_exception_cannot_say_is_a_placeholder(
     assert (state(job_id).error_class, state(job_id).error_message) == (make.__name__, said)
 
 
+def test_equal_failures_read_alike_wherever_their_objects_were_in_memory(tenant: Tenant) -> None:
+    task = single(raising(BadInputError(f"cannot read {object()}, nor {Event()}")))
+    job_id = enter(tenant, task)
+    deliver(task)
+    assert state(job_id).error_message == "cannot read <object object>, nor <threading.Event: unset>"
+
+
 def dive(depth: int) -> None:
     if depth:
         return surface(depth - 1)
