@@ -88,9 +88,8 @@ class Pipeline:
         if not content:
             raise PipelineError(Reason.EMPTY, "the document holds no text")
         encoded = content.encode()
-        check_output(
-            len(encoded), self.limits.output_bytes
-        )  # NFC can make three times the bytes, a processor any number
+        # NFC can make three times the bytes of what was read, a processor of one's own any number.
+        check_output(len(encoded), self.limits.output_bytes)
         return Processed(
             content=content,
             content_sha256=hashlib.sha256(encoded).hexdigest(),

@@ -79,7 +79,8 @@ _META = re.compile(rb"<meta([^<>]*)>", re.I)
 _CHARSET = re.compile(rb"charset\s*=[\s\"']*([a-zA-Z0-9_:.-]+)", re.I)
 _XML_DECLARATION = re.compile(rb"<\?xml([^<>]*+)>")
 _XML_ENCODING = re.compile(rb"encoding=[\"']([a-zA-Z0-9_:.-]+)")
-_PAGE_COMMENT = re.compile(rb"<!--.*?-->", re.S)
+_PAGE_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.S)
+"""One without an end goes to the end of the page, so that there is only one to look for."""
 _DECLARATION_BYTES = 64 * 1024
 _CLOSED_AT_ONCE = re.compile(
     r"<(script|title|style|textarea|iframe|noscript|a|abbr|b|i|em|strong|span|p|div|td|th|li|dt|dd|h[1-6])((?:\s[^<>]*)?)/>"

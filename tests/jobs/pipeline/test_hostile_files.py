@@ -7,6 +7,7 @@ import pytest
 
 from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
 from docworker.jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.media_types import HTML
 from docworker.jobs.pipeline.registry import Pipeline
 from tests.support.hostile import BOMBS, SEEDS, damaged
 
@@ -47,3 +48,7 @@ def test_damaged_file_ends_in_a_text_or_a_reason_and_is_no_crash(
     assert came_of(pipeline, media_type, SEEDS[media_type]) == "text"
     said = {seed: came_of(pipeline, media_type, damaged(SEEDS[media_type], seed)) for seed in range(seeds)}
     assert "crashed" not in said.values(), said
+
+
+def test_open_comments_do_not_cost_the_square_of_their_number(pipeline: Pipeline) -> None:
+    assert came_of(pipeline, HTML, BOMBS[HTML]["open comments"](13_000)) == "empty"
