@@ -26,6 +26,10 @@ from docworker.worker.cli.printable import printable
 HINT_SECONDS = 3.0
 POLL_SECONDS = 0.25
 SHOWN_GONE = 20
+SHOWN_FILES = 50
+"""That failed or were left out: of more, their reasons are counted."""
+SHOWN_REASONS = 100
+_NOTED = ("failed", "unsupported", "skipped")
 
 
 @dataclass(frozen=True)
@@ -182,15 +186,35 @@ def _outcomes(organization_id: UUID, results: Sequence[FileResult]) -> list[Outc
     return outcomes
 
 
+def _print_reasons(noted: Sequence[Outcome]) -> None:
+    """How many there are of each outcome and reason, the failures and then the most first, each with an example."""
+    examples: dict[tuple[str, str | None], str] = {}
+    for one in noted:
+        examples.setdefault((one.outcome, one.reason), one.path)
+    counts = Counter((one.outcome, one.reason) for one in noted)
+    ranked = sorted(counts.items(), key=lambda item: (_NOTED.index(item[0][0]), -item[1], item[0][1] or ""))
+    rows = ((count, *which, examples[which]) for which, count in ranked[:SHOWN_REASONS])
+    print_table(("#files", "outcome", "why", "such as"), rows)
+    if len(ranked) > SHOWN_REASONS:
+        left = ranked[SHOWN_REASONS:]
+        click.echo(f"\N{HORIZONTAL ELLIPSIS} and {sum(count for _, count in left)} files for {len(left)} other reasons")
+    error_console().print(
+        "each file is listed with --json, or by `docworker documents --state failed` or `unsupported`"
+    )
+
+
 def _report(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     counts = Counter(one.outcome for one in outcomes)
     if as_json:
         order = ("processed", "pending", "unchanged", "unsupported", "failed", "skipped")
         print_json({**{name: counts[name] for name in order}, "files": outcomes})
         return
-    noted = [one for one in outcomes if one.outcome in {"failed", "unsupported", "skipped"}]
-    if noted:
+    noted = [one for one in outcomes if one.outcome in _NOTED]
+    if len(noted) > SHOWN_FILES:
+        _print_reasons(noted)
+    elif noted:
         print_table(("file", "outcome", "why"), ((one.path, one.outcome, one.reason) for one in noted))
+    if noted:
         click.echo()
     order = ("processed", "pending", "unchanged", "unsupported", "skipped", "failed")
     click.echo(", ".join(f"{counts[name]} {name}" for name in order if counts[name] or name in {"processed", "failed"}))
