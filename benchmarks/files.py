@@ -25,7 +25,8 @@ from docworker.worker.local.stack import LocalStack
 
 FORMATS = {HTML: "HTML", PDF: "PDF", DOCX: "DOCX", MARKDOWN: "Markdown", TEXT: "text"}
 LIMIT_SECONDS = 60
-"""For the files of one format, by one system."""
+"""For the files of one format, by one system; on one file it may hang for longer."""
+HANGS_SECONDS = 600
 
 Taken = dict[str, dict[str, float]]
 
@@ -65,10 +66,16 @@ def files_below(directory: Path) -> list[tuple[str, Path]]:
 
 
 def read_by(system: str, files: Sequence[tuple[str, Path]]) -> Taken:
-    """What `benchmarks.readers` says of one system. Raises BenchmarkError when its process ends without a word."""
+    """What `benchmarks.readers` says of one system. Raises BenchmarkError when its process ends without a word, or
+    hangs."""
     asked = json.dumps([(media_type, str(path)) for media_type, path in files])
     command = [sys.executable, "-m", "benchmarks.readers", system, str(LIMIT_SECONDS)]
-    done = subprocess.run(command, input=asked, cwd=PROJECT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, input=asked, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=HANGS_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"{system} hangs on one of {len(files)} files") from None
     if done.returncode:
         raise BenchmarkError(f"{system} ended with {done.returncode}: {done.stderr[-2000:]}")
     taken: Taken = json.loads(done.stdout)
