@@ -83,16 +83,25 @@ def _grant_cpu(seconds: float) -> None:
 
 def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]:
     try:
-        reading = reader_of(str(header["media_type"]))(data, limits)
-        return _reply(reading)
+        reader = reader_of(str(header["media_type"]))
     except PipelineError as error:
-        return {"reason": error.reason, "message": str(error)[:_MOST_MESSAGE_CHARACTERS]}, b""
+        return _refusal(error)
+    except ImportError as error:  # a library that lies where we may not read, or is broken
+        return {"fault": f"{type(error).__name__}: {error}"[:_MOST_MESSAGE_CHARACTERS]}, b""
+    try:
+        return _reply(reader(data, limits))
+    except PipelineError as error:
+        return _refusal(error)
     except MemoryError:
         return {"reason": Reason.MEMORY_LIMIT, "message": _memory_message(limits)}, b""
     except Exception as error:  # noqa: BLE001 -- whatever a parser raises on a hostile file is about the file
         # Not what it says: that may be text of the document, or an address in memory.
         message = f"the parser gave up with {type(error).__name__}"
         return {"reason": Reason.CORRUPT, "message": message}, b""
+
+
+def _refusal(error: PipelineError) -> tuple[Header, bytes]:
+    return {"reason": error.reason, "message": str(error)[:_MOST_MESSAGE_CHARACTERS]}, b""
 
 
 def _reply(reading: Reading) -> tuple[Header, bytes]:

@@ -46,7 +46,7 @@ _BOOT = (
 
 
 class SandboxError(DocworkerError):
-    """The sandbox failed, not the document: its child could not start or was killed from outside. Try again."""
+    """The sandbox failed, not the document: its child could not start, lacks a library or was killed. Try again."""
 
 
 class ParserProcess:
@@ -90,6 +90,8 @@ class ParserProcess:
         """
         self.served += 1
         header, payload = self._exchange({"media_type": media_type}, data)
+        if "fault" in header:
+            raise SandboxError(f"the parsing process cannot read {media_type}: {_told(header, 'fault')}")
         if "reason" in header:
             raise _refusal(header)
         return _reading(header, payload)
@@ -324,8 +326,12 @@ def _refusal(header: Header) -> PipelineError:
         reason = Reason(str(header["reason"])[:_MOST_REASON_CHARACTERS])
     except ValueError:
         return _garbled("its reason is unknown")
-    message = str(header.get("message", ""))[:_MOST_REASON_CHARACTERS]
-    return PipelineError(reason, message.encode("utf-8", "replace").decode().replace("\0", ""))
+    return PipelineError(reason, _told(header, "message"))
+
+
+def _told(header: Header, name: str) -> str:
+    said = str(header.get(name, ""))[:_MOST_REASON_CHARACTERS]
+    return said.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def _garbled(what: str) -> PipelineError:

@@ -146,6 +146,17 @@ def test_child_stopped_in_the_middle_of_a_document_is_not_the_documents_failure(
     assert next_is_fine(sandbox)
 
 
+def test_reader_whose_library_cannot_be_loaded_is_not_the_documents_failure(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = "import sys; sys.modules['selectolax'] = None; "
+    monkeypatch.setattr(parser_process, "_BOOT", without + parser_process._BOOT)
+    with pytest.raises(SandboxError, match=r"cannot read text/html: ModuleNotFoundError: .*selectolax"):
+        sandbox.read(HTML, GOOD)
+    monkeypatch.undo()
+    assert next_is_fine(sandbox)
+
+
 def test_child_that_never_gets_ready_is_given_up(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parser_process, "START_SECONDS", 0.5)
     monkeypatch.setattr(parser_process, "_BOOT", "import time; time.sleep(60)")
