@@ -19,6 +19,7 @@ from docworker.jobs.imports.importing import FileResult, import_tree
 from docworker.jobs.imports.pruning import Seen, find_gone, started_at
 from docworker.jobs.imports.walking import FoundFolder, walk
 from docworker.jobs.progress import JobWatch, failures
+from docworker.worker.cli.errors import INTERRUPTED
 from docworker.worker.cli.options import actor, organization_open, organization_option
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
 from docworker.worker.cli.printable import printable
@@ -96,11 +97,12 @@ def import_(
     ignore, seen = Ignore.of_tree(path, exclude, hidden=hidden), Seen()
     with organization_open("import", slug) as organization_id:
         begun_at = started_at(organization_id)
-        with _progress() as progress:
-            results = _import(organization_id, path, into, ignore, seen, progress)
-        if wait:
+        with _told_when_interrupted():
             with _progress() as progress:
-                _follow(organization_id, results, timeout, progress)
+                results = _import(organization_id, path, into, ignore, seen, progress)
+            if wait:
+                with _progress() as progress:
+                    _follow(organization_id, results, timeout, progress)
         outcomes = _outcomes(organization_id, results)
         _report(outcomes, as_json=as_json)
         if prune:
@@ -108,6 +110,18 @@ def import_(
     failed = {"failed", "pending"} if wait else {"failed"}
     if any(one.outcome in failed for one in outcomes):
         click.get_current_context().exit(1)
+
+
+@contextmanager
+def _told_when_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            "interrupted: what has been imported stays and is processed; run it again for the rest, and to see it all",
+            err=True,
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -82,6 +82,7 @@ def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(tenant: Tenant, fil
     process.send(signal.SIGINT)
     assert process.wait(within_seconds=10) == 130
     assert "Traceback" not in process.log
+    assert "interrupted: what has been imported stays" in process.log
 
 
 def test_missing_worker_is_told(tenant: Tenant, files: Path, processes: Processes) -> None:
