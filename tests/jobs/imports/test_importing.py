@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -319,6 +319,19 @@ def test_documents_of_another_organization_are_invisible(tenant: Tenant, tree: P
         find_document(other.id, "/folder1/sub1/1.txt")
     assert counts(run(other, tree)) == {"new": 3}
     assert everything(tenant) != everything(other)
+
+
+def test_an_import_that_was_given_up_is_completed_by_the_next_one(tenant: Tenant, tree: Path) -> None:
+    fill(tree, 1100)
+    begun = import_tree(tenant.id, tree)
+    first = [next(begun) for _ in range(600)]
+    assert isinstance(begun, Generator)
+    begun.close()
+    assert not [one for one in threading.enumerate() if one.name.startswith("import")]
+    rest = counts(run(tenant, tree))
+    assert rest["unchanged"] >= 600
+    assert rest["unchanged"] + rest["new"] == 1100
+    assert [one.path for one in first] == [one.path for one in run(Tenant(), tree)][:600], "in the same order each time"
 
 
 def test_thousand_files_are_imported(tenant: Tenant, tree: Path) -> None:
