@@ -94,5 +94,6 @@ def test_reading_files_ends_with_what_importing_them_took(tmp_path: Path) -> Non
     shutil.copy(PROJECT / "samples" / "documents" / "handbook" / "annual-report.pdf", tmp_path)
     said = benchmark("--files", str(tmp_path))
 
-    assert re.search(r"^PDF +\d+ +[\d.]+( +[\d.]+ +[\d.]+ +\d+){2,}$", said, re.MULTILINE), said
+    (pdf,) = (line.split() for line in said.splitlines() if line.startswith("PDF"))
+    assert len(pdf) >= 9, said
     assert re.search(r"^bare parsers [\d.]+ s; imported and processed in [\d.]+ s \([\d.]+ times\)", said, re.MULTILINE)
