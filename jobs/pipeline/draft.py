@@ -134,4 +134,4 @@ class Processed:
     title: str | None
     facts: dict[str, JSON]
     pipeline: str
-    """Which processors made it, such as ``extract/3 normalize/2 describe/3``."""
+    """Which processors made it, such as ``extract/3 normalize/2 describe/4``."""

@@ -30,6 +30,17 @@ def described(text: str, *, title: str | None = None, media_type: str = "text/pl
         ("pl", "Latarnik wszedł na wieżę i zapalił lampę, ale nie było to łatwe, bo się ściemniało."),
         ("ru", "Смотритель поднялся на башню и зажёг лампу, но это было не так просто, как он думал."),
         ("uk", "Доглядач піднявся на вежу і запалив лампу, але це було не так легко, як він думав."),
+        ("sk", "Strážca vystúpil na vežu a zapálil lampu, pretože sa stmievalo a lode už boli blízko."),
+        ("cs", "Strážce vystoupil na věž a rozsvítil lampu, protože se stmívalo a lodě už byly blízko."),
+        ("mk", "Чуварот се качи на кулата и ја запали светилката, бидејќи веќе се стемнуваше."),
+        ("bg", "Пазачът се качи на кулата и запали лампата, защото вече се стъмваше и корабите бяха близо."),
+        ("af", "Die wagter het na die toring gegaan en die lamp aangesteek, want dit het donker geword."),
+        ("gl", "O fareiro subiu á torre cunha lámpada e acendeu o lume para os barcos, porque xa era noite."),
+        ("ca", "El guardià va pujar a la torre amb una llum i va encendre el foc per als vaixells."),
+        ("vi", "Người gác đèn leo lên tháp và thắp đèn vì trời đang tối dần."),
+        ("ur", "چوکیدار مینار پر چڑھا اور چراغ جلایا کیونکہ اندھیرا ہو رہا تھا۔"),
+        ("fa", "نگهبان به برج رفت و چراغ را روشن کرد، زیرا هوا تاریک می‌شد."),
+        ("hi", "चौकीदार मीनार पर गया और उसने दीपक जलाया क्योंकि अंधेरा हो रहा था।"),
         ("el", "Ο φύλακας ανέβηκε στον πύργο και άναψε τη λάμπα."),
         ("ja", "灯台守は塔に登り、ランプに火をともしました。"),
         ("zh", "看守登上灯塔，点亮了灯。"),
@@ -41,9 +52,33 @@ def test_language_shows_in_one_sentence(language: str, text: str) -> None:
     assert language_of(text) == language
 
 
-@pytest.mark.parametrize("text", ["", "12 34 56", "Skerry", "x = y * (z + 1); return x", "ABC-2041 / 77 / OK"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "12 34 56",
+        "Skerry",
+        "Los Angeles",
+        "x = y * (z + 1); return x",
+        "ABC-2041 / 77 / OK",
+        "D19  469321 kg OK\nA75  48194 kg NOK\nB64  548332 kg NOK\n" * 20,
+        "celery==5.6.3\nlazy-loader==0.5\npydantic-settings==2.16\n" * 20,
+        "TWFueSBoYW5kcyBtYWtlIGxpZ2h0IHdvcms" * 40,
+        'GET /a1b2c3.png HTTP/1.1" 200 5316\n' * 20,
+    ],
+)
 def test_language_that_does_not_show_is_not_guessed(text: str) -> None:
     assert language_of(text) is None
+
+
+def test_a_list_is_in_the_language_of_its_words() -> None:
+    assert language_of("Bolts, 40 pieces\nNuts, a dozen\nWashers\nOil for the lamp\nPaint, white and red\n") == "en"
+
+
+def test_characters_that_no_text_should_have_hide_no_language() -> None:
+    text = "The keeper went up to the gallery and lit the lamp, as it was getting dark."
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0xD800, 0xFDD0, 0xFFFE, 0x1F600, 0x10FFFF):
+        assert language_of(text.replace(" ", f" {chr(code)} ")) == "en", hex(code)
 
 
 def test_foreign_letterhead_does_not_decide_the_language() -> None:
