@@ -77,7 +77,7 @@ def running_stack(kept: Path | None = None) -> Iterator[LocalStack]:
         docworker("migrate")
         # Neither side indexes while it is measured: ours leaves it to jobs of their own, the usual way has none.
         docworker("jobs", "pause", "--kind", "index_documents")
-        if not servers.master.execute("SELECT FROM pg_database WHERE datname = %s", [QUEUES]):
+        if not servers.master.execute("SELECT 1 FROM pg_database WHERE datname = %s", [QUEUES]):
             create_database(servers.master, QUEUES)
         os.environ.update(libpq_variables(servers.environment(database=QUEUES)["DOCWORKER_OWNER_URL"]))
         open_database(settings(), application_name="benchmark")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Subquery, bindparam, cast, func, literal, literal_column, select, union
+from sqlalchemy import ColumnElement, Select, bindparam, cast, func, literal, literal_column, select, union
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from docworker.db.cluster.positions import WalPosition
@@ -126,25 +126,28 @@ def _known_languages() -> Select[str]:
 _LANGUAGES = _known_languages()
 
 
-def _found(schema: str, queries: Sequence[str], *, most: int | None) -> Subquery:
+def _found(schema: str, queries: Sequence[str], *, most: int | None) -> ColumnElement[list[UUID]]:
     """Ids of documents that have the words, and not so many for each query. Where filters follow it is all of them: any
-    may be the one that passes."""
+    may be the one that passes.
+
+    An array, because the planner takes the rows of a function for many, and would read all documents of the
+    organization to join them; of an array it expects few, and looks each up by its key.
+    """
     find: Any = getattr(func, schema).find_documents
     found = [find(_tsquery(one), most).column_valued(f"found{number}") for number, one in enumerate(queries)]
-    return union(*(select(one.label("id")) for one in found)).subquery("found")
+    return func.array(union(*(select(one.label("id")) for one in found)).scalar_subquery())
 
 
 def _best(
-    found: Subquery, tsquery: str, conditions: Sequence[ColumnElement[bool]], limit: int, offset: int
+    found: ColumnElement[list[UUID]], tsquery: str, conditions: Sequence[ColumnElement[bool]], limit: int, offset: int
 ) -> Select[Any]:
     """The best of them with their texts, which are read after the limit."""
     rank = func.ts_rank_cd(_WEIGHTS, DocumentSearch.terms, _tsquery(tsquery), _BY_LENGTH_UP_TO_ONE).label("rank")
     same = (DocumentSearch.organization_id == Document.organization_id) & (DocumentSearch.document_id == Document.id)
     best = (
         select(Document.organization_id, Document.id, DocumentSearch.terms_version, rank)
-        .join(found, found.c.id == Document.id)
         .join(DocumentSearch, same)
-        .where(*conditions)
+        .where(Document.id == func.any(found), *conditions)
         .order_by(rank.desc(), Document.id)
         .limit(limit)
         .offset(offset)

@@ -100,10 +100,14 @@ def _documents_with(session: TenantSession, organization_id: UUID, queries: dict
         .render_derived()
     )
     find = getattr(func, session.schema).find_documents
-    found = find(cast(given.c.query, TSQUERY), MOST_COUNTED).column_valued("found")
+    found = select(find(cast(given.c.query, TSQUERY), MOST_COUNTED).column_valued("found"))
     counted = (
-        select(func.count(found))
-        .where(Document.organization_id == organization_id, Document.id == found, Document.is_live)
+        select(func.count())
+        .where(
+            Document.organization_id == organization_id,
+            Document.id == func.any(func.array(found.correlate(given).scalar_subquery())),
+            Document.is_live,
+        )
         .correlate(given)
         .scalar_subquery()
     )

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 -- letters that look like others are meant where they stand
 
+import re
 from uuid import UUID
 
 import pytest
@@ -302,6 +303,20 @@ def test_the_look_up_may_use_an_index_where_row_level_security_lets_nobody_else(
         as_worker = "\n".join(session.scalars(statement, query))
     assert "Bitmap Index Scan on ix_document_search_terms" in as_owner
     assert "ix_document_search_terms" not in as_worker
+
+
+def test_the_look_up_reads_the_index_of_words_and_no_list_of_all_documents(tenant: Tenant) -> None:
+    body = text("SELECT prosrc FROM pg_proc WHERE oid = 'app.find_documents'::regproc")
+    query = str(Query("needle").tsquery(Terms(tenant.id), ["en"]))
+    with owner_engine(settings()).connect() as connection:
+        connection.execute(text("SET LOCAL enable_seqscan = off"))  # as the function has it
+        connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        statement = connection.scalars(body).one().replace("query", "$1").replace("most", "$2")
+        connection.exec_driver_sql(f"PREPARE look_up (tsquery, bigint) AS {statement}")
+        plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN EXECUTE look_up ($q${query}$q$, 500)").scalars())
+        connection.exec_driver_sql("DEALLOCATE look_up")
+    read = set(re.findall(r"(?:Scan on|Scan using) (ix_\w+|pk_\w+)", plan))
+    assert read == {"ix_document_search_terms", "ix_document_search_sample"}, plan
 
 
 def test_the_look_up_gives_nothing_of_others_whatever_is_asked(tenant: Tenant) -> None:
