@@ -258,6 +258,11 @@ class Settings(BaseSettings):
     extract_wall_seconds: Seconds = 60
     extract_output_bytes: Bytes = 16 * MIB
     extract_documents_per_child: Count = 200
+    ocr_languages: str = "eng"
+    """By Tesseract's names, such as `eng+deu`; each has to be installed."""
+    ocr_most_pages: Count = 50
+    ocr_page_seconds: Seconds = 60
+    ocr_memory_bytes: Bytes = 1024 * MIB
     sandbox: Literal["required", "best"] = "best"
     """Whether processes refuse to parse where the kernel cannot keep parsers from files and the network."""
     deleted_retention_days: Annotated[float, Field(ge=0)] = 30

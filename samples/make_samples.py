@@ -152,7 +152,7 @@ def main() -> None:
         "broken/cut-off.docx": (inventory()[:1500], "failed", "truncated"),
         "broken/decompression-bomb.pdf": (bomb(), "failed", "memory_limit"),
         "broken/empty.txt": (b"", "failed", "empty"),
-        "broken/picture.png": (picture(), "unsupported", "unsupported"),
+        "broken/sound.wav": (sound(), "unsupported", "unsupported"),
     }
     for name, (data, _, _) in samples.items():
         path = DOCUMENTS / name
@@ -368,16 +368,15 @@ def _table(rows: Iterable[Iterable[str]]) -> str:
     return f"<w:tbl>{inner}</w:tbl>"
 
 
-# --- PNG ---------------------------------------------------------------------------------------------------
+# --- WAV ---------------------------------------------------------------------------------------------------
 
 
-def picture() -> bytes:
-    """Sixteen by sixteen pixels of sea."""
-    rows = b"".join(b"\0" + bytes((20, 60, 90 + 6 * y)) * 16 for y in range(16))
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+def sound() -> bytes:
+    """A tenth of a second of silence."""
+    silence = bytes([128]) * 800
+    described = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8)
+    chunks = b"WAVE" + described + struct.pack("<4sI", b"data", len(silence)) + silence
+    return struct.pack("<4sI", b"RIFF", len(chunks)) + chunks
 
 
 if __name__ == "__main__":

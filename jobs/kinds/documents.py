@@ -6,7 +6,8 @@ database refuses is set apart, and its own job alone is retried or failed.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -36,12 +37,15 @@ from docworker.db.models.base import any_of
 from docworker.db.retrying import again, is_conflict
 from docworker.db.sessions import reading, writing
 from docworker.jobs import metrics
+from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.outcomes import settle_error
 from docworker.jobs.kind import Arguments
 from docworker.jobs.kinds.indexing import enqueue_indexing
 from docworker.jobs.kinds.processing import process
-from docworker.jobs.task import batch_job
+from docworker.jobs.kinds.recognition import StoppedError, needs_recognition, recognized
+from docworker.jobs.pipeline.tesseract import is_installed
+from docworker.jobs.task import batch_job, job
 
 log = structlog.get_logger(__name__)
 Result = NewText | Rejected
@@ -94,6 +98,24 @@ def fail_cancelled(organization_id: UUID, job_ids: Sequence[UUID]) -> None:
 def process_document(batch: Batch[ProcessDocument]) -> None:
     """Extract, normalize and describe a document, and keep the result as a new version if it differs."""
     process_documents(batch, process)
+
+
+@job(priority=8, max_running=2, soft_limit_seconds=1740, hard_limit_seconds=1800, max_attempts=3)
+def recognize_document(attempt: Attempt, document_id: UUID) -> None:  # noqa: ARG001 -- an argument of the job
+    """Recognise the text in pages that hold pictures, and keep the document with it as a new version."""
+    with suppress(StoppedError):  # given back
+        process_one(attempt, lambda document, job_id: recognized(document, job_id, lambda: attempt.should_stop))
+
+
+def enqueue_recognition(session: Session, results: Iterable[Result], outcomes: Mapping[UUID, Outcome]) -> None:
+    """Have the pictures in these documents read, where Tesseract is installed, by jobs that commit with them."""
+    kept = (Written.VERSION, Written.UNCHANGED, Written.REJECTED)
+    pending = [
+        one.document_id for one in results if needs_recognition(one) and outcomes[one.document_id].written in kept
+    ]
+    if pending and is_installed():
+        arguments = [{"document_id": one} for one in pending]
+        enqueue_many(session, recognize_document, arguments, unique_keys=[str(one) for one in pending])
 
 
 def process_documents(batch: Batch[ProcessDocument], work: Callable[[Unprocessed, UUID], Result]) -> None:
@@ -165,6 +187,7 @@ def _write(
             outcomes = write_versions(session, [result for _, result in mine])
             settled = _finish(session, mine, outcomes)
             enqueue_indexing(session, outcomes)
+            enqueue_recognition(session, [result for _, result in mine], outcomes)
     except DBAPIError as error:
         if not _blames_a_row(error):
             raise
@@ -251,5 +274,6 @@ def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed
                 outcome = write_version(session, document, result)
         settled = _finish(session, [(attempt, result)], {document_id: outcome})
         enqueue_indexing(session, {document_id: outcome})
+        enqueue_recognition(session, [result], {document_id: outcome})
     for ended, attempts in settled.items():
         settle(attempts, ended)

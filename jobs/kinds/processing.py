@@ -18,6 +18,8 @@ from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.registry import Pipeline
 
+_WAITS_FOR_INSTALLATION = (Reason.UNSUPPORTED, Reason.MISSING_EXTRA, Reason.NEEDS_OCR)
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -60,17 +62,15 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
 
     Raises SourceMissingError or SourceCorruptError when the store does not have what the document names.
     """
+    return process_original(document, source_of(document), job_id)
+
+
+def process_original(document: Unprocessed, original: Original, job_id: UUID) -> NewText | Rejected:
+    """As `process`, of what was read from the store already."""
     try:
-        made = pipeline().run(_source_of(document))
+        made = pipeline().run(original)
     except PipelineError as error:
-        is_unsupported = error.reason == Reason.UNSUPPORTED
-        return Rejected(
-            document.id,
-            document.version,
-            without_addresses(str(error) if is_unsupported else f"{error.reason}: {error}"),
-            DocumentStatus.UNSUPPORTED if is_unsupported else DocumentStatus.FAILED,
-            None if is_unsupported or error.reason == Reason.MISSING_EXTRA else pipeline().signature,
-        )
+        return rejected(document, error)
     return NewText(
         document_id=document.id,
         read_version=document.version,
@@ -83,7 +83,20 @@ def process(document: Unprocessed, job_id: UUID) -> NewText | Rejected:
     )
 
 
-def _source_of(document: Unprocessed) -> Original:
+def rejected(document: Unprocessed, error: PipelineError) -> Rejected:
+    """What the document is at fault for; of this pipeline for good, unless something can be installed that helps."""
+    is_unsupported = error.reason == Reason.UNSUPPORTED
+    return Rejected(
+        document.id,
+        document.version,
+        without_addresses(str(error) if is_unsupported else f"{error.reason}: {error}"),
+        DocumentStatus.UNSUPPORTED if is_unsupported else DocumentStatus.FAILED,
+        None if error.reason in _WAITS_FOR_INSTALLATION else pipeline().signature,
+    )
+
+
+def source_of(document: Unprocessed) -> Original:
+    """What the store has of a document, or its text; raises as `process` does."""
     if document.source_key is None:
         return Original(media_type=document.media_type, filename=document.filename, text=document.text or "")
     return Original(

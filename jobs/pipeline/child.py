@@ -14,12 +14,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from docworker.jobs.pipeline.confinement import confine
-from docworker.jobs.pipeline.draft import MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
-from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of
+from docworker.jobs.pipeline.draft import JSON, MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
+from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of, renderer_of
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
 from docworker.jobs.pipeline.limits import MIB, Limits
 
@@ -83,13 +83,13 @@ def _grant_cpu(seconds: float) -> None:
 
 def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]:
     try:
-        reader = reader_of(str(header["media_type"]))
+        answer = _answering(str(header["media_type"]), header.get("page"))
     except PipelineError as error:
         return _refusal(error)
     except ImportError as error:  # a library that lies where we may not read, or is broken
         return {"fault": f"{type(error).__name__}: {error}"[:_MOST_MESSAGE_CHARACTERS]}, b""
     try:
-        return _reply(reader(data, limits))
+        return answer(data, limits)
     except PipelineError as error:
         return _refusal(error)
     except MemoryError:
@@ -98,6 +98,15 @@ def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]
         # Not what it says: that may be text of the document, or an address in memory.
         message = f"the parser gave up with {type(error).__name__}"
         return {"reason": Reason.CORRUPT, "message": message}, b""
+
+
+def _answering(media_type: str, page: JSON) -> Callable[[bytes, Limits], tuple[Header, bytes]]:
+    """What reads a file, or shows a page of it; raises PipelineError or ImportError where nothing here does."""
+    if isinstance(page, int):
+        render = renderer_of(media_type)
+        return lambda data, limits: ({}, render(data, page, limits))
+    read = reader_of(media_type)
+    return lambda data, limits: _reply(read(data, limits))
 
 
 def _refusal(error: PipelineError) -> tuple[Header, bytes]:
@@ -112,6 +121,7 @@ def _reply(reading: Reading) -> tuple[Header, bytes]:
         "warnings": [
             [code, _bounded(message, MOST_WARNING_CHARACTERS)] for code, message in reading.warnings[:MOST_WARNINGS]
         ],
+        "pictures": list(reading.pictures),
     }
     return header, reading.text.encode("utf-8", "replace")
 

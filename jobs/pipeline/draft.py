@@ -24,6 +24,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     MISSING_EXTRA = "missing_extra"
     EMPTY = "empty"
+    NEEDS_OCR = "needs_ocr"
     UNDECODABLE = "undecodable"
     ENCRYPTED = "encrypted"
     TRUNCATED = "truncated"
@@ -63,13 +64,15 @@ class Original:
     """A document as it came in: either the bytes of a file or a text, never both.
 
     `media_type` is what the sender said; the bytes have the last word (see `media_types`). A text is
-    taken for `text/plain` when nothing was said.
+    taken for `text/plain` when nothing was said. `recognized` is what was read in the pictures of some of its pages, by
+    their numbers from 1; "" where there was no text to be seen.
     """
 
     media_type: str | None = None
     filename: str = ""
     data: bytes | None = None
     text: str | None = None
+    recognized: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.text is None):

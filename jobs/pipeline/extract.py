@@ -7,7 +7,7 @@ from typing import Self
 
 from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason, check_output, printable_fact
 from docworker.jobs.pipeline.encodings import decode, replaced_message
-from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS
+from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, PAGE_BREAK, Reading
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, UNSUPPORTED, media_type_of
 from docworker.jobs.pipeline.processor import Options, Processor
@@ -58,8 +58,24 @@ class Extract(Processor):
 
     def _parsed(self, document: Draft, media_type: str, data: bytes) -> Draft:
         reading = self.sandbox.read(media_type, data)
-        document = document.with_content(reading.text).with_title(reading.title or document.title)
         facts: dict[str, JSON] = {"media_type": media_type}
+        recognized = document.source.recognized
+        pages = reading.text.split(PAGE_BREAK)
+        for number in reading.pictures:
+            if 0 < number <= len(pages):
+                pages[number - 1] = recognized.get(number, "")
+        text = "\n\n".join(pages)
+        document = document.with_content(text).with_title(reading.title or document.title)
+        if recognized:
+            facts["ocr"] = [*sorted(recognized)]
+        elif reading.pictures:
+            if not text.strip():
+                raise PipelineError(Reason.NEEDS_OCR, _needs_recognition(reading))
+            facts["needs_ocr"] = [*reading.pictures]
+        if unread := [number for number in reading.pictures if number not in recognized]:
+            listed = ", ".join(map(str, unread[:10])) + (", …" if len(unread) > 10 else "")
+            message = f"of {reading.pages} pages these hold pictures and no text: {listed}"
+            document = document.warn("page_without_text", message)
         if reading.pages is not None:
             facts["pages"] = reading.pages
         for name, value in reading.facts.items():
@@ -71,8 +87,24 @@ class Extract(Processor):
             document = document.warn(code, message)
         return document.with_facts(**facts)
 
+    def pictures_of(self, source: Original) -> list[int]:
+        """The pages that show something and hold no text; raises PipelineError where they cannot be read."""
+        media_type, data = _bytes_of(source)
+        return list(self.sandbox.read(media_type, data).pictures)
+
+    def picture_of(self, source: Original, page: int) -> bytes:
+        """A page as a picture, a PGM file; raises PipelineError where it cannot be shown."""
+        return self.sandbox.render(*_bytes_of(source), page)
+
     def close(self) -> None:
         self.sandbox.close()
+
+
+def _needs_recognition(reading: Reading) -> str:
+    return (
+        f"its {len(reading.pictures)} pages hold pictures and no text, which is recognised where the workers have "
+        "Tesseract"
+    )
 
 
 def _bytes_of(source: Original) -> tuple[str, bytes]:

@@ -25,6 +25,12 @@ MHTML = "multipart/related"
 """A web page and what belongs to it, saved as one file."""
 EML = "message/rfc822"
 SVG = "image/svg+xml"
+PNG = "image/png"
+JPEG = "image/jpeg"
+TIFF = "image/tiff"
+WEBP = "image/webp"
+BMP = "image/bmp"
+GIF = "image/gif"
 MARKDOWN = "text/markdown"
 TEXT = "text/plain"
 
@@ -44,11 +50,17 @@ NAMES = {
     MHTML: "web archive",
     EML: "mail",
     SVG: "SVG",
+    PNG: "PNG",
+    JPEG: "JPEG",
+    TIFF: "TIFF",
+    WEBP: "WebP",
+    BMP: "BMP",
+    GIF: "GIF",
     MARKDOWN: "Markdown",
     TEXT: "text",
 }
 """What people call the formats that are read."""
-UNSUPPORTED = "neither a document of an office program, a PDF, an e-book, a web page, a mail nor text"
+UNSUPPORTED = "neither a document of an office program, a PDF, an e-book, a web page, a mail, a picture nor text"
 HEAD_BYTES = 4096
 """How much of a file `media_type_of` wants to see."""
 
@@ -70,6 +82,12 @@ _BY_SUFFIX = {
         MHTML: "mht mhtml",
         EML: "eml",
         SVG: "svg",
+        PNG: "png",
+        JPEG: "jpg jpeg jpe",
+        TIFF: "tif tiff",
+        WEBP: "webp",
+        BMP: "bmp",
+        GIF: "gif",
         MARKDOWN: "md markdown mdown mkd mdwn mdx rmd qmd",
         TEXT: "txt text log csv",
     }.items()
@@ -90,12 +108,7 @@ _FOREIGN_TEXT = (b"%!PS",)
 _ZIP = b"PK\x03\x04"
 _COMPOUND_FILE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _FOREIGN = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"GIF8",
     b"RIFF",
-    b"II*\x00",
-    b"MM\x00*",
     b"\x1f\x8b",
     b"BZh",
     b"\xfd7zXZ\x00",
@@ -108,6 +121,14 @@ _FOREIGN = (
     b"fLaC",
     b"ID3",
     b"\x28\xb5\x2f\xfd",
+)
+_PICTURES = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), PNG),
+    (re.compile(rb"\xff\xd8\xff"), JPEG),
+    (re.compile(rb"GIF8[79]a"), GIF),
+    (re.compile(rb"II\*\x00|MM\x00\*"), TIFF),
+    (re.compile(rb"RIFF[\x00-\xff]{4}WEBP"), WEBP),
+    (re.compile(rb"BM[\x00-\xff]{4}\x00\x00\x00\x00"), BMP),
 )
 _PROLOGUE = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?")
 _WEB_ARCHIVE = re.compile(rb"\s*(?:MIME-Version:|From:\s|Content-Type:)", re.I)
@@ -146,6 +167,8 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
         return named if named in _IN_COMPOUND_FILE else None
     if head.startswith(_RTF):
         return RTF
+    if (picture := next((kind for mark, kind in _PICTURES if mark.match(head)), None)) and not _is_plain(head):
+        return picture
     if head.startswith(_FOREIGN_TEXT) or (head.startswith(_FOREIGN) and not _is_plain(head)):
         return None
     if named in _WRITTEN:

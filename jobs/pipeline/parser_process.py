@@ -23,7 +23,7 @@ import docworker
 from docworker.db.errors import DocworkerError
 from docworker.jobs.pipeline.confinement.readable_paths import readable_paths
 from docworker.jobs.pipeline.draft import JSON, MOST_WARNINGS, PipelineError, Reason
-from docworker.jobs.pipeline.formats import SOURCE_FACTS, Reading
+from docworker.jobs.pipeline.formats import MOST_PICTURES, SOURCE_FACTS, Reading
 from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
 from docworker.jobs.pipeline.limits import Limits
 
@@ -32,6 +32,7 @@ _END_SECONDS = 5.0
 """How long a child that is ending, or was killed, is waited for."""
 _MOST_REASON_CHARACTERS = 500
 _MOST_PAGES = 2**31 - 1
+_PGM = b"P5 "
 _CHUNK_BYTES = 256 * 1024
 _STDERR_BYTES = 4096
 _KILLED_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
@@ -88,13 +89,15 @@ class ParserProcess:
 
         Raises PipelineError when the document is at fault, SandboxError when the process is.
         """
-        self.served += 1
-        header, payload = self._exchange({"media_type": media_type}, data)
-        if "fault" in header:
-            raise SandboxError(f"the parsing process cannot read {media_type}: {_told(header, 'fault')}")
-        if "reason" in header:
-            raise _refusal(header)
+        header, payload = self._answer({"media_type": media_type}, data)
         return _reading(header, payload)
+
+    def render(self, media_type: str, data: bytes, page: int) -> bytes:
+        """A page of a document as a picture, a PGM file; raises as `read` does, and after that is of no more use."""
+        _, picture = self._answer({"media_type": media_type, "page": page}, data)
+        if not picture.startswith(_PGM):
+            raise _garbled("it is no picture")
+        return picture
 
     def end(self) -> None:
         """Kill the process and what it started, let go of its pipes. A process forked from the owner only lets go."""
@@ -151,6 +154,16 @@ class ParserProcess:
                 f"the parsing process ended at its start ({self._returncode()}) with {self.limits.memory_bytes} bytes "
                 f"of memory allowed: {self._last_words() or 'it said nothing'}"
             )
+
+    def _answer(self, question: Header, data: bytes) -> tuple[Header, bytes]:
+        self.served += 1
+        header, payload = self._exchange(question, data)
+        if "fault" in header:
+            kind = question["media_type"]
+            raise SandboxError(f"the parsing process cannot read {kind}: {_told(header, 'fault')}")
+        if "reason" in header:
+            raise _refusal(header)
+        return header, payload
 
     def _exchange(self, header: Header, data: bytes) -> tuple[Header, bytes]:
         outgoing = [memoryview(packed_header(header, len(data))), memoryview(data)]
@@ -298,7 +311,9 @@ def _reading(header: Header, payload: bytes) -> Reading:
         raise _garbled("its title is no text")
     if not (pages is None or (type(pages) is int and 0 <= pages <= _MOST_PAGES)):
         raise _garbled("its number of pages is none")
-    facts, warnings = header.get("facts", {}), header.get("warnings", [])
+    facts, warnings, pictures = header.get("facts", {}), header.get("warnings", []), header.get("pictures", [])
+    if not (isinstance(pictures, list) and len(pictures) <= MOST_PICTURES and {type(one) for one in pictures} <= {int}):
+        raise _garbled("its pictures are none")
     if not (isinstance(facts, dict) and all(name in SOURCE_FACTS for name in facts)):
         raise _garbled("its facts are none")
     if not (isinstance(warnings, list) and len(warnings) <= MOST_WARNINGS):
@@ -310,6 +325,7 @@ def _reading(header: Header, payload: bytes) -> Reading:
             pages=pages,
             facts={name: str(value) for name, value in facts.items()},
             warnings=[_warning(each) for each in warnings],
+            pictures=[one for one in pictures if isinstance(one, int)],
         )
     except UnicodeDecodeError:
         raise _garbled("its text is not UTF-8") from None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Self
+from collections.abc import Callable
+from typing import Self, TypeVar
 
 import structlog
 
@@ -16,6 +17,7 @@ from docworker.jobs.pipeline.formats import Reading
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.parser_process import ParserProcess
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -42,9 +44,16 @@ class Sandbox:
 
         Raises PipelineError with the reason when the document is at fault, SandboxError when it is not.
         """
+        return self._served(lambda child: child.read(media_type, data))
+
+    def render(self, media_type: str, data: bytes, page: int) -> bytes:
+        """A page of a document as a picture, a PGM file; raises as `read` does."""
+        return self._served(lambda child: child.render(media_type, data, page))
+
+    def _served(self, ask: Callable[[ParserProcess], T]) -> T:
         child = self._child()
         try:
-            reading = child.read(media_type, data)
+            answer = ask(child)
         except BaseException as error:  # a soft time limit, too, leaves half an answer in the pipe
             self._end(child)
             reason = getattr(error, "reason", type(error).__name__)
@@ -52,7 +61,7 @@ class Sandbox:
             raise
         if child.served >= self.documents_per_child:
             self._end(child)
-        return reading
+        return answer
 
     @property
     def children(self) -> list[int]:

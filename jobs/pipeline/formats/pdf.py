@@ -1,5 +1,5 @@
-"""The text of PDF files, by PDFium, with the values of forms and the notes on the pages. Scanned pages have none: this
-is not character recognition.
+"""The text of PDF files, by PDFium, with the values of forms and the notes on the pages. Scanned pages have none: they
+are named, and shown to whoever recognises characters.
 
 Text first: a page that cannot be loaded, a wrong number of pages or what follows the end is a warning.
 """
@@ -15,7 +15,7 @@ import pypdfium2
 from pypdfium2 import raw
 
 from docworker.jobs.pipeline.draft import PipelineError, Reason
-from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.formats import MOST_PICTURES, PAGE_BREAK, Reading
 from docworker.jobs.pipeline.formats.capped_text import CappedText
 from docworker.jobs.pipeline.limits import Limits
 
@@ -25,6 +25,8 @@ _UNREADABLE_IN_A_ROW = 20
 """So many pages that are not there, one after another, are a number of pages that is wrong."""
 _MOST_ANNOTATIONS = 10_000
 """Of a page."""
+_DOTS_PER_INCH, _SHARE_OF_LIMIT = 300, 0.9
+"""Of a picture, whose sides are rounded up and which has a head."""
 _TRAILING_BYTES = 1024
 """PDFium looks for the end in the last bytes only."""
 _END_MARK = re.compile(rb"%%EOF|startxref|trailer\s*<<")
@@ -54,13 +56,14 @@ _NOTES = {
 
 
 def read(data: bytes, limits: Limits) -> Reading:
-    """The text of all pages, a blank line between them; the values of a page's form and its notes follow it."""
+    """The text of all pages; the values of a page's form and its notes follow it."""
     warnings: list[tuple[str, str]] = []
     data = _with_its_end(data, warnings)
     with _counted(data, warnings) as document:
         document.init_forms()
         text = CappedText(limits.output_bytes)
-        pages = _read_pages(document, text, warnings)
+        pictures: list[int] = []
+        pages = _read_pages(document, text, warnings, pictures)
         told = {key: document.get_metadata_value(key) for key in ("Title", "Author", "CreationDate", "ModDate")}
     facts = {
         "author": told["Author"].strip(" \0"),
@@ -73,26 +76,43 @@ def read(data: bytes, limits: Limits) -> Reading:
         pages=pages,
         facts={name: value for name, value in facts.items() if value},
         warnings=warnings,
+        pictures=pictures[:MOST_PICTURES],
     )
 
 
-def _read_pages(document: pypdfium2.PdfDocument, text: CappedText, warnings: list[tuple[str, str]]) -> int:
+def render(data: bytes, page: int, limits: Limits) -> bytes:
+    """A page as a grey picture of 300 dots an inch, fewer where it would have more than the bytes allowed."""
+    with _counted(_with_its_end(data, []), []) as document:
+        shown = document[page - 1]
+        width, height = shown.get_size()
+        scale = min(_DOTS_PER_INCH / 72, (_SHARE_OF_LIMIT * limits.output_bytes / (width * height)) ** 0.5)
+        bitmap = shown.render(scale=scale, grayscale=True)
+        rows, stride = memoryview(bitmap.buffer).cast("B"), bitmap.stride
+        picture = b"".join(rows[at * stride : at * stride + bitmap.width] for at in range(bitmap.height))
+    return b"P5 %d %d 255\n" % (bitmap.width, bitmap.height) + picture
+
+
+def _read_pages(
+    document: pypdfium2.PdfDocument, text: CappedText, warnings: list[tuple[str, str]], pictures: list[int]
+) -> int:
     """The number of pages that there are, as far as one can tell."""
     said, last_read = len(document), 0
     unreadable: list[int] = []
     fields: set[str] = set()
     for number in range(1, said + 1):
+        if number > 1:
+            text.add(PAGE_BREAK)
         try:
-            page = _page_text(document, number - 1, fields)
+            page, is_picture = _page_text(document, number - 1, fields)
         except pypdfium2.PdfiumError:
             unreadable.append(number)
             if number - last_read >= _UNREADABLE_IN_A_ROW:
                 break
             continue
-        if last_read:
-            text.add("\n\n")
         text.add(page)
         last_read = number
+        if is_picture:
+            pictures.append(number)
     if said and not last_read:
         raise PipelineError(Reason.CORRUPT, f"none of the {said} pages of the PDF can be read")
     if unreadable:
@@ -151,7 +171,8 @@ def _opened(data: bytes) -> pypdfium2.PdfDocument:
         raise PipelineError(Reason.CORRUPT, f"the PDF cannot be opened: {error}") from None
 
 
-def _page_text(document: pypdfium2.PdfDocument, index: int, fields: set[str]) -> str:
+def _page_text(document: pypdfium2.PdfDocument, index: int, fields: set[str]) -> tuple[str, bool]:
+    """The text of a page, and whether it shows something and has none."""
     page = document[index]
     try:
         text_page = page.get_textpage()
@@ -160,10 +181,12 @@ def _page_text(document: pypdfium2.PdfDocument, index: int, fields: set[str]) ->
         finally:
             text_page.close()
         beside = list(_beside(document, page, fields))
+        is_picture = not text.strip() and pdfium.FPDFPage_CountObjects(page) > 0
     finally:
         page.close()
     text = _HYPHEN_AT_END.sub("-", _SPLIT_WORD.sub("", text)).translate(_LIGATURES)
-    return "\n\n".join([text, "\n".join(beside)]) if beside else text
+    text = text.replace(PAGE_BREAK, "\n")
+    return "\n\n".join([text, "\n".join(beside)]) if beside else text, is_picture
 
 
 def _beside(document: pypdfium2.PdfDocument, page: pypdfium2.PdfPage, fields: set[str]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_tree_is_mirrored_and_each_file_has_a_job(tenant: Tenant, tree: Path) ->
 
 def test_importing_the_same_tree_again_changes_nothing(tenant: Tenant, tree: Path) -> None:
     fill(tree, 500)
-    (tree / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tree / "song.mp3").write_bytes(b"ID3\x03\0\0\0\0\x0f\x76")
     assert counts(run(tenant, tree)) == {"new": 500, "unsupported": 1}
     before = everything(tenant)
     results = run(tenant, tree)
@@ -159,10 +159,10 @@ def test_a_tree_from_a_disk_that_spells_names_otherwise_is_the_same_tree(tenant:
 
 
 def test_other_formats_are_kept_and_recorded_as_unsupported(tenant: Tenant, tree: Path) -> None:
-    (tree / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tree / "song.mp3").write_bytes(b"ID3\x03\0\0\0\0\x0f\x76")
     (result,) = run(tenant, tree)
     assert (result.imported, result.job_id) == (Imported.UNSUPPORTED, None)
-    entry = find_document(tenant.id, "/picture.png")
+    entry = find_document(tenant.id, "/song.mp3")
     assert entry.status == "unsupported"
     assert entry.status_reason == UNSUPPORTED
     with reading(tenant.id, source="master") as session:

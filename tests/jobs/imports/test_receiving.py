@@ -211,7 +211,7 @@ REFUSED: dict[type[Exception], list[dict[str, Any]]] = {
     NotFoundError: [{"folder": UUID(int=7)}, {"owner_id": UUID(int=7)}],
     EmptyFileError: [{"content": b""}],
     SourceTooLargeError: [{"content": b"a" * (LIMIT_BYTES + 1)}],
-    UnsupportedFileError: [{"content": b"\x89PNG\r\n\x1a\n" + bytes(100)}],
+    UnsupportedFileError: [{"content": b"ID3\x03\0\0\0\0\x0f\x76" + bytes(100)}],
 }
 
 

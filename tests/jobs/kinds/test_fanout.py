@@ -59,7 +59,7 @@ def once(ids: list[UUID]) -> Counter[str]:
 
 def test_what_these_processors_have_made_and_what_is_unsupported_is_left_out(tenant: Tenant) -> None:
     made, old, pending = tenant.write("/made.txt", "a"), tenant.write("/old.txt", "b"), tenant.write("/pending.txt")
-    unsupported = tenant.write("/picture.png")
+    unsupported = tenant.write("/song.mp3")
     with writing(tenant.id) as session:
         session.get_one(Document, (tenant.id, unsupported)).status = DocumentStatus.UNSUPPORTED
         version = session.get_one(DocumentVersion, (tenant.id, made, 1))
@@ -94,7 +94,7 @@ def test_what_these_processors_have_failed_on_is_tried_again_when_it_or_they_are
 
 
 def test_what_is_unsupported_stays_so_when_it_is_tried_again(tenant: Tenant, tmp_path: Path) -> None:
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "song.mp3").write_bytes(b"ID3\x03\0\0\0\0\x0f\x76")
     (imported,) = import_tree(tenant.id, tmp_path)
     assert imported.document_id is not None
     before = tenant.get(imported.document_id)

@@ -90,7 +90,7 @@ def test_pages_of_a_pdf_are_a_fact(extract: Extract) -> None:
 
 def test_what_cannot_be_read_is_unsupported(extract: Extract) -> None:
     with pytest.raises(PipelineError, match="neither a document") as caught:
-        extract.process(Draft(Original(filename="sea.png", data=sample("broken/picture.png"))))
+        extract.process(Draft(Original(filename="sea.wav", data=sample("broken/sound.wav"))))
     assert caught.value.reason == "unsupported"
 
 

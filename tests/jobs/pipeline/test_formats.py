@@ -143,5 +143,5 @@ def test_docx_entities_are_not_expanded() -> None:
 
 def test_format_without_a_reader_is_unsupported() -> None:
     with pytest.raises(PipelineError) as caught:
-        reader_of("image/png")
+        reader_of("audio/wav")
     assert caught.value.reason == "unsupported"

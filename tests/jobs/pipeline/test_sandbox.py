@@ -188,7 +188,7 @@ def test_long_text_ends_at_the_output_limit(media_type: str, data: bytes) -> Non
         (DOCX, word_document("<w:p>"), "corrupt"),
         (DOCX, zipped({"hello.txt": "not a Word document"}), "corrupt"),
         (DOCX, word_document("<w:tbl><w:tr><w:tc>" * 3000 + "</w:tc></w:tr></w:tbl>" * 3000), "corrupt"),
-        ("image/png", sample("broken/picture.png"), "unsupported"),
+        ("audio/wav", sample("broken/sound.wav"), "unsupported"),
     ],
 )
 def test_broken_file_says_what_is_wrong_with_it(sandbox: Sandbox, media_type: str, data: bytes, reason: str) -> None:

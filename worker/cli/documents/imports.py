@@ -54,9 +54,9 @@ Examples:
   docworker import ./reports -o acme --prune         and delete documents whose files are gone
 
 \b
-PDF, files of office programs, e-books, web pages, mails and text are processed; other files are kept and recorded as
-unsupported. A file whose bytes are known at its place is unchanged and costs nothing, so an import can be repeated.
-Nothing is deleted unless --prune is given. Symbolic links to files are read, links to folders are skipped.
+PDF, files of office programs, e-books, web pages, mails, pictures and text are processed; other files are kept and
+recorded as unsupported. A file whose bytes are known at its place is unchanged and costs nothing, so an import can be
+repeated. Nothing is deleted unless --prune is given. Symbolic links to files are read, links to folders are skipped.
 
 \b
 Hidden files and folders (.git among them) are left out, and what patterns name, as in .gitignore: those of the file

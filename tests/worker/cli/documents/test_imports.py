@@ -29,7 +29,7 @@ def test_files_are_imported_and_processed_by_running_processes(
     tenant: Tenant, files: Path, processes: Processes
 ) -> None:
     (files / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing more")
-    (files / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (files / "song.mp3").write_bytes(b"ID3\x03\0\0\0\0\x0f\x76")
     (files / "dangling.txt").symlink_to("nowhere")
     processes.start("dispatcher")
     processes.start("worker")
