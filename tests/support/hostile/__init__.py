@@ -3,6 +3,8 @@
 Everything is a function of a size or a seed, so what was found once is found again.
 """
 
+import io
+import zipfile
 from collections.abc import Callable
 from random import Random
 
@@ -85,8 +87,26 @@ SEEDS: dict[str, bytes] = {
 
 
 def damaged(valid: bytes, seed: int) -> bytes:
-    """`valid` with a few things done to it: bytes changed, cut out, doubled, moved, or its end missing."""
-    random, data = Random(seed), bytearray(valid)
+    """`valid` with a few things done to it; of packages every other seed damages a part and packs all anew."""
+    random = Random(seed)
+    if valid.startswith(b"PK") and seed % 2:
+        return _with_a_damaged_part(valid, random)
+    return _mangled(valid, random)
+
+
+def _with_a_damaged_part(package: bytes, random: Random) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package)) as whole, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as changed:
+        chosen = random.choice(whole.namelist())
+        for name in whole.namelist():
+            part = whole.read(name)
+            changed.writestr(name, _mangled(part, random) if name == chosen else part)
+    return file.getvalue()
+
+
+def _mangled(valid: bytes, random: Random) -> bytes:
+    """Bytes are changed, cut out, doubled or put in, or the end is missing."""
+    data = bytearray(valid)
     for _ in range(random.randint(1, 6)):
         at, length = random.randrange(len(data) + 1), random.choice((1, 1, 2, 4, 16, 64, 1024))
         match random.randrange(7):
