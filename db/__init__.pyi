@@ -6,6 +6,7 @@ from .documents.reading import find_document as find_document
 from .documents.reading import list_documents as list_documents
 from .documents.reading import list_versions as list_versions
 from .documents.search import search_documents as search_documents
+from .documents.search import wait_until_findable as wait_until_findable
 from .documents.store import SourceTooLargeError as SourceTooLargeError
 from .documents.versions import write_version as write_version
 from .errors import BadInputError as BadInputError

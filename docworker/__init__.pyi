@@ -23,6 +23,7 @@ from .db import read as read
 from .db import reading as reading
 from .db import remember_write as remember_write
 from .db import search_documents as search_documents
+from .db import wait_until_findable as wait_until_findable
 from .db import writing as writing
 from .jobs import Arguments as Arguments
 from .jobs import Attempt as Attempt

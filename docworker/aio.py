@@ -27,6 +27,7 @@ from docworker.jobs.aio import (
     organization_id_of,
     search_documents,
     source_store,
+    wait_until_findable,
     watch_jobs,
 )
 from docworker.jobs.imports.receiving import async_spool as spool
@@ -53,6 +54,7 @@ __all__ = [
     "search_documents",
     "source_store",
     "spool",
+    "wait_until_findable",
     "watch_jobs",
     "writing",
 ]

@@ -46,6 +46,13 @@ async def search_documents(
     )
 
 
+async def wait_until_findable(
+    organization_id: UUID, document_id: UUID, *, timeout_seconds: float = 10.0
+) -> WalPosition | None:
+    """As `docworker.wait_until_findable`."""
+    return await run(search.wait_until_findable, organization_id, document_id, timeout_seconds=timeout_seconds)
+
+
 async def find_document(organization_id: UUID, reference: str) -> DocumentEntry:
     """As `docworker.db.find_document`."""
     return await run(reading.find_document, organization_id, reference)

@@ -11,6 +11,7 @@ from docworker.db.documents.search.indexing import (
     write_terms,
 )
 from docworker.db.documents.search.snippets import Fragment
+from docworker.db.documents.search.waiting import wait_until_findable
 
 __all__ = [
     "Fragment",
@@ -23,5 +24,6 @@ __all__ = [
     "search_documents",
     "terms_of",
     "unindexed",
+    "wait_until_findable",
     "write_terms",
 ]
