@@ -42,7 +42,7 @@ _MARKS_BY_NAME = dict.fromkeys(("makefile", "gnumakefile", "dockerfile", "cmakel
 _BLOCKS = {"/*": "*/", '"""': '"""', "'''": "'''", "<!--": "-->"}
 _BESIDE_WORDS = frozenset("#=*~|/;%>+-_\"'!:.<([{}])@^`&$\\,?")
 _SETTING = re.compile(
-    r"SPDX-|(?:vim?|ex|mode|type|fmt|isort):|[@<\\]|eslint|pylint|flake8|mypy|ruff|coding[:=]|indent-o|\$\w+[:$]"
+    r"SPDX-|\[=|(?:vim?|ex|mode|type|fmt|isort):|[@<\\]|eslint|pylint|flake8|mypy|ruff|coding[:=]|indent-o|\$\w+[:$]"
     r"|(?:warning: )?do not edit",
     re.I,
 )
@@ -51,7 +51,9 @@ _LICENCE = re.compile(
     r"|permission (?:is hereby|to use)|redistribution and use|general public|\bgpl\b",
     re.I,
 )
-_NO_PROSE = re.compile(r"\.\. |\.\.$|:[a-z -]{1,40}:|<|\[!\[|!\[|#!|\{|\}|\\|-\*-|SPDX-|\.[A-Z]{1,2}\b|['.]\\\"", re.I)
+_NO_PROSE = re.compile(
+    r"\.\. |\.\.$|:[a-z -]{1,40}:|<|\[!\[|!\[|#!|\{|\}|\\|-\*-|SPDX-|=[a-z]|\.[A-Z]{1,2}\b|['.]\\\"", re.I
+)
 _SECTION = re.compile(r"\[[\w .:-]{0,80}\]$")
 _TITLE_FIELD = re.compile(r"(?:#\+)?title[ \t]*[:=](.*)", re.I)
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -103,7 +105,7 @@ def _marks_of(head: str, name: str) -> tuple[str, ...] | None:
     first = head[:200].lstrip("\ufeff \t\r\n").partition("\n")[0].rstrip()
     if first.startswith("<?xml"):
         return _XML
-    return _HASH if first.startswith(("#!", "{")) or first == "[" or _SECTION.match(first) else None
+    return _HASH if first.startswith(("#!", "{", "-----BEGIN ")) or first == "[" or _SECTION.match(first) else None
 
 
 def _comment_in(lines: list[str], marks: tuple[str, ...]) -> str | None:
