@@ -183,7 +183,10 @@ def test_all_are_asked_wherever_they_are_and_who_is_not_reached_is_named(lost: s
         drop_tenant(one.slug)
 
 
-def test_the_commands_and_the_program_of_the_documentation_do_what_they_say(acme: Placed) -> None:
+def test_the_commands_and_the_program_of_the_documentation_do_what_they_say(
+    acme: Placed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (PROJECT / "docs" / "reports.md").read_text()
     commands = [shlex.split(line) for line in re.findall(r"^ {4}docworker report ?(.*)$", page, re.MULTILINE)]
     named = {words[0] for words in commands if words}
