@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from docworker.db.documents.search.stems import is_function_word, stem, stems_in
+from docworker.db.documents.search.stems import Stem, is_function_word, stem, stems_in
 from docworker.db.documents.search.terms import Terms
 from docworker.db.documents.search.words import Word, runs_of, words_of, written_pattern
 from docworker.db.errors import InvalidArgumentError
@@ -54,6 +54,7 @@ class Query:
                 "use fewer words"
             )
         self._typed = typed
+        self._stems: dict[str | None, set[Stem | None]] = {}
         self._alternatives = [found for group in _groups(typed) if (found := _asked_for(group))]
         if not any(not one.is_excluded for group in self._alternatives for one in group):
             raise InvalidArgumentError(f"there is no word to look for in {typed!r}")
@@ -89,7 +90,9 @@ class Query:
             return True
         if word.written is None or (found := stem(word.written, language)) is None:
             return False
-        return any(stem(one, language) == found for one in alone)
+        if (stems := self._stems.get(language)) is None:
+            stems = self._stems[language] = {stem(one, language) for one in alone}
+        return found in stems
 
     @cached_property
     def _wanted(self) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:

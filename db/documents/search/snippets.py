@@ -35,7 +35,7 @@ class Snippets:
 
     def __init__(self, query: Query) -> None:
         self._query = query
-        self._known: dict[tuple[str | None, str], list[_Match]] = {}
+        self._known: dict[str | None, dict[str, list[_Match]]] = {}
 
     def cut(self, text: str, language: str | None) -> tuple[Fragment, ...]:
         """At most two places where the most of the words stand close together; the beginning where none stands."""
@@ -53,10 +53,11 @@ class Snippets:
         return tuple(_fragments(text, windows))
 
     def _matches(self, text: str, language: str | None) -> Iterator[_Match]:
-        known = self._known
+        known = self._known.setdefault(language, {})
         for found in written_pattern().finditer(text.replace("_", " ")):
-            if (places := known.get((language, found[0]))) is None:
-                places = known[language, found[0]] = list(_places(found[0], self._query, language))
+            run = found[0]
+            if (places := known.get(run)) is None:
+                places = known[run] = list(_places(run, self._query, language))
             for place in places:
                 yield _Match(found.start() + place.start, found.start() + place.end, place.key)
 
