@@ -19,7 +19,11 @@ class Row(NamedTuple):
     content_sha256: str | None = SAME
     status: str = "processed"
     status_reason: str | None = None
+    rejected_by: str | None = None
     deleted_at: datetime | None = None
+
+
+KNOWN_BAD = Row(status="failed", status_reason="broken", rejected_by="one")
 
 
 def text(sha256: str, version: int = 7) -> NewText:
@@ -41,6 +45,8 @@ def text(sha256: str, version: int = 7) -> NewText:
         (Row(), Rejected(ID, 7, "broken"), Outcome(Written.REJECTED), True),
         (Row(status="failed", status_reason="other"), Rejected(ID, 7, "broken"), Outcome(Written.REJECTED), True),
         (Row(status="failed", status_reason="broken"), Rejected(ID, 7, "broken"), Outcome(Written.REJECTED), False),
+        (KNOWN_BAD, Rejected(ID, 7, "broken", pipeline="one"), Outcome(Written.REJECTED), False),
+        (KNOWN_BAD, Rejected(ID, 7, "broken", pipeline="another"), Outcome(Written.REJECTED), True),
     ],
 )
 def test_what_becomes_of_a_result(
