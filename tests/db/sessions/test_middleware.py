@@ -224,7 +224,7 @@ def test_asyncio_sessions_take_part(lagging: Tenant) -> None:
             session.add(Document(organization_id=lagging.id, filename="a.txt"))
         async with aio.reading(lagging.id) as session:
             assert session.session.choice is not None
-            results.append(session.session.choice.reason.replace("lagging", "behind"))
+            results.append(session.session.choice.number)  # why it is the master's depends on how busy replicas are
         results.append(len(await aio.list_documents(lagging.id)))
         await send({"type": "http.response.start", "status": 200})
 
@@ -244,7 +244,7 @@ def test_asyncio_sessions_take_part(lagging: Tenant) -> None:
             await aio.close_database()
 
     (start,) = asyncio.run(request())
-    assert results == ["behind", 1]
+    assert results == [None, 1]
     assert [name for name, _ in start["headers"]] == [b"set-cookie"]
 
 
