@@ -50,13 +50,13 @@ def test_files_are_imported_and_processed_by_running_processes(
 
 def test_of_many_files_that_are_left_out_the_reasons_are_counted(tenant: Tenant, files: Path) -> None:
     for number in range(60):
-        (files / f"picture{number:02}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        (files / f"sound{number:02}.ogg").write_bytes(b"OggS\0")
     (files / "dangling.txt").symlink_to("nowhere")
     answer = docworker("import", files, "-o", tenant.slug, "--no-wait")
     head, failed, unsupported = answer.out.splitlines()[:3]
     assert head.split() == ["files", "outcome", "why", "such", "as"]
     assert (failed.split()[:2], failed.split()[-1]) == (["1", "failed"], "/dangling.txt")
-    assert (unsupported.split()[:2], unsupported.split()[-1]) == (["60", "unsupported"], "/picture00.png")
+    assert (unsupported.split()[:2], unsupported.split()[-1]) == (["60", "unsupported"], "/sound00.ogg")
     assert answer.out.endswith("\n\n0 processed, 2 pending, 60 unsupported, 1 failed\n")
     assert "--json" in answer.err
 
