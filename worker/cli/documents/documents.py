@@ -65,7 +65,7 @@ In JSON they are all there, one a line.
 @click.option("--tag", help="Only documents with this tag.")
 @click.option("--deleted", is_flag=True, help="Deleted documents instead, with their ids.")
 @click.option("--after", metavar="PATH", help="Only what comes behind this path in the list.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), help="At most so many.")
 @click.option("--all", "everything", is_flag=True, help="However many there are.")
 @organization_option
 @json_option

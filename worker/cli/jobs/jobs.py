@@ -18,7 +18,6 @@ from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
-from docworker.jobs.kinds.documents import fail_cancelled, process_document
 from docworker.worker.cli.jobs.bulk import change_all
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
@@ -47,7 +46,7 @@ jobs.add_command(watch)
 @jobs.command("list")
 @filters
 @click.option("--after", metavar="JOB", type=click.UUID, help="Only what comes behind this job in the list.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many, latest first; 50 if left out.")
+@click.option("--limit", type=click.IntRange(1, 2**31 - 1), help="At most so many, latest first; 50 if left out.")
 @click.option("--all", "everything", is_flag=True, help="However many there are.")
 @json_option
 def list_(after: UUID | None, limit: int | None, everything: bool, as_json: bool, **chosen: Any) -> None:
@@ -201,6 +200,8 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
 
 def _tell_documents(cancelled: list[UUID]) -> None:
     """Documents say at once that nobody will process them. Of an organization that is not served they do later."""
+    from docworker.jobs.kinds.documents import fail_cancelled, process_document  # noqa: PLC0415 -- they load Celery
+
     for start in range(0, len(cancelled), _PAGE):
         with all_jobs_session() as session:
             kind = process_document.kind.name
