@@ -20,6 +20,10 @@ ARG EXTRAS=
 RUN /opt/docworker/bin/pip install --constraint constraints.txt ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.11-slim
+# `--build-arg PACKAGES="tesseract-ocr tesseract-ocr-deu"`, and EXTRAS=ocr, for the text of scans.
+ARG PACKAGES=
+RUN [ -z "$PACKAGES" ] || { apt-get update && apt-get install --yes --no-install-recommends $PACKAGES \
+        && rm -rf /var/lib/apt/lists/*; }
 RUN groupadd --system --gid 10001 docworker \
     && useradd --system --uid 10001 --gid docworker --home-dir /var/lib/docworker --shell /usr/sbin/nologin docworker \
     && install --directory --owner docworker --group docworker \
