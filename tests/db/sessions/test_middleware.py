@@ -20,6 +20,7 @@ from docworker import (
     writing,
 )
 from docworker.db.errors import ConfigurationError
+from docworker.db.models.base import new_id
 from docworker.db.sessions import middleware
 from docworker.db.sessions.middleware import NAME
 from docworker.db.sessions.remembered import MOST_SYSTEMS, Remembered
@@ -160,7 +161,7 @@ def test_replicas_are_used_again_once_they_have_caught_up(lagging: Tenant, serve
 
 def test_every_way_to_commit_is_noticed(lagging: Tenant) -> None:
     def add(session: Any) -> None:
-        session.add(Document(organization_id=lagging.id, filename=f"{id(session)}-{len(client.sent)}.txt"))
+        session.add(Document(organization_id=lagging.id, filename=f"{new_id()}.txt"))
 
     def explicitly() -> None:
         with writing(lagging.id) as session:
