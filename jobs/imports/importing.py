@@ -39,7 +39,7 @@ from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, UNSUPPORTED, media_type_of
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -167,7 +167,7 @@ class _Import:
         self._into = into
         self._store = store
         self._threads = threads
-        self._signature = signature_of(installed_processors())
+        self._signature = installed_signature()
         self._folders: dict[FolderPath, UUID | None] = {ROOT: None}
 
     def begin(self, found: Sequence[Found]) -> _Batch:

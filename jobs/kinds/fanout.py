@@ -18,7 +18,7 @@ from docworker.db.models import Document, DocumentStatus, Folder, Job
 from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 from docworker.jobs.task import Attempt, job
 
 CHUNK = 1000
@@ -66,7 +66,7 @@ def _fan_out(attempt: Attempt, documents: Select[UUID], *, force: bool) -> None:
 
 def _is_to_be_processed() -> ColumnElement[bool]:
     """A document whose source changes is set to be pending."""
-    signature = signature_of(installed_processors())
+    signature = installed_signature()
     return and_(
         or_(
             Document.status.in_((DocumentStatus.PENDING, DocumentStatus.FAILED)),

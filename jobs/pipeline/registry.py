@@ -61,6 +61,11 @@ def signature_of(processors: Iterable[Processor | type[Processor]]) -> str:
     return " ".join(f"{each.name}/{each.version}" for each in processors)
 
 
+def installed_signature() -> str:
+    """What a version says that the processors of this installation make now. Raises as `installed_processors` does."""
+    return signature_of(installed_processors())
+
+
 class Pipeline:
     """The processors of this installation, ready to run. One for each process; safe to use from threads."""
 

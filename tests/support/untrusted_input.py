@@ -206,5 +206,6 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.pipeline.registry.Pipeline.load": _INSTALLATION,
     "docworker.jobs.pipeline.registry.in_order": _INSTALLATION,
     "docworker.jobs.pipeline.registry.installed_processors": _INSTALLATION,
+    "docworker.jobs.pipeline.registry.installed_signature": _INSTALLATION,
     "docworker.jobs.pipeline.registry.signature_of": _INSTALLATION,
 }

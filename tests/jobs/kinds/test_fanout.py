@@ -27,7 +27,7 @@ from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.kinds import fanout
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.fanout import process_folder, process_organization
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
@@ -63,7 +63,7 @@ def test_what_these_processors_have_made_and_what_is_unsupported_is_left_out(ten
     with writing(tenant.id) as session:
         session.get_one(Document, (tenant.id, unsupported)).status = DocumentStatus.UNSUPPORTED
         version = session.get_one(DocumentVersion, (tenant.id, made, 1))
-        version.pipeline = signature_of(installed_processors())
+        version.pipeline = installed_signature()
     parent, forced = start(tenant), start(tenant, force=True)
     drain()
     assert children(tenant, parent) == once([old, pending])

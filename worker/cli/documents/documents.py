@@ -11,7 +11,7 @@ from docworker.db.documents.reading import DocumentEntry, Filters, folder_at, pa
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import DocumentStatus
 from docworker.jobs.pipeline.media_types import NAMES
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 from docworker.worker.cli.documents import editing
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json_list, print_table, size_text
@@ -89,7 +89,7 @@ def list_(
         filters = Filters(
             folder_at(organization_id, parse_path(folder)),
             state,
-            signature_of(installed_processors()) if stale else None,
+            installed_signature() if stale else None,
             tag,
             deleted=deleted,
         )

@@ -17,7 +17,7 @@ from docworker.db.tenants.organizations import list_organizations, organization_
 from docworker.jobs.kinds import reprocessing
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.jobs.kinds.reprocessing import Reprocessed, Tried
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.cli.printable import printable_lines
@@ -62,7 +62,7 @@ def reprocess(
         if dry_run:
             _show_sample(organizations, sample, as_json=as_json)
             return
-        signature = signature_of(installed_processors())
+        signature = installed_signature()
         if not status:
             most = settings().reprocess_failures if most_failures is None else most_failures
             _begin(organizations, signature, most)

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from docworker.db.models import DocumentVersion
 from docworker.db.sessions import writing
-from docworker.jobs.pipeline.registry import installed_processors, signature_of
+from docworker.jobs.pipeline.registry import installed_signature
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import Answer, docworker
 from tests.support.database import opened_database
@@ -160,7 +160,7 @@ def test_documents_that_other_processors_made_are_listed(tenant: Tenant, stack: 
     stale = ask(tenant, "documents", "--stale", "--json").json
     assert stale
     with writing(tenant.id) as session:
-        session.execute(update(DocumentVersion).values(pipeline=signature_of(installed_processors())))
+        session.execute(update(DocumentVersion).values(pipeline=installed_signature()))
     stack.wait_for_replicas()
     assert ask(tenant, "documents", "--stale", "--json").json == []
 
