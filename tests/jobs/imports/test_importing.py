@@ -25,15 +25,14 @@ from docworker.jobs.imports.importing import FileResult, Imported, import_tree
 from docworker.jobs.pipeline.media_types import UNSUPPORTED
 from docworker.jobs.testing import drain
 from tests.support.database import opened_database, somebody_waits
+from tests.support.stack import applied
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def database(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DOCWORKER_MAX_SOURCE_BYTES", "100000")
-    settings.cache_clear()
-    with opened_database():
+def database(environment: dict[str, str]) -> Iterator[None]:
+    with applied(environment | {"DOCWORKER_MAX_SOURCE_BYTES": "100000"}), opened_database():
         yield
 
 

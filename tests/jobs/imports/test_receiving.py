@@ -44,6 +44,7 @@ from docworker.jobs.kinds import maintenance
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.testing import assert_enqueued, drain
 from tests.support.database import held_back, opened_database
+from tests.support.stack import applied
 from tests.support.tenants import Tenant
 
 LIMIT_BYTES = 1_000_000
@@ -51,10 +52,8 @@ TEXT = b"Everybody meets in the yard."
 
 
 @pytest.fixture(autouse=True)
-def database(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DOCWORKER_MAX_SOURCE_BYTES", str(LIMIT_BYTES))
-    settings.cache_clear()
-    with opened_database():
+def database(environment: dict[str, str]) -> Iterator[None]:
+    with applied(environment | {"DOCWORKER_MAX_SOURCE_BYTES": str(LIMIT_BYTES)}), opened_database():
         yield
 
 

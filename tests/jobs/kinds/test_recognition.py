@@ -8,23 +8,21 @@ from sqlalchemy import func, select
 
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
-from docworker.db.settings import settings
 from docworker.jobs.imports.receiving import receive
 from docworker.jobs.kinds.documents import recognize_document
 from docworker.jobs.pipeline.tesseract import is_installed
 from docworker.jobs.testing import drain
 from tests.support.database import opened_database
 from tests.support.scans import photographed, scanned_pdf
+from tests.support.stack import applied
 from tests.support.tenants import Tenant
 
 needs_tesseract = pytest.mark.skipif(not is_installed(), reason="Tesseract is not installed (Debian: tesseract-ocr)")
 
 
 @pytest.fixture(autouse=True)
-def _open(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("DOCWORKER_OCR_MOST_PAGES", "1")
-    settings.cache_clear()
-    with opened_database():
+def _open(environment: dict[str, str]) -> Iterator[None]:
+    with applied(environment | {"DOCWORKER_OCR_MOST_PAGES": "1"}), opened_database():
         yield
 
 
