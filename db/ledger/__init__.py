@@ -2,7 +2,8 @@
 
     queued -> dispatched -> running -> succeeded | failed | cancelled
 
-Each module is one step of a job's life. The broker appears nowhere in here: a message only rings.
+Each module is one step of a job's life; the way to the broker is a room of its own, and even there a message only
+rings.
 """
 
 from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, claim, hand_back, prolong, renew, undispatched
@@ -28,7 +29,19 @@ from docworker.db.ledger.control import (
     retry_failed,
 )
 from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
-from docworker.db.ledger.dispatch import Dispatched, dispatch_due, may_plan, plan
+from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
+from docworker.db.ledger.dispatching.lanes import arrivals
+from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.dispatching.requeue import (
+    find_refused,
+    is_refused,
+    promote,
+    requeue_held_up,
+    requeue_overdue,
+    undispatch,
+)
+from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts
+from docworker.db.ledger.dispatching.under_way import JUST_SENT_SECONDS, load
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (
     AttemptEnd,
@@ -43,19 +56,8 @@ from docworker.db.ledger.finish import (
     retry,
     succeed,
 )
-from docworker.db.ledger.lanes import arrivals
 from docworker.db.ledger.message import Message, Part
-from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
-from docworker.db.ledger.requeue import (
-    find_refused,
-    is_refused,
-    promote,
-    requeue_held_up,
-    requeue_overdue,
-    undispatch,
-)
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
-from docworker.db.ledger.shortcuts import Floor, Shortcuts
 from docworker.db.ledger.single import (
     Wanted,
     claim_one,
@@ -65,7 +67,6 @@ from docworker.db.ledger.single import (
     succeed_one,
     succeed_with,
 )
-from docworker.db.ledger.under_way import JUST_SENT_SECONDS, load
 from docworker.db.ledger.values import as_json
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.lanes import DUE_LATER, FOLLOWING_LANE, HEAD, first
+from docworker.db.ledger.dispatching.lanes import DUE_LATER, FOLLOWING_LANE, HEAD, first
 from docworker.db.models.job import JOBS, READY
 
 _COUNT_LIVE = text(f"""

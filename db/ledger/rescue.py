@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.shortcuts import Floor, entries_of
+from docworker.db.ledger.dispatching.shortcuts import Floor, entries_of
 from docworker.db.models.job import JOBS
 
 
@@ -75,7 +75,8 @@ def rescue_expired(
     return rescued
 
 
-# Statistics are older than any burst of deaths, and no COMMIT here waits for the disk: see `db.ledger.dispatch`.
+# Statistics are older than any burst of deaths, and no COMMIT here waits for the disk: see
+# `db.ledger.dispatching.dispatch`.
 _BEGIN_JUDGING = text("""
 SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
        set_config('synchronous_commit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)

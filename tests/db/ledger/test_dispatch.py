@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from docworker.db.ledger import Lane, Limits, Load, Message, Size, Turns, Walk
-from docworker.db.ledger.dispatch import admit
-from docworker.db.ledger.planning import Planner
+from docworker.db.ledger.dispatching.dispatch import admit
+from docworker.db.ledger.dispatching.planning import Planner
 from tests.support.ledger import LedgerSteps
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import text
 
 from docworker.db import ledger
-from docworker.db.ledger import LaneKey, shortcuts
+from docworker.db.ledger import LaneKey
+from docworker.db.ledger.dispatching import shortcuts
+from docworker.db.ledger.dispatching.shortcuts import DEAR, Floor, KnownLanes, entries_of
 from docworker.db.ledger.prune import prune_jobs
-from docworker.db.ledger.shortcuts import DEAR, Floor, KnownLanes, entries_of
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings

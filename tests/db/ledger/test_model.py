@@ -30,7 +30,7 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.cluster import Database
 from docworker.db.ledger import Claimed, Message
-from docworker.db.ledger.requeue import WAITS_AT_MOST_SECONDS
+from docworker.db.ledger.dispatching.requeue import WAITS_AT_MOST_SECONDS
 from docworker.db.models.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs import task

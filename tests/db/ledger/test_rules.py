@@ -15,7 +15,7 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.cluster.engines import owner_engine
-from docworker.db.ledger.dispatch import mark
+from docworker.db.ledger.dispatching.dispatch import mark
 from docworker.db.ledger.values import EARLIEST
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, all_jobs_session, position_after, writing

@@ -23,7 +23,8 @@ from structlog.testing import capture_logs
 
 from docworker.db import ledger
 from docworker.db.cluster.engines import owner_engine
-from docworker.db.ledger import Claimed, dispatch, planning
+from docworker.db.ledger import Claimed
+from docworker.db.ledger.dispatching import dispatch, planning
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind

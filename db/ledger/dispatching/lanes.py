@@ -2,7 +2,7 @@
 each.
 
 They are found by hopping from one to the next through the partial index on the ready jobs, so the price does not depend
-on how many wait; where dead entries lie on the way, by what is known of them (`db.ledger.shortcuts`).
+on how many wait; where dead entries lie on the way, by what is known of them (`db.ledger.dispatching.shortcuts`).
 """
 
 import time
@@ -16,8 +16,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.planning import Lane, LaneKey
-from docworker.db.ledger.shortcuts import KnownLanes, beginning, entries_of
+from docworker.db.ledger.dispatching.planning import Lane, LaneKey
+from docworker.db.ledger.dispatching.shortcuts import KnownLanes, beginning, entries_of
 from docworker.db.models.job import ARRIVED, JOBS, READY
 
 LANE = "organization_id, kind, alone, priority"

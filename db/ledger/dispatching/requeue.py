@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from docworker.db.faults import Fault, classify
 from docworker.db.ledger.claim import UNBEGUN
-from docworker.db.ledger.lanes import DUE_LATER, LANE, Came
+from docworker.db.ledger.dispatching.lanes import DUE_LATER, LANE, Came
+from docworker.db.ledger.dispatching.planning import LaneKey
+from docworker.db.ledger.dispatching.shortcuts import Shortcuts, entries_of
+from docworker.db.ledger.dispatching.under_way import since_floor
 from docworker.db.ledger.message import Message
-from docworker.db.ledger.planning import LaneKey
-from docworker.db.ledger.shortcuts import Shortcuts, entries_of
-from docworker.db.ledger.under_way import since_floor
 from docworker.db.models.job import JOBS
 
 

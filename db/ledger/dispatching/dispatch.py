@@ -1,8 +1,8 @@
 """`may_plan`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold. `plan` alone says
 what would go.
 
-Whose turn it is, and how much of it, is decided in `db.ledger.planning`; one dispatcher plans at a time, so that caps
-and fairness hold exactly.
+Whose turn it is, and how much of it, is decided in `db.ledger.dispatching.planning`; one dispatcher plans at a time, so
+that caps and fairness hold exactly.
 """
 
 from collections import Counter
@@ -17,15 +17,15 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.lanes import (
+from docworker.db.ledger.dispatching.lanes import (
     Due,
     LaneSearch,
     lanes_as_arrays,
 )
+from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
+from docworker.db.ledger.dispatching.requeue import is_refused
+from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.ledger.message import Message, Part
-from docworker.db.ledger.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
-from docworker.db.ledger.requeue import is_refused
-from docworker.db.ledger.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.models.job import JOBS, READY
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are

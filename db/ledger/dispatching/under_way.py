@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.planning import Load
-from docworker.db.ledger.shortcuts import Shortcuts, UnderWay, beginning, entries_of
+from docworker.db.ledger.dispatching.planning import Load
+from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
 from docworker.db.models.job import JOBS, PAUSES, SUSPENSIONS
 
 JUST_SENT_SECONDS = 2

@@ -1,5 +1,5 @@
 """`Planner` and `Walk`: whose jobs go next, by turns of organizations and their shares of messages. Pure; what is read
-and written for it is in `db.ledger.dispatch`.
+and written for it is in `db.ledger.dispatching.dispatch`.
 
 The organizations with due jobs stand in a ring, in the order of their ids, and each gets one turn in every round. A
 look walks along the ring from where the one before it stopped, until there is no room left, so it costs what it sends,

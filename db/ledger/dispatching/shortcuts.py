@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from docworker.db.cluster.adapters import BEFORE_ALL
-from docworker.db.ledger.planning import LaneKey
+from docworker.db.ledger.dispatching.planning import LaneKey
 
 DEAR = 2000
 """Dead entries: about half a millisecond."""
