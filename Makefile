@@ -42,7 +42,7 @@ demo: $(STAMP) ## start everything, process the samples, show the result
 test: $(STAMP) ## run the tests that share servers
 	@$(BIN)/python -m pytest -m "not system and not soak and not benchmark"
 
-system: $(STAMP) ## run the tests that start, kill and cut off processes and servers
+system: $(STAMP) ## run the tests of commands, and those that start, kill and cut off processes and servers
 	@$(BIN)/python -m pytest -m "system and not soak and not benchmark"
 
 soak: $(STAMP) ## run the tests that take minutes: everything fails, with further seeds

@@ -13,14 +13,16 @@ SYSTEM = (
     "worker/brokers",
     "worker/consumer",
     "worker/local",
-    "worker/cli/run",
+    "worker/cli",
+    "worker/tenants",
     "test_installation.py",
     "test_readme.py",
     "migrations/test_example.py",
     "support/test_signals.py",
 )
-"""Folders and files whose tests start programs by other means."""
+"""Folders and files whose tests start programs by other means, and commands."""
 LONGEST = (
+    "worker/tenants/test_moving.py",
     "worker/consumer/test_keeper.py",
     "system/test_chaos.py",
     "system/test_main_job.py",
@@ -30,8 +32,13 @@ LONGEST = (
     "worker/cli/run/test_demo.py",
     "system/test_failover.py",
     "db/cluster/test_failover.py",
+    "worker/cli/tenants/test_documented.py",
+    "worker/cli/documents/test_editing.py",
+    "worker/cli/reports/test_report.py",
+    "worker/cli/people/test_audit.py",
     "worker/consumer/test_pool.py",
     "worker/dispatcher/test_loop.py",
+    "jobs/imports/test_importing.py",
     "jobs/kinds/test_documents.py",
     "worker/http/test_health.py",
     "worker/http/test_server.py",
