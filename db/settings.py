@@ -13,7 +13,16 @@ from zoneinfo import ZoneInfo
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from docworker.db.errors import ConfigurationError
@@ -136,6 +145,12 @@ class Settings(BaseSettings):
     """Several Sentinels are separated by semicolons; the password is the servers' that they watch."""
     broker_sentinel_master: Annotated[str, Field(min_length=1)] | None = None
     """The name under which the Sentinels of a sentinel:// address watch the broker."""
+    broker_queue_type: Literal["quorum", "classic"] = "quorum"
+    """Of RabbitMQ: a quorum queue is kept by several of its nodes, and outlives the loss of one."""
+    broker_ca_file: FilePath | None = None
+    """Who may sign the certificate of a rediss:// or amqps:// broker; those that the system trusts unless it is set."""
+    broker_certificate_file: FilePath | None = None
+    """What a broker that asks for a certificate is shown, with its key."""
     broker_key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "docworker:"
     queue: Annotated[str, Field(min_length=1), AfterValidator(_queue_name)] = "docworker"
     result_backend_url: str | None = None
@@ -285,6 +300,13 @@ class Settings(BaseSettings):
                 "DOCWORKER_BROKER_SENTINEL_MASTER is not set: a sentinel:// address needs the name under which the "
                 "Sentinels watch the broker, such as 'mymaster'"
             )
+        if not self.broker_url.startswith(("rediss:", "amqps:")):
+            for name in ("broker_ca_file", "broker_certificate_file"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"DOCWORKER_{name.upper()} is set, but DOCWORKER_BROKER_URL is no rediss:// or amqps:// "
+                        "address: nothing would be encrypted or checked"
+                    )
         if HOME in self.clusters:
             raise ValueError(
                 f"DOCWORKER_CLUSTERS names {HOME!r}, which is the cluster of DOCWORKER_MASTER_URL: take another name"

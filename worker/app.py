@@ -16,7 +16,7 @@ from docworker.db.settings import Settings, settings
 from docworker.jobs.task import is_same_place
 from docworker.worker import children
 from docworker.worker.brokers import transport
-from docworker.worker.brokers.options import transport_options
+from docworker.worker.brokers.options import HEARTBEAT_SECONDS, tls_options, transport_options
 
 TASK_MODULES = tuple(
     f"docworker.jobs.kinds.{name}"
@@ -71,9 +71,11 @@ def build_app(configured: Settings) -> Celery:
     celery.conf.update(
         broker_url=configured.broker_url,
         broker_transport_options=transport_options(configured),
+        broker_use_ssl=tls_options(configured),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=configured.connect_timeout,
+        broker_heartbeat=HEARTBEAT_SECONDS,
         result_backend=configured.result_backend_url,
         task_ignore_result=configured.result_backend_url is None,
         accept_content=["json"],
@@ -83,6 +85,7 @@ def build_app(configured: Settings) -> Celery:
         enable_utc=True,
         timezone="UTC",
         task_default_queue=configured.queue,
+        task_default_queue_type=configured.broker_queue_type,  # which Redis passes over
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_send_sent_event=False,

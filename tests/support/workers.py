@@ -5,10 +5,15 @@ from typing import Any
 
 from celery import Celery
 
+from docworker.db.sessions import writing
 from docworker.db.settings import settings
+from docworker.jobs.enqueue import enqueue
 from docworker.worker.app import build_app
 from docworker.worker.brokers.depth import BrokerProbe
+from tests.support.database import opened_database
 from tests.support.processes import Process, Processes
+from tests.support.tenants import Tenant
+from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
 
 
@@ -42,9 +47,17 @@ class Workers:
             what=f"{slots} tasks run at the same time",
         )
 
+    def enqueue_held(self, number: int, name: str) -> None:
+        """Enqueue so many jobs that wait for `release-NAME`."""
+        with opened_database():
+            tenant = Tenant()
+            with writing(tenant.id) as session:
+                for _ in range(number):
+                    enqueue(session, hold_job, path=self.path(name), release=self.path(f"release-{name}"))
+
     def waiting(self) -> int | None:
         """How many messages wait at the broker."""
-        probe = BrokerProbe(self.app.connection_for_read, settings().queue)
+        probe = BrokerProbe(self.app.connection_for_read, self.app.amqp.queues[settings().queue])
         try:
             return probe.waiting()
         finally:

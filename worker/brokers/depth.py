@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from kombu.connection import Connection
-from kombu.entity import Exchange, Queue
+from kombu.entity import Queue
 
 log = structlog.get_logger(__name__)
 
@@ -20,9 +20,10 @@ def waiting_in(queue: Queue, channel: Any) -> int:
 class BrokerProbe:
     """Asks the broker how many messages wait in a queue, over a connection that it keeps."""
 
-    def __init__(self, connect: Callable[[], Connection], queue: str) -> None:
+    def __init__(self, connect: Callable[[], Connection], queue: Queue) -> None:
+        """The queue is the app's: RabbitMQ refuses one that is declared otherwise than before."""
         self._connect = connect
-        self._queue = Queue(queue, Exchange(queue))
+        self._queue = queue
         self._connection: Connection | None = None
 
     def waiting(self) -> int | None:

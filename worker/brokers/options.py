@@ -1,5 +1,7 @@
-"""`transport_options`: how to talk to the broker, one function for each kind of it."""
+"""`transport_options`, `tls_options`: how to talk to the broker, one function for each kind of it."""
 
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,8 @@ from docworker.db.settings import Settings
 SOCKET_TIMEOUT_SECONDS = 5
 """For each answer of the broker; then its link is given up."""
 SENTINEL_TIMEOUT_SECONDS = 2
+HEARTBEAT_SECONDS = 10
+"""Of an AMQP link: one that is silent for twice as long is given up, by either end."""
 
 
 def transport_options(configured: Settings) -> dict[str, Any]:
@@ -54,6 +58,33 @@ def sentinel_options(configured: Settings) -> dict[str, Any]:
 
 
 def amqp_options() -> dict[str, Any]:
-    """For amqp:// and amqps:// addresses: none, since the server keeps messages until they are acknowledged or the link
-    is gone, and connection and heartbeats have settings of Celery's own."""
-    return {}
+    """For amqp:// and amqps:// addresses. The server keeps messages until they are acknowledged or the link is gone."""
+    return {
+        # A frozen server would otherwise block the main loop for ever.
+        "read_timeout": SOCKET_TIMEOUT_SECONDS,
+        "write_timeout": SOCKET_TIMEOUT_SECONDS,
+        # Else one that a server which is full or going down has thrown away would count as sent.
+        "confirm_publish": True,
+    }
+
+
+def tls_options(configured: Settings) -> dict[str, Any] | None:
+    """What Celery's `broker_use_ssl` is: None where the address is not of TLS.
+
+    The certificate is checked, and that it is the host's: left to itself, kombu checks neither for rediss:// addresses,
+    and does not compare the host for amqps:// ones.
+    """
+    scheme = urlsplit(configured.broker_url).scheme
+    ca_file, certificate_file = configured.broker_ca_file, configured.broker_certificate_file
+    if scheme == "rediss":
+        options = {"ssl_ca_certs": ca_file, "ssl_certfile": certificate_file}
+        return _given(options) | {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    if scheme == "amqps":
+        options = {"ca_certs": ca_file, "certfile": certificate_file}
+        # None: the host of the address that is being connected to.
+        return _given(options) | {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+    return None
+
+
+def _given(files: dict[str, Path | None]) -> dict[str, Any]:
+    return {name: str(path) for name, path in files.items() if path is not None}

@@ -27,6 +27,13 @@ LINKS_LOST = Counter("docworker_broker_links_lost_total", "Links to the broker t
 class Consumer(celery_consumer.Consumer):
     """What `worker_consumer` names."""
 
+    class Blueprint(celery_consumer.Consumer.Blueprint):
+        """Without the exchanges and queues by which Celery delays messages at RabbitMQ: jobs wait in the ledger."""
+
+        default_steps = [
+            step for step in celery_consumer.Consumer.Blueprint.default_steps if "delayed_delivery" not in step
+        ]
+
     connection: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -131,7 +131,7 @@ class Worker(_CeleryWorker):
         )
         self.watchdog = Watchdog(
             timeout_seconds=configured.watchdog_timeout,
-            waiting=BrokerProbe(self._probe_connection, configured.queue).waiting,
+            waiting=BrokerProbe(self._probe_connection, app.amqp.queues[configured.queue]).waiting,
             activity=self._activity,
             get_fresh_link=self._deaf.set,
             end=self._end_deaf,

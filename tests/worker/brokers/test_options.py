@@ -3,7 +3,7 @@
 import pytest
 
 from docworker.db.settings import Settings
-from docworker.worker.brokers.options import transport_options
+from docworker.worker.brokers.options import tls_options, transport_options
 from docworker.worker.brokers.transport import Channel, SentinelChannel
 
 REDIS = Settings(broker_url="redis://broker/0")
@@ -35,8 +35,17 @@ def test_a_redis_of_its_own_is_told_nothing_of_sentinels() -> None:
 
 
 @pytest.mark.parametrize("url", ["amqp://broker//", "amqps://broker//", "AMQP://broker//"])
-def test_other_brokers_get_no_options_of_redis(url: str) -> None:
-    assert transport_options(Settings(broker_url=url)) == {}
+def test_rabbitmq_gets_no_options_of_redis_and_is_not_waited_for_without_limit(url: str) -> None:
+    options = transport_options(Settings(broker_url=url))
+
+    assert not options.keys() & transport_options(REDIS).keys()
+    assert 0 < options["read_timeout"] <= 10
+    assert 0 < options["write_timeout"] <= 10
+
+
+@pytest.mark.parametrize("url", ["redis://broker/0", "amqp://broker//"])
+def test_what_is_not_behind_tls_is_told_nothing_of_it(url: str) -> None:
+    assert tls_options(Settings(broker_url=url)) is None
 
 
 def test_kombu_knows_every_option() -> None:

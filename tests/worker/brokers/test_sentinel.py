@@ -8,19 +8,14 @@ from typing import Any
 import pytest
 import redis
 
-from docworker.db.sessions import writing
 from docworker.db.settings import settings
-from docworker.jobs.enqueue import enqueue
 from docworker.worker.local.home import write_private
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.servers.valkey import ValkeyServer
-from tests.support.database import opened_database
 from tests.support.metrics import get
 from tests.support.processes import Processes
 from tests.support.stack import InForce, OwnStack
-from tests.support.tenants import Tenant
 from tests.support.user_package import install_user_package
-from tests.support.user_package.jobs import hold_job
 from tests.support.waiting import eventually
 from tests.support.workers import Workers
 
@@ -139,7 +134,7 @@ def test_when_the_primary_is_killed_all_go_on_at_the_replica(
     eventually(lambda: sentinel.primary_port() != primary.port, within_seconds=20, what="the replica is promoted")
     workers.release("release-before")
     eventually(lambda: workers.lines("before").count("finished") == 2)
-    enqueue_held(workers, 2, "after")
+    workers.enqueue_held(2, "after")
 
     eventually(lambda: len(workers.lines("after")) == 2, within_seconds=40, what="two jobs run at the same time")
     workers.release("release-after")
@@ -148,12 +143,3 @@ def test_when_the_primary_is_killed_all_go_on_at_the_replica(
         eventually(lambda name=name: get("/readyz", process=name)[0] == 200)  # type: ignore[misc]
         assert process.running
     assert len(workers.lines("before")) == 4, "nothing ran twice"
-
-
-def enqueue_held(workers: Workers, number: int, name: str) -> None:
-    """Jobs that wait for `release-NAME`."""
-    with opened_database():
-        tenant = Tenant()
-        with writing(tenant.id) as session:
-            for _ in range(number):
-                enqueue(session, hold_job, path=workers.path(name), release=workers.path(f"release-{name}"))

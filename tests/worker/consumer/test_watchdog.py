@@ -165,7 +165,8 @@ def test_a_frozen_broker_is_an_outage_and_not_deafness(
 
     freeze(stack.broker)
     eventually(lambda: get("/readyz")[0] == 503, within_seconds=30)
-    probe = BrokerProbe(build_app(settings()).connection_for_read, settings().queue)
+    app = build_app(settings())
+    probe = BrokerProbe(app.connection_for_read, app.amqp.queues[settings().queue])
     thaw(stack.broker)
 
     eventually(lambda: get("/readyz")[0] == 200, within_seconds=40)
