@@ -2,7 +2,7 @@
 
 import time
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import structlog
 from celery import bootsteps
@@ -30,7 +30,7 @@ class Consumer(celery_consumer.Consumer):
     class Blueprint(celery_consumer.Consumer.Blueprint):
         """Without the exchanges and queues by which Celery delays messages at RabbitMQ: jobs wait in the ledger."""
 
-        default_steps: ClassVar[list[str]] = [
+        default_steps = [  # noqa: RUF012 - as Celery has it
             step for step in celery_consumer.Consumer.Blueprint.default_steps if "delayed_delivery" not in step
         ]
 
