@@ -43,6 +43,10 @@ class UnacceptedArgumentsError(DocworkerError):
     """A job of another release: its kind's arguments have changed, and this release does not take these."""
 
 
+class FencedError(DocworkerError):
+    """The job is not this attempt's any more: it was cancelled or taken over. What was written with it is undone."""
+
+
 class BadInputError(DocworkerError):
     """What was given to be processed cannot be, and would not be another time."""
 

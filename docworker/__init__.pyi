@@ -35,6 +35,7 @@ from .jobs import batch_job as batch_job
 from .jobs import enqueue as enqueue
 from .jobs import enqueue_many as enqueue_many
 from .jobs import get_job as get_job
+from .jobs import get_story as get_story
 from .jobs import job as job
 from .jobs import process_document as process_document
 from .jobs import process_folder as process_folder

@@ -14,6 +14,7 @@ from .kinds.fanout import process_organization as process_organization
 from .progress import JobWatch as JobWatch
 from .progress import Progress as Progress
 from .progress import get_job as get_job
+from .progress import get_story as get_story
 from .progress import watch_jobs as watch_jobs
 from .schedules.cron import Cron as Cron
 from .schedules.editing import add_schedule as add_schedule

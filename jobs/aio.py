@@ -14,6 +14,7 @@ from docworker.db.documents.reading import DocumentEntry, Filters, VersionEntry
 from docworker.db.documents.search import SearchHits
 from docworker.db.documents.store import SourceStore
 from docworker.db.documents.store import source_store as synchronous_store
+from docworker.db.ledger import Story
 from docworker.db.models import DocumentStatus, Job
 from docworker.db.sessions.aio import run
 from docworker.db.tenants import organizations
@@ -73,6 +74,11 @@ async def list_versions(organization_id: UUID, document_id: UUID) -> Sequence[Ve
 async def get_job(organization_id: UUID, job_id: UUID) -> Job:
     """As `docworker.get_job`."""
     return await run(progress.get_job, organization_id, job_id)
+
+
+async def get_story(organization_id: UUID, job_id: UUID) -> Story:
+    """As `docworker.get_story`."""
+    return await run(progress.get_story, organization_id, job_id)
 
 
 class JobWatch:

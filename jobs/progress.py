@@ -1,4 +1,6 @@
-"""`JobWatch`, `watch_jobs`, `get_job`: how far jobs are, what became of them, and who is missing when none moves."""
+"""`JobWatch`, `watch_jobs`, `get_job`, `get_story`: how far jobs are, what became of them, and who is missing when
+none moves.
+"""
 
 import time
 from collections import Counter
@@ -6,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from docworker.db import ledger
 from docworker.db.errors import NotFoundError
-from docworker.db.ledger import progress
+from docworker.db.ledger import Story, progress
 from docworker.db.models import Job, JobState
 from docworker.db.sessions import reading
 
@@ -84,8 +87,24 @@ def get_job(organization_id: UUID, job_id: UUID) -> Job:
     with reading(organization_id, source="master") as session:
         job = session.get(Job, (organization_id, job_id))
     if job is None:
-        raise NotFoundError(f"this organization has no job {job_id}: it was never committed, or has been pruned")
+        raise _no_job(job_id)
     return job
+
+
+def get_story(organization_id: UUID, job_id: UUID) -> Story:
+    """The attempts of a job in their order, how each ended, how far it got and what it logged, as the master has it.
+
+    Raises NotFoundError as `get_job` does.
+    """
+    with reading(organization_id, source="master") as session:
+        job = session.get(Job, (organization_id, job_id))
+        if job is None:
+            raise _no_job(job_id)
+        return ledger.told_of(session, job)
+
+
+def _no_job(job_id: UUID) -> NotFoundError:
+    return NotFoundError(f"this organization has no job {job_id}: it was never committed, or has been pruned")
 
 
 def failures(organization_id: UUID, job_ids: Collection[UUID]) -> dict[UUID, str]:

@@ -10,7 +10,8 @@ import pytest
 from docworker.db.sessions import writing
 from docworker.db.settings import Settings
 from docworker.jobs.enqueue import enqueue
-from docworker.jobs.testing import assert_enqueued, drain
+from docworker.jobs.progress import get_job, get_story
+from docworker.jobs.testing import advance_clock, assert_enqueued, drain
 from docworker.worker.cli import LazyGroup
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
@@ -60,7 +61,7 @@ def test_each_dependency_is_explained() -> None:
 
 def test_example_of_a_kind_runs(tenant: Tenant) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
-    (example,) = (block for block in blocks if "@job" in block)
+    (example,) = (block for block in blocks if "def count_words" in block)
     defined: dict[str, Any] = {}
     exec(example, defined)
     count_words = defined["count_words"]
@@ -71,3 +72,22 @@ def test_example_of_a_kind_runs(tenant: Tenant) -> None:
         assert_enqueued(session, count_words, document_id=document_id)
     assert drain(kinds={count_words.kind.name: count_words.kind}) == 1
     assert tenant.get(document_id).title == "3 words"
+
+
+def test_example_of_a_job_that_tells_its_story_runs(tenant: Tenant) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
+    (example,) = (block for block in blocks if "def count_to" in block)
+    defined: dict[str, Any] = {}
+    exec(example, defined)
+    count_to = defined["count_to"]
+
+    with writing(tenant.id) as session:
+        job_id = enqueue(session, count_to, end=1000)
+    kinds = {count_to.kind.name: count_to.kind}
+    assert drain(kinds=kinds) == 1
+    advance_clock(30)
+    assert drain(kinds=kinds) == 1
+    assert get_job(tenant.id, job_id).result == {"counted": 1000}
+    snoozed, succeeded = get_story(tenant.id, job_id).attempts
+    assert (snoozed.outcome, [line["number"] for line in snoozed.log]) == ("snoozed", [500])
+    assert (succeeded.outcome, (succeeded.progress or {})["message"]) == ("succeeded", "number 999")

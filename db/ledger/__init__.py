@@ -67,6 +67,7 @@ from docworker.db.ledger.single import (
     succeed_one,
     succeed_with,
 )
+from docworker.db.ledger.telling.story import AttemptTold, Story, progress_of, snooze, tell, told_of
 from docworker.db.ledger.values import as_json
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "JUST_SENT_SECONDS",
     "RETRY",
     "AttemptEnd",
+    "AttemptTold",
     "Change",
     "Claim",
     "ClaimKey",
@@ -92,6 +94,7 @@ __all__ = [
     "Rescued",
     "Shortcuts",
     "Size",
+    "Story",
     "Turns",
     "Walk",
     "Wanted",
@@ -132,6 +135,7 @@ __all__ = [
     "pause",
     "pauses",
     "plan",
+    "progress_of",
     "prolong",
     "promote",
     "record_cursor",
@@ -142,10 +146,13 @@ __all__ = [
     "resume",
     "retry",
     "retry_failed",
+    "snooze",
     "succeed",
     "succeed_and_claim",
     "succeed_one",
     "succeed_with",
+    "tell",
+    "told_of",
     "undispatch",
     "undispatched",
 ]

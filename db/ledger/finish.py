@@ -31,6 +31,8 @@ class AttemptEnd(StrEnum):
     """Its job waits for another attempt."""
     GIVEN_BACK = "given_back"
     """Undone, at no cost."""
+    SNOOZED = "snoozed"
+    """Put off by itself, at no cost."""
     FENCED = "fenced"
     """Its job was not its own any more: taken over, cancelled, or ended by somebody else."""
 

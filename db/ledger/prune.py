@@ -1,4 +1,4 @@
-"""`prune_jobs`: finished jobs are removed when their time is over, a chunk a call. Safe to repeat."""
+"""`prune_jobs`: finished jobs and their attempts are removed when their time is over, a chunk a call. Repeatable."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
-from docworker.db.models import Job, JobState
+from docworker.db.models import Job, JobState, PastAttempt
 from docworker.db.sessions import organization_of
 
 
@@ -45,6 +45,16 @@ def prune_jobs(
         .with_for_update(skip_locked=True)
         .cte("chosen")
     )
-    gone = delete(Job).where(Job.organization_id == organization_id, Job.id.in_(select(chosen.c.id)))
-    finished = session.scalars(gone.returning(Job.finished_at)).all()
+    attempts = (
+        delete(PastAttempt)
+        .where(PastAttempt.organization_id == organization_id, PastAttempt.job_id.in_(select(chosen.c.id)))
+        .cte("attempts")
+    )
+    gone = (
+        delete(Job)
+        .where(Job.organization_id == organization_id, Job.id.in_(select(chosen.c.id)))
+        .returning(Job.finished_at)
+        .cte("gone")
+    )
+    finished = session.scalars(select(gone.c.finished_at).add_cte(attempts)).all()
     return len(finished), max((one for one in finished if one is not None), default=since)

@@ -1,5 +1,6 @@
 """The tables, one noun a module. Importing this package knows them all, as Alembic needs."""
 
+from docworker.db.models.attempt import PastAttempt
 from docworker.db.models.audit import AuditEntry, InstallationEntry
 from docworker.db.models.base import Base, new_id
 from docworker.db.models.catalog import Changes, Placement, PlacementState
@@ -33,6 +34,7 @@ __all__ = [
     "KeptSchedule",
     "Missed",
     "Organization",
+    "PastAttempt",
     "Pause",
     "Placement",
     "PlacementState",

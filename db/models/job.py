@@ -41,6 +41,7 @@ class Job(TenantOwned, Base):
     runs that ended through no fault of the job; `given_back` counts the runs in a row that were given back undone.
     `later` is true while `run_at` may lie ahead: such a job stands in no lane yet.
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
+    `progress` is what an attempt has told last of how far it is, and NULL for jobs that tell nothing.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -71,6 +72,7 @@ class Job(TenantOwned, Base):
     parent_id: Mapped[UUID | None]
     cursor: Mapped[dict[str, Any] | None]
     children: Mapped[int | None]
+    progress: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
     error_class: Mapped[str | None]
     error_message: Mapped[str | None]

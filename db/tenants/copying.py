@@ -40,6 +40,7 @@ from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Base, Folder
+from docworker.db.models.attempt import ATTEMPTS
 from docworker.db.models.job import JOBS, LIVE_STATES, PAUSES
 from docworker.db.settings import settings
 from docworker.db.tenants.tables import owner_column, rows_in_order
@@ -81,7 +82,7 @@ def owned_tables() -> list[Table]:
 
 def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
-    return [table for table in Base.metadata.sorted_tables if table.fullname in (JOBS, PAUSES)]
+    return [table for table in Base.metadata.sorted_tables if table.fullname in (JOBS, PAUSES, ATTEMPTS)]
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,11 @@ class Copying:
         copied = [Copied(table) for table in owned_tables()]
         if not self._has_jobs:
             return copied
-        jobs, pauses = ledger_tables()
+        (jobs,) = (table for table in ledger_tables() if table.fullname == JOBS)
         lives = jobs.c.state.in_(LIVE_STATES)
         emptied = frozenset({"dispatched_lsn"})
         ledger = Copied(jobs, apart=lives, emptied=emptied) if with_live_jobs else Copied(jobs, ~lives, emptied=emptied)
-        return [*copied, ledger, Copied(pauses)]
+        return [*copied, ledger, *(Copied(table) for table in ledger_tables() if table is not jobs)]
 
     def count(self) -> int:
         """How many rows the first round will have to read."""

@@ -14,11 +14,14 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypeVar
 
 from docworker.db import ledger
+from docworker.db.cluster import database
 from docworker.db.cluster.positions import WalPosition
+from docworker.db.errors import FencedError, InvalidArgumentError
 from docworker.db.ledger import AttemptEnd, Claimed
-from docworker.db.sessions import read, writing
+from docworker.db.sessions import read, settling, writing
 from docworker.jobs import metrics
 from docworker.jobs.execution.leases import leases, stopping
+from docworker.jobs.execution.telling import Telling
 from docworker.jobs.kind import Kind
 
 T = TypeVar("T")
@@ -26,6 +29,7 @@ A = TypeVar("A", bound=BaseModel, default=Any)
 """The arguments of a kind."""
 Result = dict[str, Any] | None
 Effect = Callable[[Session], Result]
+MOST_SNOOZED_SECONDS = 366 * 86400
 
 
 class Attempt(Generic[A]):
@@ -43,6 +47,7 @@ class Attempt(Generic[A]):
         self.failed_finish: BaseException | None = None
         """What the last `finish` raised: a function that swallows it has not succeeded."""
         self.started = time.monotonic()
+        self._telling: Telling | None = None
 
     @functools.cached_property
     def arguments(self) -> A:
@@ -73,7 +78,8 @@ class Attempt(Generic[A]):
         """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
         self.failed_finish = None
         try:
-            done = ledger.succeed_one(self.claimed) if effect is None else self._finish_with(effect)
+            is_plain = effect is None and not self.has_more_to_tell
+            done = ledger.succeed_one(self.claimed) if is_plain else self._finish_with(effect)
             if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
                 with writing(self.organization_id) as session:
                     done = ledger.finished_as(session, [self.claimed]).get(self.id) is AttemptEnd.SUCCEEDED
@@ -82,13 +88,72 @@ class Attempt(Generic[A]):
             raise
         self.settle(AttemptEnd.SUCCEEDED if done else AttemptEnd.FENCED)
 
-    def _finish_with(self, effect: Effect) -> bool:
+    def _finish_with(self, effect: Effect | None) -> bool:
         with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
             if not session.first_rows:
                 return False
-            result = effect(session)
+            result = None if effect is None else effect(session)
+            self.tell_the_rest(session)
             kept = None if result is None else ledger.as_json(result, "what the effect returns")
             return ledger.succeed_with(session, self.claimed, kept)
+
+    def progress(self, done: float, of: float | None = None, message: str | None = None) -> None:
+        """Tell how far it is: `docworker jobs watch` and `show` show it. Call it as often as you like: it is written
+        once a second at most, and what was told last goes with the end. An outage of the master is passed over."""
+        self._tells.progress(done, of, message)
+
+    def log(self, message: str, **fields: Any) -> None:
+        """Keep a line with the attempt: a message, and values that have a form in JSON. Written as `progress` is. 200
+        lines and 64 KiB of an attempt are kept; of what comes later the number is."""
+        self._tells.log(message, fields)
+
+    @property
+    def checkpointed(self) -> dict[str, Any] | None:
+        """What an earlier attempt has given to `checkpoint` last; None where none has."""
+        return self.claimed.cursor
+
+    def checkpoint(self, state: dict[str, Any], session: Session | None = None) -> None:
+        """Keep how far the work is, for the next attempt if this one does not get to its end; renews the lease. With a
+        session of `writing` for this organization it commits together with what is written there. Up to 8 MiB as JSON.
+
+        Raises FencedError where the job is not this attempt's any more: then what the session has written is undone.
+        """
+        if session is None:
+            with writing(self.organization_id) as own:
+                self.checkpoint(state, own)
+            return
+        lease = database().settings.lease
+        if not ledger.record_cursor(session, self.claimed, state, children_added=0, lease_seconds=lease):
+            raise FencedError(f"job {self.id} is not this attempt's any more: it was cancelled, or its lease has ended")
+
+    def snooze(self, seconds: float) -> None:
+        """Put the job off, as often as you like: it is queued again and due in so many seconds. That uses up no attempt
+        and is no fault. Then return from the function; nothing else may be done with this attempt.
+
+        Raises InvalidArgumentError for less than 0 seconds or more than a year.
+        """
+        if not 0 <= seconds <= MOST_SNOOZED_SECONDS:
+            raise InvalidArgumentError(f"a job is put off by 0 seconds to a year, got {seconds!r}")
+        with settling(self.organization_id) as session:
+            self.tell_the_rest(session)
+            snoozed = ledger.snooze(session, self.claimed, delay_seconds=seconds)
+        self.settle(AttemptEnd.SNOOZED if snoozed else AttemptEnd.FENCED)
+
+    @property
+    def has_more_to_tell(self) -> bool:
+        """Whether something of its progress or its log has not been written yet."""
+        return self._telling is not None and self._telling.pending
+
+    def tell_the_rest(self, session: Session) -> None:
+        """Write that in the transaction that ends the attempt, before its end."""
+        if self._telling is not None:
+            self._telling.write(session)
+
+    @property
+    def _tells(self) -> Telling:
+        if self._telling is None:
+            self._telling = Telling(self.claimed)
+        return self._telling
 
     def settle(self, end: AttemptEnd) -> None:
         """Count how it ended."""

@@ -182,7 +182,7 @@ class _Singles(_Delivery):
 
     def _finish(self, attempt: Attempt) -> None:
         """End a job that has no effect, and claim the next one."""
-        if not self._begins:
+        if not self._begins or attempt.has_more_to_tell:
             attempt.finish()
             return
         part = self._line.popleft()

@@ -99,6 +99,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
     claimed = attempt.claimed
 
     def record(session: Session) -> AttemptEnd | None:
+        attempt.tell_the_rest(session)
         ended = in_ledger(session)
         if ended is AttemptEnd.FAILED:
             _tell_of_failure(session, attempt, failure)
@@ -157,6 +158,8 @@ def _give_back(batch: Batch) -> None:
     most = database().settings.max_given_back
 
     def record(session: Session) -> dict[UUID, AttemptEnd]:
+        for attempt in sorted(left, key=lambda one: one.id):
+            attempt.tell_the_rest(session)
         ended = ledger.give_back(session, [one.claimed for one in left], most=most)
         for attempt in left:
             if ended.get(attempt.id) is AttemptEnd.FAILED:

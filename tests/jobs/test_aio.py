@@ -89,6 +89,8 @@ def test_state_result_and_reason_of_a_job(opened: Any, tenant: Tenant) -> None:
     drain({"tests.count_letters": count_letters.kind})
 
     async def look() -> Any:
+        stories = [await aio.get_story(tenant.id, one) for one in (good, bad)]
+        assert [one.attempts[-1].outcome for one in stories] == ["succeeded", "failed"]
         return [await aio.get_job(tenant.id, one) for one in (good, bad)]
 
     for found in (with_asyncio(look), [get_job(tenant.id, one) for one in (good, bad)]):

@@ -14,6 +14,7 @@ from docworker.db.models import (
     Job,
     JobState,
     KeptReport,
+    PastAttempt,
     Pause,
     Suspension,
     Tag,
@@ -73,6 +74,8 @@ class MovedTenant(Tenant):
             session.add(
                 Job(**job, state=JobState.DISPATCHED, message_id=new_id(), dispatched_lsn=2**60, redispatch_at=soon())
             )
+            past = {"organization_id": self.id, "job_id": new_id(), "claim_token": new_id(), "position": 1}
+            session.add(PastAttempt(**past, attempt=1, outcome="retried", log=[{"seconds": 1.5, "message": "é"}]))
             session.add(Job(**job, unique_key="k", cursor={"at": 7}, children=2, priority=1))
             session.add(Job(**job, later=True, run_at=soon()))
             session.add(

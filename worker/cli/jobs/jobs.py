@@ -21,6 +21,7 @@ from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.bulk import change_all
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
+from docworker.worker.cli.jobs.story import print_story
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
@@ -123,13 +124,14 @@ def _error(job: Listed) -> str | None:
 @click.argument("job_id", type=click.UUID)
 @json_option
 def show(job_id: UUID, as_json: bool) -> None:
-    """Show everything the ledger knows of one job."""
+    """Show everything the ledger knows of one job: its row, and its attempts with what they have logged."""
     with database_open("jobs"):
         with all_jobs_session() as session:
             job = ledger.get(session, job_id)
+            story = ledger.told_of(session, job)
         slugs = {} if as_json else _slugs({job.organization_id})
     if as_json:
-        print_json(_as_dict(job))
+        print_json(_as_dict(job) | {"attempts": story.attempts, "attempts_left_out": story.left_out})
         return
     shown = _as_dict(job) | {"organization_id": slugs.get(job.organization_id, job.organization_id)}
     trace = shown.pop("error_traceback")
@@ -144,6 +146,7 @@ def show(job_id: UUID, as_json: bool) -> None:
     )
     if trace:
         click.echo(f"\n{printable_lines(trace).rstrip()}")
+    print_story(story)
 
 
 def _as_text(value: Any) -> Any:

@@ -14,6 +14,7 @@ from docworker.db.errors import DocworkerError
 from docworker.db.models import Job
 from docworker.db.models.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
+from docworker.worker.cli.jobs.story import progress_text
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json
 
@@ -32,7 +33,7 @@ Exit codes: 0 all succeeded; 1 some failed or were cancelled, or had not ended i
 def watch(job_id: UUID, timeout: float | None, as_json: bool) -> None:
     """Follow a fan-out, such as process_folder, until all its children have ended.
 
-    A job without children is followed to its own end.
+    A job without children is followed to its own end, with the progress that it tells.
     """
     with database_open("jobs"):
         last = _follow(job_id, timeout, hidden=as_json)
@@ -75,6 +76,7 @@ def _progress(job: Job) -> dict[str, Any]:
         "kind": now.kind,
         "state": now.state,
         "error": now.error_message,
+        "progress": ledger.progress_of(now),
         "children": total,
         "states": states,
         "done": ended,
@@ -99,6 +101,13 @@ def _progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[dict[str, A
 
         def draw(progress: dict[str, Any]) -> None:
             # While children are still being made, the total grows.
-            bar.update(row, completed=progress["done"], total=progress["children"] or None)
+            told = progress["progress"] or {}
+            done, total = (progress["done"], progress["children"]) if progress["children"] else _told(told)
+            said = progress_text(told) if told else None
+            bar.update(row, description=f"{label} {said}" if said else label, completed=done, total=total)
 
         yield draw
+
+
+def _told(progress: dict[str, Any]) -> tuple[float, float | None]:
+    return progress.get("done", 0), progress.get("of")

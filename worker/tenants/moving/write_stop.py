@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Job, JobState, Placement
+from docworker.db.models.attempt import ATTEMPTS
 from docworker.db.models.job import JOBS, LIVE_STATES
 from docworker.db.sessions.fence import lock_key
 from docworker.worker.tenants.owner import become, owning
@@ -89,10 +90,11 @@ class WriteStop:
         that was sent to the old place passes over them, and who cancels one waits and finds it gone."""
         self._connection.execute("SELECT pg_catalog.set_config('docworker.organization_id', %s, true)", [str(self._id)])
         self._connection.execute(
-            sql.SQL("DELETE FROM {} WHERE organization_id = %s AND state = ANY(%s)").format(
-                sql.Identifier(*JOBS.split("."))
-            ),
-            [self._id, [*LIVE_STATES]],
+            sql.SQL(
+                "WITH live AS (DELETE FROM {jobs} WHERE organization_id = %s AND state = ANY(%s) RETURNING id)"
+                " DELETE FROM {attempts} WHERE organization_id = %s AND job_id IN (SELECT id FROM live)"
+            ).format(jobs=sql.Identifier(*JOBS.split(".")), attempts=sql.Identifier(*ATTEMPTS.split("."))),
+            [self._id, [*LIVE_STATES], self._id],
         )
 
     def check(self) -> None:

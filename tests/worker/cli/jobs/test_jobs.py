@@ -236,7 +236,9 @@ def test_filters_choose(tenant: Tenant) -> None:
 def test_show_tells_all_there_is_and_no_secret(tenant: Tenant) -> None:
     (bad,) = add_jobs(tenant, "  ")
     work()
-    shown = {line[0]: " ".join(line[1:]) for line in ask("jobs", "show", bad).lines}
+    row, _, story = ask("jobs", "show", bad).out.partition("\n\n")
+    shown = {name: " ".join(words) for name, *words in map(str.split, row.splitlines())}
+    assert " failed " in story
     assert (shown["id"], shown["organization"], shown["state"]) == (str(bad), tenant.slug, "failed")
     assert json.loads(shown["arguments"]) == job(bad).arguments
     assert "claim_token" not in shown
