@@ -17,6 +17,7 @@ from docworker.db.ledger import insert_jobs
 from docworker.db.ledger.enqueue import checked_rows
 from docworker.db.ledger.producing import AsyncProducer, Producer, enqueue_by
 from docworker.db.ledger.values import shortened
+from docworker.db.ledger.waiting.gates import After, When, checked_after, wait_for
 from docworker.db.sessions import TenantSession, organization_of
 from docworker.jobs.kind import Kind
 
@@ -31,6 +32,9 @@ class EnqueueOptions(TypedDict, total=False):
     max_attempts: int | None
     ids: Iterable[UUID] | None
     parent_id: UUID | None
+    after: Iterable[UUID] | None
+    after_children_of: UUID | None
+    when: When
 
 
 @overload
@@ -46,6 +50,9 @@ def enqueue(
     max_attempts: int | None = None,
     id: UUID | None = None,
     parent_id: UUID | None = None,
+    after: Iterable[UUID] | None = None,
+    after_children_of: UUID | None = None,
+    when: When = "succeeded",
     **arguments: Any,
 ) -> UUID: ...
 
@@ -63,6 +70,9 @@ def enqueue(
     max_attempts: int | None = None,
     id: UUID | None = None,
     parent_id: UUID | None = None,
+    after: Iterable[UUID] | None = None,
+    after_children_of: UUID | None = None,
+    when: When = "succeeded",
     **arguments: Any,
 ) -> Awaitable[UUID]: ...
 
@@ -79,6 +89,9 @@ def enqueue(
     max_attempts: int | None = None,
     id: UUID | None = None,
     parent_id: UUID | None = None,
+    after: Iterable[UUID] | None = None,
+    after_children_of: UUID | None = None,
+    when: When = "succeeded",
     **arguments: Any,
 ) -> UUID | Awaitable[UUID]:
     """Enqueue one job of `task`; returns its id (awaitable with what is asyncio's).
@@ -86,7 +99,9 @@ def enqueue(
     `session` is one of ours and has its organization; or a Session, AsyncSession, Connection or AsyncConnection of
     SQLAlchemy's, or a connection of psycopg's, to the same database, and needs `organization_id`.
     `run_at` delays it (aware datetime); `priority` is 0 (first) to 9; `id` makes the call idempotent; while a job with
-    an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one.
+    an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one. With `after` it waits
+    until those jobs have ended, with `after_children_of` until that job has and all its children, theirs included;
+    then it runs, if they have ended as `when` says, or is cancelled.
 
     Raises InvalidArgumentError when the arguments do not fit the task's signature, or an option or argument is nothing
     that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
@@ -99,6 +114,9 @@ def enqueue(
         "max_attempts": max_attempts,
         "ids": None if id is None else [id],
         "parent_id": parent_id,
+        "after": after,
+        "after_children_of": after_children_of,
+        "when": when,
     }
     ids: Any = enqueue_many(cast(Any, session), task, [arguments], **options)
     return ids[0] if isinstance(ids, list) else _first_of(ids)
@@ -132,7 +150,8 @@ def enqueue_many(
             raise InvalidArgumentError(
                 "this session is not one of docworker.writing(…): give organization_id=… as well"
             )
-        return enqueue_by(session, checked_rows(organization_id, kind.name, kept, **_chosen(kind, options)))
+        rows = checked_rows(organization_id, kind.name, kept, **_chosen(kind, options))
+        return enqueue_by(session, rows, _after(options))
     organization_id = organization_of(ours)
     if options.get("organization_id") not in (None, organization_id):
         raise InvalidArgumentError(
@@ -147,7 +166,23 @@ def enqueue_many(
 
 
 def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
-    return insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
+    after = _after(options)
+    ids = insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
+    if after is not None:
+        wait_for(session, organization_of(session), ids, after)
+    return ids
+
+
+def _after(options: EnqueueOptions) -> After | None:
+    """What the jobs wait for; None where it is nothing, as with an empty `after`."""
+    jobs, tree = _listed("after", options.get("after") or ()), options.get("after_children_of")
+    if not jobs and tree is None:
+        return None
+    if options.get("unique_keys") is not None:
+        raise InvalidArgumentError("a job that waits for others has no unique_key: what would fold into it runs later")
+    if set(jobs) & set(options.get("ids") or ()):
+        raise InvalidArgumentError("a job does not wait for itself: its id is among those that it is to come after")
+    return checked_after(jobs, tree, options.get("when", "succeeded"))
 
 
 class _Chosen(TypedDict):

@@ -25,15 +25,18 @@ class Progress:
     queued: int
     dispatched: int
     running: int
+    waiting: int = 0
 
     @property
     def live(self) -> int:
-        return self.queued + self.dispatched + self.running
+        return self.waiting + self.queued + self.dispatched + self.running
 
     def missing(self) -> str | None:
         """Who does not do their part, if nothing has moved for a while; None while jobs run."""
         if self.running or not self.live:
             return None
+        if self.waiting == self.live:
+            return "they wait for other jobs, which `docworker jobs list --state queued` may show"
         if self.dispatched:
             return "no worker takes jobs from the broker: is `docworker worker` running, and at the same broker?"
         return (
@@ -61,6 +64,7 @@ class JobWatch:
             queued=counts[JobState.QUEUED],
             dispatched=counts[JobState.DISPATCHED],
             running=counts[JobState.RUNNING],
+            waiting=counts[JobState.WAITING],
         )
 
 

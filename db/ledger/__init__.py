@@ -1,6 +1,6 @@
 """The job ledger: the truth about every job, in the same transactions as the data the jobs change.
 
-    queued -> dispatched -> running -> succeeded | failed | cancelled
+    (waiting ->) queued -> dispatched -> running -> succeeded | failed | cancelled
 
 Each module is one step of a job's life; the way to the broker is a room of its own, and even there a message only
 rings.
@@ -69,6 +69,7 @@ from docworker.db.ledger.single import (
 )
 from docworker.db.ledger.telling.story import AttemptTold, Story, progress_of, snooze, tell, told_of
 from docworker.db.ledger.values import as_json
+from docworker.db.ledger.waiting.gates import Awaited, AwaitedJob, awaited, awaited_jobs
 
 __all__ = [
     "CANCEL",
@@ -76,6 +77,8 @@ __all__ = [
     "RETRY",
     "AttemptEnd",
     "AttemptTold",
+    "Awaited",
+    "AwaitedJob",
     "Change",
     "Claim",
     "ClaimKey",
@@ -100,6 +103,8 @@ __all__ = [
     "Wanted",
     "arrivals",
     "as_json",
+    "awaited",
+    "awaited_jobs",
     "begin_judging",
     "behind_job",
     "by_organization",

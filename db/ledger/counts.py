@@ -13,6 +13,7 @@ SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE {READY} GROUP BY kind,
 UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'queued' AND later GROUP BY kind, state
 UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'dispatched' GROUP BY kind, state
 UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'running' GROUP BY kind, state
+UNION ALL SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE state = 'waiting' GROUP BY kind, state
 """)
 _OLDEST_DUE = text(f"""
 WITH RECURSIVE lane AS (

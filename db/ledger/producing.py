@@ -6,12 +6,12 @@ may call the function. What those believe about the organization of their transa
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import tuple_row
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -23,18 +23,25 @@ from docworker.db.errors import (
     UnavailableOrganizationError,
 )
 from docworker.db.ledger.enqueue import Rows
+from docworker.db.ledger.waiting.gates import After
 
 Producer = Session | scoped_session[Any] | Connection | psycopg.Connection[Any]
 AsyncProducer = AsyncSession | async_scoped_session[Any] | AsyncConnection | psycopg.AsyncConnection[Any]
 
 # Everything is sent as text and cast there: drivers differ in what they take a list or an id for.
-_CALL = """
-SELECT CAST(ledger.enqueue_many(
+_ENQUEUE = """ledger.enqueue_many(
     CAST(CAST({organization_id} AS text) AS uuid), CAST({kind} AS text), CAST(CAST({arguments} AS text[]) AS jsonb[]),
     CAST(CAST({ids} AS text[]) AS uuid[]), CAST({unique_keys} AS text[]), CAST({priority} AS integer),
     CAST(CAST({run_at} AS text) AS timestamptz), CAST({max_attempts} AS integer),
     CAST(CAST({parent_id} AS text) AS uuid)
-) AS text[])
+)"""
+_CALL = f"SELECT CAST({_ENQUEUE} AS text[])"
+_CALL_WAITING = f"""
+WITH enqueued AS MATERIALIZED (SELECT {_ENQUEUE} AS ids)
+SELECT CAST(ids AS text[]) FROM enqueued CROSS JOIN LATERAL ledger.await_jobs(
+    CAST(CAST({{organization_id}} AS text) AS uuid), ids, CAST(CAST({{after}} AS text[]) AS uuid[]),
+    CAST(CAST({{trees}} AS text[]) AS uuid[]), CAST({{opens_when}} AS text)
+)
 """
 _NAMES = (
     "organization_id",
@@ -46,19 +53,39 @@ _NAMES = (
     "run_at",
     "max_attempts",
     "parent_id",
+    "after",
+    "trees",
+    "opens_when",
 )
-_FOR_SQLALCHEMY = text(_CALL.format_map({name: f":{name}" for name in _NAMES}))
-_FOR_PSYCOPG = _CALL.format_map({name: f"%({name})s" for name in _NAMES})
 
 
-def enqueue_by(producer: Any, rows: Rows) -> list[UUID] | Awaitable[list[UUID]]:
-    """Enter the jobs; returns their ids in the order of the call, awaitable where the producer is.
+class _Call(NamedTuple):
+    """A statement as each driver takes it."""
+
+    sqlalchemy: TextClause
+    psycopg: str
+
+
+def _for_drivers(call: str) -> _Call:
+    return _Call(
+        text(call.format_map({name: f":{name}" for name in _NAMES})),
+        call.format_map({name: f"%({name})s" for name in _NAMES}),
+    )
+
+
+_ENTER, _ENTER_WAITING = _for_drivers(_CALL), _for_drivers(_CALL_WAITING)
+
+
+def enqueue_by(producer: Any, rows: Rows, after: After | None = None) -> list[UUID] | Awaitable[list[UUID]]:
+    """Enter the jobs, to wait for others if `after` is given; returns their ids in the order of the call, awaitable
+    where the producer is.
 
     Raises NotFoundError for an organization that is not in this database, UnavailableOrganizationError for one that is
     not served now, InvalidArgumentError where the transaction is another organization's, ConfigurationError where the
     role may not enqueue. The server has refused then, so the transaction (or savepoint) is to be rolled back.
     """
-    values = _as_text(rows)
+    call = _ENTER if after is None else _ENTER_WAITING
+    values = _as_text(rows) | ({} if after is None else _after_as_text(after))
     in_order = _order(rows)
     if isinstance(producer, scoped_session | async_scoped_session):
         producer = producer()
@@ -66,14 +93,14 @@ def enqueue_by(producer: Any, rows: Rows) -> list[UUID] | Awaitable[list[UUID]]:
         producer.flush()  # what is wrong with the program's own rows is not ours to explain
     if isinstance(producer, Session | Connection):
         with _explained():
-            return in_order(producer.execute(_FOR_SQLALCHEMY, values).scalar_one())
+            return in_order(producer.execute(call.sqlalchemy, values).scalar_one())
     if isinstance(producer, psycopg.Connection):
         with _explained(), psycopg.Cursor(producer, row_factory=tuple_row) as cursor:
-            return in_order(_only(cursor.execute(_FOR_PSYCOPG, values).fetchone()))
+            return in_order(_only(cursor.execute(call.psycopg, values).fetchone()))
     if isinstance(producer, AsyncSession | AsyncConnection):
-        return _by_sqlalchemy(producer, values, in_order)
+        return _by_sqlalchemy(producer, call, values, in_order)
     if isinstance(producer, psycopg.AsyncConnection):
-        return _by_psycopg(producer, values, in_order)
+        return _by_psycopg(producer, call, values, in_order)
     raise InvalidArgumentError(
         "jobs are enqueued in a Session, AsyncSession, Connection or AsyncConnection of SQLAlchemy's, or in a "
         f"connection of psycopg's; got {type(producer).__module__}.{type(producer).__qualname__}"
@@ -81,20 +108,26 @@ def enqueue_by(producer: Any, rows: Rows) -> list[UUID] | Awaitable[list[UUID]]:
 
 
 async def _by_sqlalchemy(
-    producer: AsyncSession | AsyncConnection, values: Mapping[str, Any], in_order: Callable[[Any], list[UUID]]
+    producer: AsyncSession | AsyncConnection,
+    call: _Call,
+    values: Mapping[str, Any],
+    in_order: Callable[[Any], list[UUID]],
 ) -> list[UUID]:
     if isinstance(producer, AsyncSession):
         await producer.flush()
     with _explained():
-        return in_order((await producer.execute(_FOR_SQLALCHEMY, values)).scalar_one())
+        return in_order((await producer.execute(call.sqlalchemy, values)).scalar_one())
 
 
 async def _by_psycopg(
-    producer: psycopg.AsyncConnection[Any], values: Mapping[str, Any], in_order: Callable[[Any], list[UUID]]
+    producer: psycopg.AsyncConnection[Any],
+    call: _Call,
+    values: Mapping[str, Any],
+    in_order: Callable[[Any], list[UUID]],
 ) -> list[UUID]:
     with _explained():
         async with psycopg.AsyncCursor(producer, row_factory=tuple_row) as cursor:
-            await cursor.execute(_FOR_PSYCOPG, values)
+            await cursor.execute(call.psycopg, values)
             return in_order(_only(await cursor.fetchone()))
 
 
@@ -117,6 +150,10 @@ def _as_text(rows: Rows) -> dict[str, Any]:
         "max_attempts": known["max_attempts"],
         "parent_id": None if known["parent_id"] is None else str(known["parent_id"]),
     }
+
+
+def _after_as_text(after: After) -> dict[str, Any]:
+    return {name: [*map(str, one)] if isinstance(one, list) else one for name, one in after.parameters.items()}
 
 
 def _order(rows: Rows) -> Callable[[Any], list[UUID]]:

@@ -7,6 +7,7 @@ from docworker.db.models.catalog import Changes, Placement, PlacementState
 from docworker.db.models.contributor import ContributorRole, DocumentContributor
 from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
 from docworker.db.models.folder import Folder
+from docworker.db.models.gate import Gate, GateMember
 from docworker.db.models.job import Job, JobState, Pause, Suspension
 from docworker.db.models.organization import Organization
 from docworker.db.models.report import KeptReport
@@ -27,6 +28,8 @@ __all__ = [
     "DocumentTag",
     "DocumentVersion",
     "Folder",
+    "Gate",
+    "GateMember",
     "InstallationEntry",
     "Job",
     "JobState",

@@ -14,6 +14,8 @@ from docworker.db.models.base import Base, TenantOwned
 class JobState(StrEnum):
     """Where a job is in its life; the last three are its ends."""
 
+    WAITING = "waiting"
+    """Not let into its lane yet: others are to end first."""
     QUEUED = "queued"
     DISPATCHED = "dispatched"
     RUNNING = "running"
@@ -22,7 +24,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-LIVE_STATES = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
+LIVE_STATES = (JobState.WAITING, JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 
 FIRST_TIME, LAST_TIME = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
 """What Python holds, with a day to spare for every time zone."""
@@ -42,6 +44,7 @@ class Job(TenantOwned, Base):
     `later` is true while `run_at` may lie ahead: such a job stands in no lane yet.
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `progress` is what an attempt has told last of how far it is, and NULL for jobs that tell nothing.
+    `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.gate`).
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -79,11 +82,14 @@ class Job(TenantOwned, Base):
     error_traceback: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     finished_at: Mapped[datetime | None]
+    awaited: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    gated: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
 
     __table_args__ = (
         CheckConstraint(
-            "state IN ('queued', 'dispatched', 'running', 'succeeded', 'failed', 'cancelled')", name="state"
+            "state IN ('waiting', 'queued', 'dispatched', 'running', 'succeeded', 'failed', 'cancelled')", name="state"
         ),
+        CheckConstraint("state <> 'waiting' OR unique_key IS NULL", name="waiting"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
@@ -121,6 +127,7 @@ class Job(TenantOwned, Base):
         ),
         Index("ix_jobs_arrived", "created_at", postgresql_where=f"{READY} AND {ARRIVED}"),
         Index("ix_jobs_later", "run_at", postgresql_where="state = 'queued' AND later"),
+        Index("ix_jobs_waiting", "organization_id", "id", postgresql_where="state = 'waiting'"),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index(

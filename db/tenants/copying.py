@@ -41,6 +41,7 @@ from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Base, Folder
 from docworker.db.models.attempt import ATTEMPTS
+from docworker.db.models.gate import GATE_MEMBERS, GATES
 from docworker.db.models.job import JOBS, LIVE_STATES, PAUSES
 from docworker.db.settings import settings
 from docworker.db.tenants.tables import owner_column, rows_in_order
@@ -82,7 +83,8 @@ def owned_tables() -> list[Table]:
 
 def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
-    return [table for table in Base.metadata.sorted_tables if table.fullname in (JOBS, PAUSES, ATTEMPTS)]
+    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, ATTEMPTS)
+    return [table for table in Base.metadata.sorted_tables if table.fullname in kept]
 
 
 @dataclass(frozen=True)
@@ -416,8 +418,13 @@ def owner_connection(place: Place) -> Iterator[psycopg.Connection[Any]]:
 
 
 def _become(connection: psycopg.Connection[Any], organization_id: UUID) -> None:
-    """The owner is under row-level security as well."""
-    connection.execute("SELECT pg_catalog.set_config('docworker.organization_id', %s, true)", [str(organization_id)])
+    """The owner is under row-level security as well. The gates of jobs are copied as they are: no job that is written
+    here moves one."""
+    connection.execute(
+        "SELECT pg_catalog.set_config('docworker.organization_id', %s, true),"
+        " pg_catalog.set_config('docworker.copying', 'on', true)",
+        [str(organization_id)],
+    )
 
 
 def _horizon(connection: psycopg.Connection[Any]) -> int:

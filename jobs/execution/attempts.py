@@ -17,7 +17,7 @@ from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import FencedError, InvalidArgumentError
-from docworker.db.ledger import AttemptEnd, Claimed
+from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claimed
 from docworker.db.sessions import read, settling, writing
 from docworker.jobs import metrics
 from docworker.jobs.execution.leases import leases, stopping
@@ -73,6 +73,15 @@ class Attempt(Generic[A]):
         """Run `load` in a read-only session that sees everything that was committed before this job was dispatched, and
         what has been folded into it since."""
         return read(self.organization_id, load, position=self.position)
+
+    @functools.cached_property
+    def awaited(self) -> Awaited:
+        """How the jobs have ended that this one waited for: read once."""
+        return self.read(lambda session: ledger.awaited(session, self.id))
+
+    def awaited_jobs(self, *, behind: UUID | None = None, most: int = 1000) -> list[AwaitedJob]:
+        """Those jobs, with their results, in the order of their ids: so many, from behind an id on."""
+        return self.read(lambda session: ledger.awaited_jobs(session, self.id, behind=behind, most=most))
 
     def finish(self, effect: Effect | None = None) -> None:
         """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""

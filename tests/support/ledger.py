@@ -12,6 +12,7 @@ from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
+from docworker.db.ledger.waiting.gates import When, checked_after, wait_for
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME, settings
@@ -58,6 +59,21 @@ class LedgerSteps:
         arguments = options.pop("arguments", [{"number": number} for number in range(count)])
         with writing(self.organization_id) as session:
             return ledger.insert_jobs(session, self.organization_id, kind, arguments, **options)
+
+    def enqueue_after(
+        self, jobs: Sequence[UUID] = (), *, tree: UUID | None = None, when: When = "succeeded", **options: Any
+    ) -> UUID:
+        """A job that waits for the end of others."""
+        with writing(self.organization_id) as session:
+            options.setdefault("max_attempts", 3)
+            (one,) = ledger.insert_jobs(session, self.organization_id, self.kind, [{}], **options)
+            wait_for(session, self.organization_id, [one], checked_after(jobs, tree, when))
+        return one
+
+    def awaited(self, job_id: UUID) -> tuple[int, ...]:
+        """How many it waits for that are pending, have succeeded, failed, were cancelled."""
+        with writing(self.organization_id) as session:
+            return tuple(ledger.awaited(session, job_id))
 
     def dispatch(self, *, capacity: int = 100, batch_size: int = 100, **options: Any) -> list[ledger.Message]:
         with all_jobs_session(*self.where) as session:

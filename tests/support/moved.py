@@ -11,6 +11,8 @@ from docworker.db.models import (
     DocumentContributor,
     DocumentTag,
     Folder,
+    Gate,
+    GateMember,
     Job,
     JobState,
     KeptReport,
@@ -78,6 +80,11 @@ class MovedTenant(Tenant):
             session.add(PastAttempt(**past, attempt=1, outcome="retried", log=[{"seconds": 1.5, "message": "é"}]))
             session.add(Job(**job, unique_key="k", cursor={"at": 7}, children=2, priority=1))
             session.add(Job(**job, later=True, run_at=soon()))
+            waits, awaited = new_id(), new_id()
+            session.add(Job(**job, id=awaited, later=True, run_at=soon(), awaited=True))
+            session.add(Job(**job, id=waits, state=JobState.WAITING, gated=True))
+            session.add(Gate(organization_id=self.id, id=waits, opens_when="any", pending=1, failed=1))
+            session.add(GateMember(organization_id=self.id, gate_id=waits, job_id=awaited, is_tree=True))
             session.add(
                 KeptReport(organization_id=self.id, name="newest", rows=[[1, "é"]], computed_at=soon(), seconds=0.5)
             )

@@ -35,6 +35,7 @@ STATE_STYLES = {
     "succeeded": "green",
     "new": "green",
     "pending": "yellow",
+    "waiting": "blue",
     "queued": "yellow",
     "dispatched": "yellow",
     "changed": "yellow",

@@ -183,7 +183,7 @@ def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: 
 @click.option("--all", "everything", is_flag=True, help="All live jobs, without any filter.")
 @json_option
 def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
-    """Cancel live jobs: queued ones at once, running ones commit nothing and stop at their next safe point.
+    """Cancel live jobs: waiting and queued ones at once, running ones commit nothing and stop at their next safe point.
 
     A cancelled fan-out makes no more children; those it has made go on, unless `--parent JOB` cancels them too.
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
@@ -198,7 +198,7 @@ def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen:
                 change_all(ledger.CANCEL, wanted, changed, doing="cancel", done="cancelled", hidden=as_json)
         finally:
             _tell_documents(changed)
-    _report(changed, job_ids, "cancelled", "queued, dispatched or running", as_json=as_json)
+    _report(changed, job_ids, "cancelled", "live", as_json=as_json)
 
 
 def _tell_documents(cancelled: list[UUID]) -> None:

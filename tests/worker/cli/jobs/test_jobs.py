@@ -177,7 +177,10 @@ def test_wrong_usage_is_told_as_such(tenant: Tenant, arguments: list[str]) -> No
     [
         (["show", NOWHERE], f"no job {NOWHERE}: it never was"),
         (["watch", NOWHERE], f"no job {NOWHERE}: it never was"),
-        (["cancel", NOWHERE], f"not queued, dispatched or running, not chosen by the filter, or not there: {NOWHERE}"),
+        (
+            ["cancel", NOWHERE],
+            f"not waiting, queued, dispatched or running, not chosen by the filter, or not there: {NOWHERE}",
+        ),
         (["retry", NOWHERE], f"not failed or cancelled, not chosen by the filter, or not there: {NOWHERE}"),
         (["list", "-o", "nobody"], "no organization has the slug 'nobody'"),
         (["list", "--older-than", "2"], "'2' is not a duration"),

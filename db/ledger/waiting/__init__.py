@@ -1,0 +1,1 @@
+"""Jobs that are not let into their lanes yet."""
