@@ -26,6 +26,7 @@ from .db import search_documents as search_documents
 from .db import wait_until_findable as wait_until_findable
 from .db import writing as writing
 from .jobs import Arguments as Arguments
+from .jobs import AsyncAttempt as AsyncAttempt
 from .jobs import Attempt as Attempt
 from .jobs import Batch as Batch
 from .jobs import JobWatch as JobWatch

@@ -2,6 +2,7 @@ from .enqueue import enqueue as enqueue
 from .enqueue import enqueue_many as enqueue_many
 from .execution.attempts import Attempt as Attempt
 from .execution.attempts import Batch as Batch
+from .execution.coroutines import AsyncAttempt as AsyncAttempt
 from .imports.receiving import Received as Received
 from .imports.receiving import receive as receive
 from .imports.receiving import spool as spool

@@ -19,6 +19,8 @@ def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) ->
             return None
         if kind.takes_batches:
             return Size(settings.batch_size, settings.batch_size)
+        if kind.concurrency is not None:
+            return Size(1, min(kind.concurrency, kind.max_running or kind.concurrency))
         if kind.max_running is not None:
             return Size(1, 1)  # the jobs of a message run one by one, and each counts
         # Running jobs are half done on average.
@@ -28,7 +30,7 @@ def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) ->
     return Limits(
         size_of,
         largest=settings.batch_size,
-        largest_single=settings.message_size,
+        largest_single=max([settings.message_size, *(kind.concurrency or 0 for kind in kinds.values())]),
         batch_kinds=[name for name, kind in kinds.items() if kind.takes_batches],
         cap_of_kind=lambda name: kinds[name].max_running,
         cap_of_organization=settings.max_running_per_organization,

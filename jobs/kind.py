@@ -19,7 +19,8 @@ from docworker.db.ledger.values import MAX_ATTEMPTS, SCALARS, check_integer, che
 
 MAX_SHOWN = 2000
 TURN_SECONDS = 1.0
-"""For so long a message begins jobs of a kind that takes no batches; it may run for so much longer than one job."""
+CONCURRENT_TURN_SECONDS = 5.0
+"""Longer, as its last jobs leave the places of the others empty."""
 _TAKEN = {"run_at", "priority", "unique_key", "max_attempts", "id", "parent_id", "organization_id", "job_ids"}
 """Names that `enqueue` and plain Celery calls use for themselves."""
 
@@ -37,7 +38,7 @@ class Kind:
 
     name: str
     arguments: type[BaseModel]
-    run: Callable[[Any], None]
+    run: Callable[[Any], Any]
     """Takes a `Batch` of such jobs."""
     max_attempts: int = 5
     priority: int = 5
@@ -45,6 +46,9 @@ class Kind:
     hard_limit_seconds: float = 300
     max_running: int | None = None
     takes_batches: bool = False
+    concurrency: int | None = None
+    """Of a coroutine kind: how many of its jobs one process runs at the same time. `run` then takes one `AsyncAttempt`
+    and is awaited."""
     on_failure: Callable[[Session, UUID, dict[str, Any], Failure], None] | None = None
     """Called with the job's id, arguments and reason in the transaction in which a worker fails it for good: for the
     state of what the job was about. A job that is lost with its worker is failed elsewhere, without this."""
@@ -65,11 +69,21 @@ class Kind:
             raise ConfigurationError(
                 f"{self.name}: max_running must be at least 1, got {self.max_running}; leave it out for no cap"
             )
+        if self.concurrency is not None and (type(self.concurrency) is not int or self.concurrency < 1):
+            raise ConfigurationError(f"{self.name}: concurrency must be at least 1, got {self.concurrency}")
         taken = sorted(_TAKEN & self.arguments.model_fields.keys())
         if taken:
             raise ConfigurationError(
                 f"{self.name}: an argument cannot be called {', '.join(taken)}: enqueue() uses that name itself"
             )
+
+    @property
+    def turn_seconds(self) -> float:
+        """For so long a message begins jobs, where each is claimed when it starts; it may run for so much longer than
+        one job."""
+        if self.takes_batches:
+            return 0.0
+        return TURN_SECONDS if self.concurrency is None else CONCURRENT_TURN_SECONDS
 
     def serialize(self, arguments: Any) -> dict[str, Any]:
         """Arguments as the ledger keeps them; raises InvalidArgumentError naming each wrong one, also for those that an
@@ -123,13 +137,9 @@ def _same_keys(given: Any, kept: Any) -> bool:
 
 
 def check_function(function: Callable[..., Any]) -> None:
-    """Raises ConfigurationError for a function that would only make a coroutine or a generator, and run nothing."""
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(f"{function.__name__}: a job is an ordinary function, not an async one")
-    if inspect.isgeneratorfunction(function):
-        raise ConfigurationError(
-            f"{function.__name__}: a job is an ordinary function, not a generator: take out `yield`"
-        )
+    """Raises ConfigurationError for a function that would only make a generator, and run nothing."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{function.__name__}: a job is a function and no generator: take out `yield`")
 
 
 def arguments_of(function: Callable[..., Any]) -> type[BaseModel]:

@@ -5,13 +5,15 @@ is in the ledger.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack, overload
 from uuid import UUID
 
 from celery import Task, shared_task
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
@@ -24,9 +26,13 @@ from docworker.db.settings import HOME
 from docworker.jobs.execution.attempts import A
 from docworker.jobs.execution.attempts import Attempt as Attempt
 from docworker.jobs.execution.attempts import Batch as Batch
+from docworker.jobs.execution.coroutines import AsyncAttempt as AsyncAttempt
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.message import run_message
-from docworker.jobs.kind import TURN_SECONDS, Kind, arguments_of, check_function
+from docworker.jobs.kind import Kind, arguments_of, check_function
+
+CONCURRENCY = 20
+"""Of a coroutine kind that does not say."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Limits(TypedDict, total=False):
     soft_limit_seconds: float
     hard_limit_seconds: float
     max_running: int
+    concurrency: int
     on_failure: Callable[[Session, UUID, dict[str, Any], Failure], None]
 
 
@@ -82,21 +89,44 @@ def job(
     The function ends its job with `attempt.finish(effect)`; if it just returns, the job succeeds with no effect, unless
     `attempt.should_stop` has told it to stop: then it is given back.
     Arguments are validated against its signature when a job is enqueued.
+
+    A coroutine function gets an `AsyncAttempt` and runs on the event loop of its process, beside up to `concurrency`
+    jobs of its kind.
     """
 
     def decorate(function: Callable[..., Any]) -> LedgerTask:
-        def run(batch: Batch) -> None:
-            for attempt in batch.starting():
-                arguments = {name: getattr(attempt.arguments, name) for name in type(attempt.arguments).model_fields}
-                with no_way_out_of_a_fork():
-                    function(attempt, **arguments)
-                if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
-                    batch.finish(attempt)
-
         named = Limits(name=function.__name__) | limits
-        return _task_of(Kind(arguments=arguments_of(function), run=run, **named), function)
+        if inspect.iscoroutinefunction(function):
+            named = Limits(concurrency=CONCURRENCY) | named
+            return _task_of(Kind(arguments=arguments_of(function), run=_awaiting(function), **named), function)
+        if "concurrency" in named:
+            raise ConfigurationError(f"{named['name']}: concurrency is of coroutine functions: write `async def`")
+        return _task_of(Kind(arguments=arguments_of(function), run=_one_by_one(function), **named), function)
 
     return decorate if function is None else decorate(function)
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[[Batch], None]:
+    def run(batch: Batch) -> None:
+        for attempt in batch.starting():
+            with no_way_out_of_a_fork():
+                function(attempt, **_named(attempt.arguments))
+            if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
+                batch.finish(attempt)
+
+    return run
+
+
+def _awaiting(function: Callable[..., Any]) -> Callable[[AsyncAttempt], Awaitable[None]]:
+    async def run(attempt: AsyncAttempt) -> None:
+        with no_way_out_of_a_fork():
+            await function(attempt, **_named(attempt.arguments))
+
+    return run
+
+
+def _named(arguments: BaseModel) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in type(arguments).model_fields}
 
 
 def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Callable[[Batch[A]], None]], LedgerTask]:
@@ -114,6 +144,8 @@ def batch_job(*, arguments: type[A], **limits: Unpack[Limits]) -> Callable[[Call
 
     def decorate(function: Callable[[Batch[A]], None]) -> LedgerTask:
         check_function(function)
+        if inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"{function.__name__}: a batch is for an ordinary function, not an async one")
         named = Limits(name=function.__name__) | limits
         return _task_of(Kind(arguments=arguments, run=function, takes_batches=True, **named), function)
 
@@ -207,7 +239,7 @@ def enter(kind: Kind, organization_id: UUID, job_id: UUID, arguments: dict[str, 
 
 def limits_of_message(task: Any) -> dict[str, float]:
     """Celery's options for a message with several jobs of this kind, the last of which may have its full time."""
-    more = 0 if task.kind.takes_batches else TURN_SECONDS
+    more = task.kind.turn_seconds
     return {"soft_time_limit": task.soft_time_limit + more, "time_limit": task.time_limit + more}
 
 

@@ -13,6 +13,7 @@ from docworker.jobs.enqueue import enqueue
 from docworker.jobs.progress import get_job, get_story
 from docworker.jobs.testing import advance_clock, assert_enqueued, drain
 from docworker.worker.cli import LazyGroup
+from tests.support.http_server import answering
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
 
@@ -72,6 +73,22 @@ def test_example_of_a_kind_runs(tenant: Tenant) -> None:
         assert_enqueued(session, count_words, document_id=document_id)
     assert drain(kinds={count_words.kind.name: count_words.kind}) == 1
     assert tenant.get(document_id).title == "3 words"
+
+
+def test_example_of_a_coroutine_kind_runs(tenant: Tenant) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
+    (example,) = (block for block in blocks if "def call_service" in block)
+    defined: dict[str, Any] = {}
+    exec(example, defined)
+    call_service = defined["call_service"]
+
+    keys: list[str] = []
+    with answering(lambda request: keys.append(request.headers["Idempotency-Key"])) as url:
+        with writing(tenant.id) as session:
+            job_id = enqueue(session, call_service, url=url)
+        assert drain(kinds={call_service.kind.name: call_service.kind}) == 1
+    assert get_job(tenant.id, job_id).result == {"status": 204}
+    assert keys == [str(job_id)]
 
 
 def test_example_of_a_job_that_tells_its_story_runs(tenant: Tenant) -> None:

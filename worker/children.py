@@ -13,6 +13,7 @@ from celery import signals
 from docworker.db.cluster import close_database, open_database
 from docworker.db.settings import settings
 from docworker.jobs import metrics
+from docworker.jobs.execution.coroutines import close_event_loop
 from docworker.jobs.execution.leases import leases
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.worker import child_signals, logs
@@ -43,6 +44,7 @@ def open_process(**_: Any) -> None:
 
 
 def close_process(**_: Any) -> None:
+    close_event_loop()
     close_pipeline()
     close_database()
     log.debug("process.closed", place=child_metrics.place())

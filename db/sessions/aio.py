@@ -5,8 +5,9 @@ asyncio's engines.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -119,6 +120,7 @@ class AsyncDatabase:
 
 
 _current: AsyncDatabase | None = None
+_in_use: ContextVar[AsyncDatabase | None] = ContextVar("_in_use", default=None)
 
 
 async def open_database(settings: Settings | None = None, *, application_name: str = "docworker") -> AsyncDatabase:
@@ -134,9 +136,20 @@ async def open_database(settings: Settings | None = None, *, application_name: s
 
 def database() -> AsyncDatabase:
     """The open database; raises ConfigurationError when none is."""
-    if _current is None:
+    found = _in_use.get() or _current
+    if found is None:
         raise ConfigurationError("no database is open: await docworker.aio.open_database() first")
-    return _current
+    return found
+
+
+@contextmanager
+def using(database: AsyncDatabase) -> Iterator[None]:
+    """Have the sessions of this task, and of those it starts, go there: connections belong to one event loop."""
+    token = _in_use.set(database)
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
 
 
 async def close_database() -> None:

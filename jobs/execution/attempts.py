@@ -56,6 +56,12 @@ class Attempt(Generic[A]):
         return cast("A", accepted)
 
     @property
+    def idempotency_key(self) -> str:
+        """The same in each attempt of this job and in no other job, for calls of those who take such a key: a second
+        call with it has no second effect there."""
+        return str(self.id)
+
+    @property
     def should_stop(self) -> bool:
         """A safe point: True when the job was cancelled or taken over, or the worker is shutting down. A job that has
         seen it may return undone: it is given back."""

@@ -5,6 +5,7 @@ a batch; other jobs run one by one. What is claimed is what starts now: the jobs
 nothing when this process dies.
 """
 
+import asyncio
 import functools
 import math
 import os
@@ -15,22 +16,27 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from docworker.db import catalog, ledger
 from docworker.db.cluster import database
 from docworker.db.errors import NotFoundError, UnacceptedArgumentsError, UnavailableOrganizationError
 from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again
-from docworker.db.sessions import reading, settling, writing
+from docworker.db.sessions import aio, reading, settling, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics
 from docworker.jobs.execution.attempts import Attempt, Batch
+from docworker.jobs.execution.coroutines import AsyncAttempt, close_event_loop, event_loop
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.leases import leases, stopping
 from docworker.jobs.execution.outcomes import end, settle_error
-from docworker.jobs.kind import TURN_SECONDS, Kind
+from docworker.jobs.kind import Kind
 
 log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS = 0.2
+"""How often running coroutines are looked at: whether they are still to run."""
 
 
 def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> int:
@@ -39,7 +45,7 @@ def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> i
     metrics.MESSAGES.labels(kind.name).inc()
     started = time.monotonic()
     catalog.learn([part.organization_id for part in parts], database())
-    delivery = (_Batches if kind.takes_batches else _Singles)(kind, parts, message_id)
+    delivery = _delivery_of(kind)(kind, parts, message_id)
     delivery.run()
     if delivery.claimed:
         seconds = round(time.monotonic() - started, 3)
@@ -103,7 +109,7 @@ class _Delivery:
 
     @property
     def _max_run_seconds(self) -> float:
-        return self._kind.hard_limit_seconds + (0 if self._kind.takes_batches else TURN_SECONDS)
+        return self._kind.hard_limit_seconds + self._kind.turn_seconds
 
     def _work(self, batch: Batch) -> None:
         """Run claimed jobs; whatever happens, each is settled in the end."""
@@ -147,8 +153,8 @@ class _Singles(_Delivery):
     """Where nothing but the end of a job is to be written, the next one is claimed in the same transaction."""
 
     def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
-        each = [Part(part.organization_id, (one,)) for part in parts for one in part.job_ids]
-        super().__init__(kind, each, message_id, begins_for_seconds=TURN_SECONDS)
+        each = _one_by_one(parts)
+        super().__init__(kind, each, message_id, begins_for_seconds=kind.turn_seconds)
         self._following: Claim | None = None
 
     def run(self) -> None:
@@ -200,6 +206,105 @@ class _Singles(_Delivery):
             self._following = following
         else:
             self._line.appendleft(part)
+
+
+class _Concurrent(_Delivery):
+    """Jobs of a coroutine kind: as many at a time as it says, each claimed when it starts."""
+
+    def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
+        super().__init__(kind, _one_by_one(parts), message_id, begins_for_seconds=kind.turn_seconds)
+        self._open: dict[asyncio.Task[BaseException | None], Batch] = {}
+
+    def run(self) -> None:
+        running = event_loop().start(self._run_all())
+        try:
+            running.result()
+        except BaseException as error:  # the soft limit of all: one of them blocks the loop, or takes no cancellation
+            running.cancel()
+            for batch in list(self._open.values()):
+                end(batch, error)
+            close_event_loop()
+            if issubclass(type(error), KeyboardInterrupt):
+                raise
+        finally:
+            self._hand_back_the_rest()
+
+    async def _run_all(self) -> None:
+        places = min(self._kind.concurrency or 1, len(self._line))
+        watch = asyncio.create_task(self._cancel_lost())
+        try:
+            ends = await asyncio.gather(*(self._take_turns() for _ in range(places)), return_exceptions=True)
+        finally:
+            for task in (watch, *self._open):
+                task.cancel()
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def _take_turns(self) -> None:
+        while (claim := await aio.run(self._claim_next)) is not None:
+            await self._work_on(self._batch_of(claim))
+
+    async def _work_on(self, batch: Batch) -> None:
+        """As `_work`. In a task of its own, so that it can be cancelled for itself."""
+        claimed = [attempt.claimed for attempt in batch.attempts]
+        self.claimed += len(claimed)
+        metrics.count_claimed(self._kind.name, [one.queued_seconds for one in claimed])
+        with leases().holding(claimed), metrics.running(self._kind.name, len(claimed)):
+            await asyncio.to_thread(_set_unaccepted_apart, batch)
+            if not batch.attempts:
+                return
+            task = asyncio.create_task(self._outcome_of(batch))
+            self._open[task] = batch
+            try:
+                await asyncio.wait([task])
+                error = asyncio.CancelledError() if task.cancelled() else task.result()
+                if error is not None or batch.unsettled:
+                    await asyncio.to_thread(end, batch, error)
+            finally:
+                del self._open[task]
+
+    async def _outcome_of(self, batch: Batch) -> BaseException | None:
+        """Whatever it raises: an exit would end the loop."""
+        try:
+            await self._run_job(batch)
+        except BaseException as error:  # noqa: BLE001
+            return error
+        return None
+
+    async def _run_job(self, batch: Batch) -> None:
+        (attempt,) = batch.attempts
+        batch.begun.append(attempt)
+        leases().begin(attempt.claimed)
+        awaited = AsyncAttempt(attempt)
+        limit = asyncio.timeout(self._kind.soft_limit_seconds)
+        try:
+            async with limit:
+                await self._kind.run(awaited)
+        except TimeoutError:
+            if limit.expired():
+                raise SoftTimeLimitExceeded from None
+            raise
+        if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
+            await awaited.finish()
+
+    async def _cancel_lost(self) -> None:
+        """Those that were cancelled, or whose lease has ended: what they do is for nothing."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for task, batch in list(self._open.items()):
+                if any(not leases().held(attempt.claimed) for attempt in batch.unsettled):
+                    task.cancel()
+
+
+def _one_by_one(parts: Sequence[Part]) -> list[Part]:
+    return [Part(part.organization_id, (one,)) for part in parts for one in part.job_ids]
+
+
+def _delivery_of(kind: Kind) -> type[_Batches | _Singles | _Concurrent]:
+    if kind.takes_batches:
+        return _Batches
+    return _Singles if kind.concurrency is None else _Concurrent
 
 
 def _may_be_elsewhere(kind: Kind, part: Part) -> bool:

@@ -374,7 +374,8 @@ def test_wrong_limits_of_a_kind_are_told_where_it_is_defined(options: dict[str, 
 def takes_nothing() -> None: ...
 
 
-async def waits(attempt: Attempt) -> None: ...
+def yields(attempt: Attempt) -> Iterator[None]:
+    yield
 
 
 def takes_any(attempt: Attempt, *rest: int) -> None: ...
@@ -387,7 +388,7 @@ def takes_an_id(attempt: Attempt, id: UUID) -> None: ...
     ("function", "complaint"),
     [
         (takes_nothing, "takes_nothing: a job takes the attempt as its first parameter"),
-        (waits, "waits: a job is an ordinary function, not an async one"),
+        (yields, "yields: a job is a function and no generator: take out `yield`"),
         (takes_any, "takes_any: a job's arguments have names; .*rest: int has none"),
         (takes_an_id, "takes_an_id: an argument cannot be called id: enqueue.. uses that name itself"),
     ],

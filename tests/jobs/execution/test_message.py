@@ -11,18 +11,18 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+import docworker.jobs.kind
 from docworker.db import ledger
 from docworker.db.cluster import database, roundtrip
 from docworker.db.ledger import Message
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.dispatch_limits import limits_of
-from docworker.jobs.execution import message as module
 from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.task import Attempt
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
-from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, single, state
+from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, message_of, single, state
 from tests.support.tenants import Tenant
 
 
@@ -30,17 +30,6 @@ from tests.support.tenants import Tenant
 def _no_stop() -> Iterator[None]:
     yield
     clear_stop()
-
-
-def message_of(task: Any) -> Message:
-    """All its due jobs in one message."""
-    kinds = {task.kind.name: task.kind}
-    with all_jobs_session() as session:
-        load = ledger.load(session)
-        limits = limits_of(kinds, database().settings, load)
-        look = ledger.dispatch_due(session, ledger.Turns(), load, limits, capacity=1, redispatch_after_seconds=60)
-    (message,) = look.messages
-    return message
 
 
 def deliver(task: Any, message: Message) -> int:
@@ -169,7 +158,7 @@ def test_the_batches_of_a_message_are_one_tenants_each(tenant: Tenant) -> None:
 def test_after_its_time_a_message_begins_no_more_and_hands_the_rest_back(
     tenant: Tenant, takes_batches: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 0.0)
 
     def finish_all(batch: Any) -> None:
         for attempt in batch.starting():

@@ -1,5 +1,6 @@
 """Kinds of job for the tests of real processes: they hold, kill their worker, or fail, as they are told."""
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.models.audit import AuditEntry
 from docworker.db.models.base import new_id
-from docworker.jobs.task import Attempt, job
+from docworker.jobs.task import AsyncAttempt, Attempt, job
 from tests.support.waiting import eventually
 
 LONGEST_SECONDS = 60
@@ -83,6 +84,16 @@ def fork(attempt: Attempt, path: str, how: str) -> None:
     _append(path, f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
 
 
+@job(name="tests.fetch", concurrency=4, max_attempts=3)
+async def fetch(attempt: AsyncAttempt, port: int) -> None:
+    """Wait for the answer of an HTTP server of this machine, and have the one effect of writing an entry."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /{attempt.id} HTTP/1.0\r\nIdempotency-Key: {attempt.idempotency_key}\r\n\r\n".encode())
+    await reader.read()
+    writer.close()
+    await attempt.finish(lambda session: _write_entry(session, attempt))
+
+
 @job(name="tests.record")
 def record(attempt: Attempt) -> None:
     """Have the one effect of writing an entry."""
@@ -141,7 +152,7 @@ ODD_ENDS = {how: how in {"hold the interpreter", "fork and return", "fork and ex
 """What `odd` can do, and whether the job succeeds all the same."""
 
 
-def _write_entry(session: Session, attempt: Attempt) -> None:
+def _write_entry(session: Session, attempt: Attempt | AsyncAttempt) -> None:
     session.add(
         AuditEntry(
             organization_id=attempt.organization_id,
