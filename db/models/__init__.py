@@ -10,6 +10,7 @@ from docworker.db.models.folder import Folder
 from docworker.db.models.gate import Gate, GateMember
 from docworker.db.models.job import Job, JobState, Pause, Suspension
 from docworker.db.models.organization import Organization
+from docworker.db.models.process import ProcessBeat
 from docworker.db.models.report import KeptReport
 from docworker.db.models.schedule import KeptSchedule, Missed, ScheduleFire
 from docworker.db.models.tag import DocumentTag, Tag
@@ -41,6 +42,7 @@ __all__ = [
     "Pause",
     "Placement",
     "PlacementState",
+    "ProcessBeat",
     "ScheduleFire",
     "Suspension",
     "Tag",

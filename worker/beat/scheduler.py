@@ -19,6 +19,7 @@ from docworker.jobs.schedules.sources import code_schedules
 from docworker.jobs.task import known_kinds
 from docworker.worker import logs
 from docworker.worker.beat.loop import Beat
+from docworker.worker.heartbeat import beating
 from docworker.worker.http.server import serving
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class LedgerScheduler(Scheduler):
         self._opened.callback(log.info, "beat.stopped")
         self._opened.callback(close_database)
         self._opened.enter_context(serving(configured, "beat", self._beat.health))
+        self._opened.enter_context(beating("beat", self._beat.health, lambda: {"kinds": sorted(kinds)}))
         log.info("beat.started", schedules=[one.name for one in in_code])
 
     def tick(self, *_: Any, **__: Any) -> float:

@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "dispatcher": Subcommand("run.processes:dispatcher", "Move due jobs from the ledger to the broker."),
         "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
         "health": Subcommand("run.health:health", "Ask a running process whether it is well."),
+        "status": Subcommand("run.status:status", "Show which processes of the installation live, on all machines."),
         "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result.", "local"),
     },
     "Tenants": {

@@ -7,6 +7,7 @@ starts it again when it dies.
 """
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -14,14 +15,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import structlog
 
+from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import open_database
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import lease_session
 from docworker.db.settings import settings
 from docworker.jobs.execution.lease_board import Board, is_stopped
 from docworker.jobs.execution.lease_keeper import TICK_SECONDS, Keeper
 from docworker.worker import logs
+from docworker.worker.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
 
@@ -29,13 +37,17 @@ _PR_SET_PDEATHSIG = 1
 _UP_SECONDS, _UP_POLL_SECONDS = 20.0, 0.02
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _WATCH_SECONDS = 0.5
+_MOST_JOBS = 20
+"""That a heartbeat names."""
 
 
 class KeeperProcess:
-    """The worker's side: starts a keeper, and another one when it has ended."""
+    """The worker's side: starts a keeper, and another one when it has ended. It tells it what the worker is, for the
+    heartbeat that the keeper writes."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, details: dict[str, Any]) -> None:
         assert board.descriptor is not None
+        self._details = json.dumps(details).encode()
         self._board = board
         self._descriptor = board.descriptor
         self._popen: subprocess.Popen[bytes] | None = None
@@ -69,16 +81,20 @@ class KeeperProcess:
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         try:
-            return subprocess.Popen(  # noqa: S603 - ourselves
+            keeper = subprocess.Popen(  # noqa: S603 - ourselves
                 # Not with the current directory first in the path, as `-m` alone would have it.
                 [sys.executable, "-P", "-m", __name__, str(self._descriptor), str(os.getpid())],
                 env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 pass_fds=[self._descriptor],
             )
+            assert keeper.stdin is not None
+            with suppress(BrokenPipeError), keeper.stdin:
+                keeper.stdin.write(self._details)
         except OSError as error:
             log.warning("keeper.not_started", error=str(error))
             return None
+        return keeper
 
 
 def _end_of(keeper: subprocess.Popen[bytes]) -> int:
@@ -105,10 +121,24 @@ def main(descriptor: int, parent: int) -> None:
     open_database(settings(), application_name="docworker worker")
     board = Board.open(descriptor)
     keeper = Keeper(board, board.places)
+    heartbeat = _heartbeat(board, json.loads(sys.stdin.buffer.read() or b"{}"), parent)
     while os.getppid() == parent:
         board.keeper_turned()
         keeper.tick()
+        heartbeat.tick()
         time.sleep(TICK_SECONDS)
+
+
+def _heartbeat(board: Board, details: dict[str, Any], parent: int) -> Heartbeat:
+    """The worker's, on the connection that renews leases: the worker itself has none."""
+
+    def now() -> dict[str, Any]:
+        held = [one for place in board.places if place.lives() for one in place.kept()]
+        jobs = [str(one.key.id) for one in held[:_MOST_JOBS]]
+        return {**details, "running": len(held), "jobs": jobs, "stopping": board.stop_at != 0}
+
+    session = partial(lease_session, SYSTEM_ORGANIZATION_ID, AT_HOME)
+    return Heartbeat("worker", now, session=session, process_id=parent)
 
 
 def _die_with(parent: int) -> None:

@@ -29,7 +29,7 @@ from docworker.db.settings import Settings, settings
 from docworker.jobs.execution.lease_board import MOST_CLAIMS
 from docworker.jobs.execution.leases import share_board
 from docworker.jobs.pipeline import confinement
-from docworker.jobs.task import LedgerTask, limits_of_message
+from docworker.jobs.task import LedgerTask, known_kinds, limits_of_message
 from docworker.worker import children, logs
 from docworker.worker.app import celery_app
 from docworker.worker.brokers.depth import PROBE_TIMEOUT_SECONDS, BrokerProbe
@@ -80,6 +80,15 @@ def run(directory: ProcessDirectory) -> int:
     return exit_code
 
 
+def _details(app: Celery, configured: Settings) -> dict[str, Any]:
+    return {
+        "kinds": sorted(known_kinds(app)),
+        "processes": configured.worker_processes,
+        "pool": configured.worker_pool,
+        "queue": configured.queue,
+    }
+
+
 def check_time_limits(celery: Celery, configured: Settings) -> None:
     """Raises ConfigurationError when a task may run for longer than the broker waits for its acknowledgement."""
     celery.loader.import_default_modules()
@@ -118,7 +127,7 @@ class Worker(_CeleryWorker):
         self.board = share_board(
             places=processes if is_prefork else 1, claims=MOST_CLAIMS * (1 if is_prefork else processes)
         )
-        self.keeper = KeeperProcess(self.board)
+        self.keeper = KeeperProcess(self.board, _details(app, configured))
         self.keeper.launch()
         self.loop_pulse: Pulse | None = None
         self._deaf = threading.Event()

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 from celery import Celery
@@ -18,6 +19,7 @@ from docworker.db.settings import HOME, Settings
 from docworker.jobs.kind import Kind
 from docworker.worker.dispatcher.loop import Dispatcher, Shared, health_of
 from docworker.worker.dispatcher.tenant_ledgers import TenantLedgers
+from docworker.worker.heartbeat import beating
 from docworker.worker.http.health import JointHealth
 from docworker.worker.http.server import serving
 from docworker.worker.logs import first_line
@@ -32,6 +34,7 @@ class Dispatchers:
     """`run()` until `stop()`."""
 
     def __init__(self, settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
+        self._settings, self._kinds = settings, kinds
         shared = Shared(settings, kinds)
         for name in settings.cluster_names:
             shared.join(name)
@@ -51,6 +54,18 @@ class Dispatchers:
                 one.stop()
             for one in self._beside:
                 one.join()
+
+    def details(self) -> dict[str, Any]:
+        """What its heartbeat tells: the limits that it plans by, and how home's planning is."""
+        settings, kinds = self._settings, self._kinds
+        return {
+            "kinds": sorted(kinds),
+            "caps": {name: kind.max_running for name, kind in kinds.items() if kind.max_running is not None},
+            "cap_of_organization": settings.max_running_per_organization,
+            "clusters": list(settings.cluster_names),
+            "queue": settings.queue,
+            **self._home.state,
+        }
 
     def stop(self) -> None:
         """Safe in a signal handler."""
@@ -110,7 +125,8 @@ def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
     dispatchers = Dispatchers(settings, app, kinds)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: dispatchers.stop())
-    with serving(settings, "dispatcher", dispatchers.health):
+    details = dispatchers.details
+    with serving(settings, "dispatcher", dispatchers.health), beating("dispatcher", dispatchers.health, details):
         log.info("dispatcher.started", kinds=sorted(kinds), clusters=list(settings.cluster_names))
         dispatchers.run()
     close_database()

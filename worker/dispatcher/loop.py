@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -45,6 +46,7 @@ _HELD_UP_SECONDS = 5.0
 _SET_ASIDE_SECONDS = 60.0
 _UNKNOWN_SECONDS = 60.0
 _SHOWN = 100
+_TOLD = 20
 _STUCK_AFTER_SECONDS = 120.0
 _UNKNOWN_FAILURES = 10
 """Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
@@ -157,6 +159,7 @@ class Dispatcher:
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
         self._broker_takes = True
+        self._latest: Tick | None = None
         self._unknown_failures = 0
         self.pace = Pace(settings.dispatch_interval)
         self.wants_seconds = WANTS_SECONDS
@@ -167,6 +170,18 @@ class Dispatcher:
         if database_name is None:
             return Judge(lease_seconds, self._cluster, continuity=continuity)
         return VisitingJudge(lease_seconds, self._cluster, database_name=database_name, continuity=continuity)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For people who ask why jobs wait: whether it plans, how many messages the broker could have been given at the
+        latest look, and the lanes that it has set aside, twenty at most."""
+        now, latest = time.monotonic(), self._latest
+        aside = [[str(lane[0]), *lane[1:]] for lane, until in list(self._set_aside.items()) if until > now]
+        return {
+            "plans": latest is not None and latest.planned,
+            "room": None if latest is None else latest.room,
+            "set_aside": aside[:_TOLD],
+        }
 
     def run(self) -> None:
         """Dispatch until stopped. Outages of the master or of the broker are waited out; what is our own fault, or
@@ -211,6 +226,7 @@ class Dispatcher:
             self.pace.failed()
             return
         self._unknown_failures = 0
+        self._latest = tick
         if tick.failure is None:
             self.health.turned()
             self.pace.looked(

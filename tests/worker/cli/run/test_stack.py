@@ -18,6 +18,7 @@ from tests.support.commands import Answer, docworker
 from tests.support.processes import Process, Processes
 from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
+from tests.support.waiting import eventually
 
 SERVERS = ["master", "replica", "master of east", "replica of east", "broker"]
 PROCESSES = ["worker", "dispatcher", "beat"]
@@ -88,6 +89,21 @@ def test_status_names_every_server_and_process(beside: Path) -> None:
     assert [one["name"] for one in answer.json] == [*SERVERS, *PROCESSES]
     assert {one["state"] for one in answer.json} == {"ok"}
     assert answer.exit_code == 0
+
+
+def test_every_process_says_in_the_ledger_that_it_lives(beside: Path) -> None:
+    def status() -> Answer:
+        return docworker("status", "--json", directory=beside)
+
+    eventually(lambda: {one["role"] for one in status().json["processes"]} == {"beat", "dispatcher", "worker"})
+    answer = status()
+    assert (answer.exit_code, answer.json["missing"]) == (0, [])
+    by_role = {one["role"]: one for one in answer.json["processes"]}
+    assert all(one["lives"] and "process_document" in one["kinds"] for one in by_role.values())
+    worker = by_role["worker"]
+    os.kill(worker["pid"], 0)
+    assert (worker["stopping"], worker["running"], worker["pool"]) == (False, 0, "prefork")
+    assert "lives" in docworker("status", directory=beside).out
 
 
 def test_an_organization_of_the_second_cluster_has_its_documents_processed_there(up: Process, beside: Path) -> None:
