@@ -31,7 +31,7 @@ from docworker.db.ledger.control import (
 from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
-from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size, Turns, Walk
 from docworker.db.ledger.dispatching.requeue import (
     find_refused,
     is_refused,
@@ -87,6 +87,7 @@ __all__ = [
     "Failure",
     "Filter",
     "Floor",
+    "Hold",
     "Lane",
     "LaneKey",
     "Limits",

@@ -87,6 +87,17 @@ class Limits:
     cap_of_organization: int | None = None
 
 
+class Hold(Enum):
+    """Why the jobs of a lane may not go, whoever's turn it is."""
+
+    UNKNOWN_KIND = "unknown_kind"
+    LEFT_OUT = "left_out"
+    """The server has refused to change its rows a moment ago, or somebody holds them."""
+    PAUSED = "paused"
+    ORGANIZATION_AT_CAP = "organization_at_cap"
+    KIND_AT_CAP = "kind_at_cap"
+
+
 class Turn(Enum):
     SERVED = "served"
     NO_ROOM = "no room"
@@ -192,10 +203,27 @@ class Planner:
         self._send(lane, draft, min(most, draft.room))
         return Turn.SERVED
 
+    def hold_of(self, lane: Lane) -> Hold | None:
+        """What keeps its jobs from being sent, apart from turns and room."""
+        if (held := self._hold_of(lane)) is not None:
+            return held
+        cap = self._limits.cap_of_organization
+        if cap is not None and self._of_organization[lane.organization_id] >= cap:
+            return Hold.ORGANIZATION_AT_CAP
+        is_capped = self._limits.cap_of_kind(lane.kind) is not None
+        return Hold.KIND_AT_CAP if is_capped and self.free(lane.kind) <= 0 else None
+
+    def _hold_of(self, lane: Lane) -> Hold | None:
+        if self._limits.size_of(lane.kind) is None:
+            return Hold.UNKNOWN_KIND
+        if lane.key in self._left_out:
+            return Hold.LEFT_OUT
+        return Hold.PAUSED if self._under_way.is_paused(lane) else None
+
     def _may_send(self, lane: Lane) -> int:
         """Whether a kind is at its cap is another question."""
         size = self._limits.size_of(lane.kind)
-        if size is None or lane.key in self._left_out or self._under_way.is_paused(lane):
+        if size is None or self._hold_of(lane) is not None:
             return 0
         may = [1 if lane.alone else size.share, lane.due - len(self.picks.get(lane.key, ()))]
         if self._limits.cap_of_organization is not None:

@@ -23,6 +23,7 @@ from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.story import print_story
 from docworker.worker.cli.jobs.watch import watch
+from docworker.worker.cli.jobs.why import why
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
 from docworker.worker.cli.printable import printable_lines
@@ -42,6 +43,7 @@ def jobs() -> None:
 
 
 jobs.add_command(watch)
+jobs.add_command(why)
 
 
 @jobs.command("list")

@@ -42,3 +42,15 @@ def test_a_story_is_shown_in_words_and_as_json(opened: Database, tenant: Tenant)
 
     watched = docworker("jobs", "watch", str(job_id), "--json").json
     assert (watched["state"], watched["progress"]["message"]) == ("failed", "page one\x1b[31m")
+
+
+def test_why_a_job_waits_is_said_in_words_and_as_json(opened: Database, tenant: Tenant) -> None:
+    job_id = enter(tenant, single(lambda _: None))
+    assert docworker("jobs", "pause", "-o", tenant.slug).exit_code == 0
+    answer = docworker("jobs", "why", str(job_id))
+    assert answer.out.startswith("paused: its organization is paused, since "), answer
+    assert [one.partition(":")[0] for one in answer.out.splitlines()][-1] == "in_line"
+    told = docworker("jobs", "why", str(job_id), "--json").json
+    assert (told["state"], told["reasons"][0]["code"], told["forecast"]) == ("queued", "paused", None)
+    docworker("jobs", "resume", "-o", tenant.slug)
+    assert "paused" not in docworker("jobs", "why", str(job_id)).out

@@ -1,0 +1,258 @@
+"""`why`: what a job waits for, by the planner's own decision, and about when it will have run.
+
+Whether its lane may send is asked of a `Planner` with the kinds, caps and set-aside lanes that the living dispatcher
+has told of itself (`db.ledger.telling.processes`), and with what is under way and paused now. It changes nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Planner, Size
+from docworker.db.ledger.dispatching.under_way import load
+from docworker.db.ledger.telling.forecast import (
+    Forecast,
+    Line,
+    forecast_of_line,
+    forecast_of_run,
+    line_of,
+    seconds_text,
+)
+from docworker.db.ledger.telling.processes import ProcessState
+from docworker.db.ledger.telling.story import progress_of
+from docworker.db.models import Gate, GateMember, Job, JobState, Pause, Suspension
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.models.job import LIVE_STATES
+
+_HOLDERS = 5
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`code` is for programs and stays as it is, `text` for people. `details` are what the text is made of."""
+
+    code: str
+    text: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Why a job is where it is: the most important reason first. None of them is left when it has ended."""
+
+    job_id: UUID
+    kind: str
+    state: str
+    reasons: Sequence[Reason]
+    forecast: Forecast | None = None
+
+
+def why(session: Session, job: Job, processes: Sequence[ProcessState]) -> Answer:
+    """What the job waits for. For the dispatcher's session on the job's ledger; `processes` are those of home's."""
+    now = session.scalar(select(func.clock_timestamp()))
+    assert now is not None
+    living = _Living(processes)
+    match job.state:
+        case JobState.WAITING:
+            reasons, forecast = _of_waiting(session, job), None
+        case JobState.QUEUED:
+            return _of_queued(session, job, living, now)
+        case JobState.DISPATCHED:
+            reasons, forecast = _of_dispatched(job, living, now), None
+        case JobState.RUNNING:
+            reasons, forecast = _of_running(job, living, now), forecast_of_run(session, job, now)
+        case _:
+            ended = f" at {job.finished_at:%Y-%m-%d %H:%M:%S %Z}" if job.finished_at is not None else ""
+            reasons, forecast = [Reason("ended", f"it has ended: {job.state}{ended}; nothing waits")], None
+    return Answer(job.id, job.kind, job.state, reasons, forecast)
+
+
+class _Living:
+    """The processes that live, and what they know."""
+
+    def __init__(self, processes: Sequence[ProcessState]) -> None:
+        living = [one for one in processes if one.lives]
+        self.workers = [one for one in living if one.role == "worker" and not one.details.get("stopping")]
+        self.dispatchers = [one for one in living if one.role == "dispatcher"]
+
+    @property
+    def left_out(self) -> set[LaneKey]:
+        """The lanes that a dispatcher has set aside."""
+        told = [lane for one in self.dispatchers for lane in one.details.get("set_aside") or ()]
+        return {LaneKey(UUID(lane[0]), *lane[1:]) for lane in told}
+
+    def slots(self, kind: str) -> int:
+        """Processes that could run such a job."""
+        return sum(int(one.details.get("processes") or 1) for one in self.workers if kind in one.kinds)
+
+    def limits(self) -> Limits:
+        """As the dispatcher has them; where none lives, of kinds that are all known."""
+        kinds = {kind for one in self.dispatchers for kind in one.kinds}
+        caps = {kind: cap for one in self.dispatchers for kind, cap in (one.details.get("caps") or {}).items()}
+        of_organization = [one.details.get("cap_of_organization") for one in self.dispatchers]
+        return Limits(
+            lambda kind: Size(1, 1) if kind in kinds or not self.dispatchers else None,
+            cap_of_kind=caps.get,
+            cap_of_organization=next((cap for cap in of_organization if cap is not None), None),
+        )
+
+
+def _of_waiting(session: Session, job: Job) -> list[Reason]:
+    gate = session.get(Gate, (job.organization_id, job.id))
+    if gate is None:
+        return [Reason("waits", "it waits, and no gate of its own tells for what: `docworker jobs cancel` ends it")]
+    rows = session.execute(
+        select(Job.id, Job.state, Job.claimed_by)
+        .join(GateMember, (GateMember.organization_id == Job.organization_id) & (GateMember.job_id == Job.id))
+        .where(
+            GateMember.organization_id == job.organization_id,
+            GateMember.gate_id == job.id,
+            GateMember.ended_as.is_(None),
+            Job.state.in_(LIVE_STATES),
+        )
+        .limit(_HOLDERS)
+    )
+    ended = f"{gate.succeeded:,} have succeeded, {gate.failed:,} failed, {gate.cancelled:,} were cancelled"
+    many = gate.pending != 1
+    text = f"it waits for the end of {gate.pending:,} job{'s' if many else ''}; {ended}"
+    return [Reason("waits_for_jobs", text, {"pending": gate.pending, **_named(rows)})]
+
+
+def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> Answer:
+    if job.later and job.run_at > now:
+        due = (job.run_at - now).total_seconds()
+        reasons = [Reason("scheduled", f"it is due in {seconds_text(due)}{_after(job)}", {"due_in_seconds": due})]
+        return Answer(job.id, job.kind, job.state, reasons, Forecast(due, "it may begin when it is due"))
+    under_way = load(session)
+    lane = Lane(job.organization_id, job.kind, job.alone, job.priority, 1, job.run_at)
+    hold = Planner(under_way, living.limits(), capacity=1, left_out=living.left_out).hold_of(lane)
+    reasons = [] if hold is None else _of_hold(session, job, hold, living, under_way)
+    reasons += _missing(living, job.kind)
+    line = line_of(session, job)
+    reasons += _of_dispatcher(living)
+    is_served = not reasons
+    reasons.append(_of_line(line))
+    forecast = forecast_of_line(session, job, line, under_way, living.slots(job.kind)) if is_served else None
+    return Answer(job.id, job.kind, job.state, reasons, forecast)
+
+
+def _after(job: Job) -> str:
+    return "" if job.claimed_at is None else ": its latest attempt put it off, or failed (see `docworker jobs show`)"
+
+
+def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, under_way: Load) -> list[Reason]:
+    match hold:
+        case Hold.UNKNOWN_KIND:
+            releases = sorted({one.release for one in living.dispatchers})
+            return [
+                Reason(
+                    "kind_unknown",
+                    f"no living dispatcher knows the kind {job.kind!r}: its package, or its release, is not there",
+                    {"releases": releases},
+                )
+            ]
+        case Hold.LEFT_OUT:
+            return [Reason("set_aside", "the server refuses to change jobs of its lane: see lane.set_aside in the log")]
+        case Hold.PAUSED:
+            return _of_pauses(session, job)
+        case Hold.ORGANIZATION_AT_CAP:
+            held = under_way.jobs_of_organization[job.organization_id]
+            cap = living.limits().cap_of_organization
+            text = f"its organization has {held} of at most {cap} jobs under way"
+            return [Reason("organization_at_cap", text, _holders(session, Job.organization_id == job.organization_id))]
+        case Hold.KIND_AT_CAP:
+            cap = living.limits().cap_of_kind(job.kind)
+            text = f"{under_way.jobs_of_kind[job.kind]} of at most {cap} jobs of its kind are under way"
+            return [Reason("kind_at_cap", text, _holders(session, Job.kind == job.kind))]
+
+
+def _holders(session: Session, which: Any) -> dict[str, Any]:
+    """Some of the jobs that hold the places, the longest first."""
+    under_way = Job.state.in_((JobState.DISPATCHED, JobState.RUNNING))
+    statement = select(Job.id, Job.state, Job.claimed_by).where(under_way, which).order_by(Job.dispatched_at)
+    return _named(session.execute(statement.limit(_HOLDERS)))
+
+
+def _named(rows: Iterable[Any]) -> dict[str, Any]:
+    return {"held_by": [{"job": row.id, "state": row.state, "worker": row.claimed_by} for row in rows]}
+
+
+def _of_pauses(session: Session, job: Job) -> list[Reason]:
+    reasons = []
+    if session.get(Suspension, job.organization_id) is not None:
+        text = "its organization is suspended, is being moved, or has been moved away: see `docworker tenants list`"
+        reasons.append(Reason("organization_not_served", text))
+    places = {
+        (job.organization_id, job.kind): "its kind is paused for its organization",
+        (job.organization_id, ""): "its organization is paused",
+        (SYSTEM_ORGANIZATION_ID, job.kind): "its kind is paused",
+    }
+    for (organization_id, kind), told in places.items():
+        pause = session.get(Pause, (organization_id, kind))
+        if pause is not None:
+            text = f"{told}, since {pause.created_at:%Y-%m-%d %H:%M:%S %Z}: `docworker jobs resume` takes that back"
+            reasons.append(Reason("paused", text, {"since": pause.created_at, "kind": kind or None}))
+    return reasons
+
+
+def _missing(living: _Living, kind: str) -> list[Reason]:
+    reasons = []
+    if not living.dispatchers:
+        reasons.append(Reason("no_dispatcher", "no dispatcher lives: `docworker dispatcher` moves jobs to the broker"))
+    if not living.workers:
+        reasons.append(Reason("no_worker", "no worker lives: `docworker worker` runs jobs"))
+    elif not living.slots(kind):
+        reasons.append(Reason("kind_unknown_to_workers", f"no living worker knows the kind {kind!r}"))
+    return reasons
+
+
+def _of_dispatcher(living: _Living) -> list[Reason]:
+    """What keeps the planning one from sending anything."""
+    planning = [one for one in living.dispatchers if one.details.get("plans")] or living.dispatchers
+    if not planning:
+        return []
+    if failure := next((one.details["failure"] for one in planning if one.details.get("failure")), None):
+        return [Reason("dispatcher_waits", f"the dispatcher waits: {failure}", {"failure": failure})]
+    if all(one.details.get("room") == 0 for one in planning):
+        return [Reason("broker_full", "as many messages as the broker is to hold wait there: workers take them first")]
+    return []
+
+
+def _of_line(line: Line) -> Reason:
+    own = f"{line.jobs_ahead:,} job{'' if line.jobs_ahead == 1 else 's'} of its organization go before it"
+    if line.is_cut:
+        own = own.replace(f"{line.jobs_ahead:,}", f"more than {line.jobs_ahead:,}")
+    others = line.organizations - 1
+    turns = f", and {others:,} other organizations with jobs take turns with it" if others > 0 else ""
+    details = {"jobs_ahead": line.jobs_ahead, "organizations": line.organizations}
+    return Reason("in_line", f"it is due and stands in line: {own}{turns}", details)
+
+
+def _of_dispatched(job: Job, living: _Living, now: datetime) -> list[Reason]:
+    since = 0.0 if job.dispatched_at is None else (now - job.dispatched_at).total_seconds()
+    again = 0.0 if job.redispatch_at is None else (job.redispatch_at - now).total_seconds()
+    text = f"it was sent to the broker {seconds_text(since)} ago, and no worker has taken it yet"
+    if job.dispatches > 1:
+        text += f" (the {job.dispatches}. time)"
+    text += f"; it is sent again in {seconds_text(again)} unless it still waits there" if again > 0 else ""
+    sent = Reason("dispatched", text, {"seconds": since, "dispatches": job.dispatches})
+    return [*[one for one in _missing(living, job.kind) if one.code != "no_dispatcher"], sent]
+
+
+def _of_running(job: Job, living: _Living, now: datetime) -> list[Reason]:
+    since = 0.0 if job.claimed_at is None else (now - job.claimed_at).total_seconds()
+    left = 0.0 if job.lease_expires_at is None else (job.lease_expires_at - now).total_seconds()
+    details: dict[str, Any] = {"seconds": since, "worker": job.claimed_by, "lease_seconds": left}
+    if left <= 0:
+        text = f"its lease ended {seconds_text(-left)} ago: {job.claimed_by} is silent, and it is to be taken back"
+        lost = [Reason("lease_ended", text, details)]
+        return lost if living.dispatchers else [*lost, Reason("no_dispatcher", "no dispatcher lives to do so")]
+    text = f"attempt {job.attempt} of {job.max_attempts} runs on {job.claimed_by} since {seconds_text(since)}"
+    if (progress := progress_of(job)) is not None:
+        details["progress"] = progress
+    return [Reason("running", text, details)]
