@@ -43,10 +43,12 @@ class Heartbeat:
         self._session = session
         self._said_at = float("-inf")
         self._failing = False
+        self._was_stopping = False
 
-    def tick(self) -> None:
-        """Say it, if the last time was long enough ago."""
-        if time.monotonic() - self._said_at >= BEAT_SECONDS:
+    def tick(self, *, is_stopping: bool = False) -> None:
+        """Say it, if the last time was long enough ago, or the process has been told to stop since."""
+        news, self._was_stopping = is_stopping and not self._was_stopping, is_stopping
+        if news or time.monotonic() - self._said_at >= BEAT_SECONDS:
             self._said_at = time.monotonic()
             self._write(partial(beat, process=self._process, details=self._details()))
 

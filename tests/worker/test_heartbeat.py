@@ -41,15 +41,16 @@ def silence(role: str, seconds: float) -> None:
         )
 
 
-def test_a_process_says_what_it_is_and_when_it_leaves() -> None:
+def test_a_process_says_what_it_is_and_at_once_when_it_stops_or_leaves() -> None:
     details = {"kinds": ["a"], "running": 1}
     heartbeat = Heartbeat("worker", lambda: details, session=AS_WORKER)
     heartbeat.tick()
     details["running"] = 2
     heartbeat.tick()
     assert found()["worker"].details["running"] == 1, "it says so every ten seconds"
-    heartbeat._said_at = float("-inf")
-    heartbeat.tick()
+    heartbeat.tick(is_stopping=True)
+    details["running"] = 3
+    heartbeat.tick(is_stopping=True)
     one = found()["worker"]
     assert (one.lives, one.kinds, one.details["running"]) == (True, frozenset({"a"}), 2)
     heartbeat.leave()

@@ -125,7 +125,7 @@ def main(descriptor: int, parent: int) -> None:
     while os.getppid() == parent:
         board.keeper_turned()
         keeper.tick()
-        heartbeat.tick()
+        heartbeat.tick(is_stopping=board.stop_at != 0)
         time.sleep(TICK_SECONDS)
 
 

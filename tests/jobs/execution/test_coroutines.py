@@ -72,6 +72,25 @@ def test_as_many_run_at_a_time_as_the_kind_says_and_no_more(tenant: Tenant) -> N
     assert {state(one).attempt for one in ids} == {1}
 
 
+def test_a_coroutine_tells_how_far_it_is_goes_on_and_puts_itself_off(tenant: Tenant) -> None:
+    async def do(attempt: AsyncAttempt) -> None:
+        await attempt.progress(1, 2)
+        await attempt.log("asked", by="coroutine")
+        if attempt.checkpointed is None:
+            await attempt.checkpoint({"asked": True})
+            await attempt.snooze(0)
+
+    task = awaiting(do)
+    job_id = enter(tenant, task)
+    eventually(lambda: (delivered(task) or True) and state(job_id).state == "succeeded")
+    told = docworker.get_story(tenant.id, job_id).attempts
+    assert [(one.outcome, [line["by"] for line in one.log]) for one in told] == [
+        ("snoozed", ["coroutine"]),
+        ("succeeded", ["coroutine"]),
+    ]
+    assert all(one.progress is not None and one.progress["done"] == 1 for one in told)
+
+
 def test_each_job_is_its_own_tenants_and_reads_and_writes_by_asyncio(tenant: Tenant) -> None:
     tenants = [tenant, Tenant(), Tenant()]
     for one in tenants:
