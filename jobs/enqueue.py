@@ -18,6 +18,7 @@ from docworker.db.ledger.enqueue import checked_rows
 from docworker.db.ledger.producing import AsyncProducer, Producer, enqueue_by
 from docworker.db.ledger.values import shortened
 from docworker.db.ledger.waiting.gates import After, When, checked_after, wait_for
+from docworker.db.ledger.waiting.order import InOrder, OnFailure, checked_order, in_order
 from docworker.db.sessions import TenantSession, organization_of
 from docworker.jobs.kind import Kind
 
@@ -35,6 +36,8 @@ class EnqueueOptions(TypedDict, total=False):
     after: Iterable[UUID] | None
     after_children_of: UUID | None
     when: When
+    order_keys: Iterable[str] | None
+    on_failure: OnFailure
 
 
 @overload
@@ -53,6 +56,8 @@ def enqueue(
     after: Iterable[UUID] | None = None,
     after_children_of: UUID | None = None,
     when: When = "succeeded",
+    order_key: str | None = None,
+    on_failure: OnFailure = "block",
     **arguments: Any,
 ) -> UUID: ...
 
@@ -73,6 +78,8 @@ def enqueue(
     after: Iterable[UUID] | None = None,
     after_children_of: UUID | None = None,
     when: When = "succeeded",
+    order_key: str | None = None,
+    on_failure: OnFailure = "block",
     **arguments: Any,
 ) -> Awaitable[UUID]: ...
 
@@ -92,6 +99,8 @@ def enqueue(
     after: Iterable[UUID] | None = None,
     after_children_of: UUID | None = None,
     when: When = "succeeded",
+    order_key: str | None = None,
+    on_failure: OnFailure = "block",
     **arguments: Any,
 ) -> UUID | Awaitable[UUID]:
     """Enqueue one job of `task`; returns its id (awaitable with what is asyncio's).
@@ -101,7 +110,8 @@ def enqueue(
     `run_at` delays it (aware datetime); `priority` is 0 (first) to 9; `id` makes the call idempotent; while a job with
     an equal `unique_key` waits unclaimed, that job takes these arguments instead of a second one. With `after` it waits
     until those jobs have ended, with `after_children_of` until that job has and all its children, theirs included;
-    then it runs, if they have ended as `when` says, or is cancelled.
+    then it runs, if they have ended as `when` says, or is cancelled. Jobs of one `order_key` run one after another, in
+    this order; one that has failed for good holds up those behind it, unless `on_failure` is "pass".
 
     Raises InvalidArgumentError when the arguments do not fit the task's signature, or an option or argument is nothing
     that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
@@ -117,6 +127,8 @@ def enqueue(
         "after": after,
         "after_children_of": after_children_of,
         "when": when,
+        "order_keys": None if order_key is None else [order_key],
+        "on_failure": on_failure,
     }
     ids: Any = enqueue_many(cast(Any, session), task, [arguments], **options)
     return ids[0] if isinstance(ids, list) else _first_of(ids)
@@ -151,7 +163,7 @@ def enqueue_many(
                 "this session is not one of docworker.writing(…): give organization_id=… as well"
             )
         rows = checked_rows(organization_id, kind.name, kept, **_chosen(kind, options))
-        return enqueue_by(session, rows, _after(options))
+        return enqueue_by(session, rows, _order(options, len(kept)), _after(options))
     organization_id = organization_of(ours)
     if options.get("organization_id") not in (None, organization_id):
         raise InvalidArgumentError(
@@ -166,11 +178,24 @@ def enqueue_many(
 
 
 def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
-    after = _after(options)
+    order, after = _order(options, len(kept)), _after(options)
     ids = insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
+    if order is not None:
+        in_order(session, organization_of(session), ids, order)
     if after is not None:
         wait_for(session, organization_of(session), ids, after)
     return ids
+
+
+def _order(options: EnqueueOptions, jobs: int) -> InOrder | None:
+    keys = options.get("order_keys")
+    if keys is None:
+        return None
+    if options.get("unique_keys") is not None:
+        raise InvalidArgumentError(
+            "a job that waits for its turn has no unique_key: what would fold into it runs later"
+        )
+    return checked_order(_listed("order_keys", keys), options.get("on_failure", "block"), jobs=jobs)
 
 
 def _after(options: EnqueueOptions) -> After | None:

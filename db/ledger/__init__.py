@@ -70,6 +70,7 @@ from docworker.db.ledger.single import (
 from docworker.db.ledger.telling.story import AttemptTold, Story, progress_of, snooze, tell, told_of
 from docworker.db.ledger.values import as_json
 from docworker.db.ledger.waiting.gates import Awaited, AwaitedJob, awaited, awaited_jobs
+from docworker.db.ledger.waiting.order import admit, release
 
 __all__ = [
     "CANCEL",
@@ -102,6 +103,7 @@ __all__ = [
     "Turns",
     "Walk",
     "Wanted",
+    "admit",
     "arrivals",
     "as_json",
     "awaited",
@@ -145,6 +147,7 @@ __all__ = [
     "prolong",
     "promote",
     "record_cursor",
+    "release",
     "renew",
     "requeue_held_up",
     "requeue_overdue",

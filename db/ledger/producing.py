@@ -24,6 +24,7 @@ from docworker.db.errors import (
 )
 from docworker.db.ledger.enqueue import Rows
 from docworker.db.ledger.waiting.gates import After
+from docworker.db.ledger.waiting.order import InOrder
 
 Producer = Session | scoped_session[Any] | Connection | psycopg.Connection[Any]
 AsyncProducer = AsyncSession | async_scoped_session[Any] | AsyncConnection | psycopg.AsyncConnection[Any]
@@ -35,13 +36,25 @@ _ENQUEUE = """ledger.enqueue_many(
     CAST(CAST({run_at} AS text) AS timestamptz), CAST({max_attempts} AS integer),
     CAST(CAST({parent_id} AS text) AS uuid)
 )"""
+_ORDER = """ledger.order_jobs(
+    CAST(CAST({organization_id} AS text) AS uuid), CAST(CAST({ordered} AS text[]) AS uuid[]),
+    CAST({order_keys} AS text[]), CAST({blocks} AS boolean)
+)"""
+_AWAIT = """ledger.await_jobs(
+    CAST(CAST({organization_id} AS text) AS uuid), ids, CAST(CAST({after} AS text[]) AS uuid[]),
+    CAST(CAST({trees} AS text[]) AS uuid[]), CAST({opens_when} AS text)
+)"""
 _CALL = f"SELECT CAST({_ENQUEUE} AS text[])"
+# One step after the other: each reads what the one before it has returned.
 _CALL_WAITING = f"""
-WITH enqueued AS MATERIALIZED (SELECT {_ENQUEUE} AS ids)
-SELECT CAST(ids AS text[]) FROM enqueued CROSS JOIN LATERAL ledger.await_jobs(
-    CAST(CAST({{organization_id}} AS text) AS uuid), ids, CAST(CAST({{after}} AS text[]) AS uuid[]),
-    CAST(CAST({{trees}} AS text[]) AS uuid[]), CAST({{opens_when}} AS text)
+WITH enqueued AS MATERIALIZED (SELECT {_ENQUEUE} AS ids),
+ordered AS MATERIALIZED (
+    SELECT CASE WHEN {{is_ordered}} THEN CASE WHEN ids IS NOT NULL THEN {_ORDER} END ELSE ids END AS ids FROM enqueued
+),
+waiting AS MATERIALIZED (
+    SELECT ids, CASE WHEN {{is_after}} THEN CAST({_AWAIT} AS text) END FROM ordered
 )
+SELECT CAST(enqueued.ids AS text[]) FROM enqueued CROSS JOIN waiting
 """
 _NAMES = (
     "organization_id",
@@ -56,6 +69,11 @@ _NAMES = (
     "after",
     "trees",
     "opens_when",
+    "ordered",
+    "order_keys",
+    "blocks",
+    "is_ordered",
+    "is_after",
 )
 
 
@@ -76,16 +94,19 @@ def _for_drivers(call: str) -> _Call:
 _ENTER, _ENTER_WAITING = _for_drivers(_CALL), _for_drivers(_CALL_WAITING)
 
 
-def enqueue_by(producer: Any, rows: Rows, after: After | None = None) -> list[UUID] | Awaitable[list[UUID]]:
-    """Enter the jobs, to wait for others if `after` is given; returns their ids in the order of the call, awaitable
-    where the producer is.
+def enqueue_by(
+    producer: Any, rows: Rows, order: InOrder | None = None, after: After | None = None
+) -> list[UUID] | Awaitable[list[UUID]]:
+    """Enter the jobs, to wait for their turn or for others if that is given; returns their ids in the order of the
+    call, awaitable where the producer is.
 
     Raises NotFoundError for an organization that is not in this database, UnavailableOrganizationError for one that is
     not served now, InvalidArgumentError where the transaction is another organization's, ConfigurationError where the
     role may not enqueue. The server has refused then, so the transaction (or savepoint) is to be rolled back.
     """
-    call = _ENTER if after is None else _ENTER_WAITING
-    values = _as_text(rows) | ({} if after is None else _after_as_text(after))
+    call, values = _ENTER, _as_text(rows)
+    if order is not None or after is not None:
+        call, values = _ENTER_WAITING, values | _waiting_as_text(rows, order, after)
     in_order = _order(rows)
     if isinstance(producer, scoped_session | async_scoped_session):
         producer = producer()
@@ -152,8 +173,15 @@ def _as_text(rows: Rows) -> dict[str, Any]:
     }
 
 
-def _after_as_text(after: After) -> dict[str, Any]:
-    return {name: [*map(str, one)] if isinstance(one, list) else one for name, one in after.parameters.items()}
+def _waiting_as_text(rows: Rows, order: InOrder | None, after: After | None) -> dict[str, Any]:
+    nothing = {"after": None, "trees": None, "opens_when": None, "order_keys": None, "blocks": None}
+    given = (nothing | (order.parameters if order else {}) | (after.parameters if after else {})).items()
+    return {
+        **{name: [*map(str, one)] if isinstance(one, list) else one for name, one in given},
+        "ordered": [*map(str, rows.ids)],
+        "is_ordered": order is not None,
+        "is_after": after is not None,
+    }
 
 
 def _order(rows: Rows) -> Callable[[Any], list[UUID]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from docworker.db.models import Job, JobState, PastAttempt
@@ -20,6 +20,7 @@ def _finished(session: Session, states: Sequence[JobState], older_than: timedelt
         Job.organization_id == organization_of(session),
         Job.state.in_(states),
         Job.finished_at < func.clock_timestamp() - older_than,
+        or_(Job.state != JobState.FAILED, ~Job.blocks),  # others wait until somebody decides about it
     )
 
 

@@ -7,7 +7,7 @@ from docworker.db.models.catalog import Changes, Placement, PlacementState
 from docworker.db.models.contributor import ContributorRole, DocumentContributor
 from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
 from docworker.db.models.folder import Folder
-from docworker.db.models.gate import Gate, GateMember
+from docworker.db.models.gate import Gate, GateMember, OrderEvent
 from docworker.db.models.job import Job, JobState, Pause, Suspension
 from docworker.db.models.organization import Organization
 from docworker.db.models.process import ProcessBeat
@@ -37,6 +37,7 @@ __all__ = [
     "KeptReport",
     "KeptSchedule",
     "Missed",
+    "OrderEvent",
     "Organization",
     "PastAttempt",
     "Pause",

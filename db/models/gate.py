@@ -1,4 +1,5 @@
-"""`Gate`, `GateMember`: which jobs wait for the end of which others. Triggers of the ledger keep both."""
+"""`Gate`, `GateMember`, `OrderEvent`: which jobs wait for the end of which others, and of which keys something has
+changed. Triggers of the ledger keep them."""
 
 from uuid import UUID
 
@@ -47,6 +48,20 @@ class GateMember(Base):
     )
 
 
+class OrderEvent(Base):
+    """Of a key jobs have come or ended: the dispatcher looks whose turn it is, and removes this. `told_by` is the
+    transaction."""
+
+    __tablename__ = "order_events"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    order_key: Mapped[str] = mapped_column(primary_key=True)
+    told_by: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+
+    __table_args__ = ({"schema": "ledger"},)
+
+
 GATES = str(Gate.__table__)
 GATE_MEMBERS = str(GateMember.__table__)
+ORDER_EVENTS = str(OrderEvent.__table__)
 """The tables' names."""

@@ -33,6 +33,10 @@ READY = "state = 'queued' AND NOT later"
 another one that serves for all of them: the planner would walk all tenants' jobs to find one tenant's."""
 ARRIVED = "created_at > timestamptz '1900-01-01 UTC'"
 """Always true, and what a query must ask for to be answered by the index on arrivals."""
+IN_LINE = "order_key IS NOT NULL AND (state = 'waiting' OR state = 'failed' AND blocks)"
+"""The jobs of keys that wait for their turn, and the failed ones that hold up others."""
+ADMITTED = "order_key IS NOT NULL AND state IN ('queued', 'dispatched', 'running')"
+"""Those whose turn it is: one of each key."""
 _TIMES = "run_at, created_at, claimed_at, finished_at, dispatched_at, redispatch_at, lease_expires_at, run_until"
 
 
@@ -45,6 +49,7 @@ class Job(TenantOwned, Base):
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `progress` is what an attempt has told last of how far it is, and NULL for jobs that tell nothing.
     `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.gate`).
+    Jobs of one `order_key` run in the order of `order_position`; one that `blocks` holds up the others once it failed.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -84,12 +89,18 @@ class Job(TenantOwned, Base):
     finished_at: Mapped[datetime | None]
     awaited: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     gated: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    order_key: Mapped[str | None]
+    order_position: Mapped[int | None] = mapped_column(BigInteger)
+    blocks: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
 
     __table_args__ = (
         CheckConstraint(
             "state IN ('waiting', 'queued', 'dispatched', 'running', 'succeeded', 'failed', 'cancelled')", name="state"
         ),
         CheckConstraint("state <> 'waiting' OR unique_key IS NULL", name="waiting"),
+        CheckConstraint(
+            "(order_key IS NULL) = (order_position IS NULL) AND char_length(order_key) BETWEEN 1 AND 500", name="order"
+        ),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="attempt"),
@@ -127,6 +138,21 @@ class Job(TenantOwned, Base):
         ),
         Index("ix_jobs_arrived", "created_at", postgresql_where=f"{READY} AND {ARRIVED}"),
         Index("ix_jobs_later", "run_at", postgresql_where="state = 'queued' AND later"),
+        Index(
+            "ix_jobs_order",
+            "organization_id",
+            "order_key",
+            "order_position",
+            "id",
+            postgresql_where=IN_LINE,
+        ),
+        Index(
+            "uq_jobs_organization_id_order_key",
+            "organization_id",
+            "order_key",
+            unique=True,
+            postgresql_where=ADMITTED,
+        ),
         Index("ix_jobs_waiting", "organization_id", "id", postgresql_where="state = 'waiting'"),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),

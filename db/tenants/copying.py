@@ -64,9 +64,10 @@ LETTING_GO = {
     "users": ("lower(held.email) = lower(come.email)", "email = CAST(held.id AS text)"),
     "tags": ("held.name = come.name", "name = CAST(held.id AS text)"),
     "jobs": (
-        "held.kind = come.kind AND held.unique_key = come.unique_key AND held.claimed_at IS NULL"
-        " AND held.state IN ('queued', 'dispatched')",
-        "unique_key = NULL",
+        "(held.kind = come.kind AND held.unique_key = come.unique_key AND held.claimed_at IS NULL"
+        " AND held.state IN ('queued', 'dispatched') OR held.order_key = come.order_key"
+        " AND held.state IN ('queued', 'dispatched', 'running') AND come.state IN ('queued', 'dispatched', 'running'))",
+        "unique_key = NULL, order_key = NULL, order_position = NULL",
     ),
 }
 

@@ -27,5 +27,5 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'docworker') \gexec
 \connect docworker
 SELECT format('GRANT USAGE ON SCHEMA ledger TO docworker_producer; GRANT EXECUTE ON FUNCTION %s TO docworker_producer',
               string_agg(oid::regprocedure::text, ', '))
-FROM pg_proc WHERE pronamespace = to_regnamespace('ledger') AND proname IN ('enqueue', 'enqueue_many', 'await_jobs')
+FROM pg_proc WHERE pronamespace = to_regnamespace('ledger') AND proname IN ('enqueue', 'enqueue_many', 'await_jobs', 'order_jobs')
 HAVING count(*) > 0 \gexec

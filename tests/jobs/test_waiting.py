@@ -17,11 +17,13 @@ from docworker.jobs.testing import drain
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
 
+PAGE = PROJECT / "docs" / "jobs.md"
+
 
 @pytest.fixture(scope="module")
 def defined() -> dict[str, Any]:
     """The example of docs/jobs.md, and the lines that enqueue it."""
-    page = (PROJECT / "docs" / "jobs.md").read_text()
+    page = PAGE.read_text()
     (kinds,) = (block for block in _blocks(page) if "def add_up" in block)
     (lines,) = (block for block in _blocks(page) if "after=pages" in block)
     defined: dict[str, Any] = {"lines": lines}
@@ -53,6 +55,17 @@ def test_the_example_adds_up_what_it_waited_for(tenant: Tenant, defined: dict[st
     assert get_job(tenant.id, done["total"]).result == {"pages": 2, "words": 300}
 
 
+def test_the_example_runs_in_order(tenant: Tenant, defined: dict[str, Any]) -> None:
+    (lines,) = (block for block in _blocks(PAGE.read_text()) if "order_key=" in block)
+    done: dict[str, Any] = {}
+    exec(lines, {"writing": writing, "enqueue": enqueue, "organization_id": tenant.id} | defined, done)
+    assert drained(defined) == 2
+    first, second = (get_job(tenant.id, done[name]) for name in ("first", "second"))
+    assert first.finished_at is not None
+    assert second.claimed_at is not None
+    assert first.finished_at < second.claimed_at
+
+
 def test_a_transaction_of_another_program_enqueues_what_waits(tenant: Tenant, defined: dict[str, Any]) -> None:
     with writing(tenant.id) as session:
         page = enqueue(session, defined["count_page"], page=3)
@@ -63,6 +76,19 @@ def test_a_transaction_of_another_program_enqueues_what_waits(tenant: Tenant, de
     assert get_job(tenant.id, total).state == "waiting"
     assert drained(defined) == 2
     assert get_job(tenant.id, total).result == {"pages": 1, "words": 300}
+
+
+def test_a_transaction_of_another_program_enqueues_in_order(tenant: Tenant, defined: dict[str, Any]) -> None:
+    pages = [{"page": 1}, {"page": 2}]
+    with psycopg.connect(settings().master_url) as connection:
+        first, second = enqueue_many(
+            connection, defined["count_page"], pages, organization_id=tenant.id, order_keys=["a", "a"]
+        )
+        last = enqueue(connection, defined["add_up"], organization_id=tenant.id, order_key="a", after=[second])
+    assert {get_job(tenant.id, one).state for one in (first, second, last)} == {"waiting"}
+    assert drained(defined) == 3
+    ended = [get_job(tenant.id, one).finished_at for one in (first, second, last)]
+    assert ended == sorted(ended)  # type: ignore[type-var]  # all have ended
 
 
 def test_asyncio_enqueues_what_waits(tenant: Tenant, defined: dict[str, Any]) -> None:
@@ -81,6 +107,9 @@ def test_what_cannot_wait_is_refused_before_the_server_sees_it(tenant: Tenant, d
             ("no unique_key", {"after": [job_id], "unique_key": "k"}),
             ("does not wait for itself", {"after": [job_id], "id": job_id}),
             ("when is one of", {"after": [job_id], "when": "later"}),
+            ("no unique_key", {"order_key": "a", "unique_key": "k"}),
+            ("on_failure is one of", {"order_key": "a", "on_failure": "stop"}),
+            ("an order_key", {"order_key": ""}),
             ("after", {"after": 7}),
             ("after", {"after": ["x"]}),
         ):

@@ -13,6 +13,7 @@ from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
 from docworker.db.ledger.waiting.gates import When, checked_after, wait_for
+from docworker.db.ledger.waiting.order import OnFailure, checked_order, in_order
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME, settings
@@ -69,6 +70,15 @@ class LedgerSteps:
             (one,) = ledger.insert_jobs(session, self.organization_id, self.kind, [{}], **options)
             wait_for(session, self.organization_id, [one], checked_after(jobs, tree, when))
         return one
+
+    def enqueue_in_order(self, *keys: str, on_failure: OnFailure = "block", **options: Any) -> list[UUID]:
+        """A job for each of these keys."""
+        with writing(self.organization_id) as session:
+            options.setdefault("max_attempts", 3)
+            arguments = [{"key": key} for key in keys]
+            ids = ledger.insert_jobs(session, self.organization_id, self.kind, arguments, **options)
+            in_order(session, self.organization_id, ids, checked_order(keys, on_failure, jobs=len(keys)))
+        return ids
 
     def awaited(self, job_id: UUID) -> tuple[int, ...]:
         """How many it waits for that are pending, have succeeded, failed, were cancelled."""

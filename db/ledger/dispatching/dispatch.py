@@ -26,6 +26,7 @@ from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load
 from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.ledger.message import Message, Part
+from docworker.db.ledger.waiting.order import admit as admit_next
 from docworker.db.models.job import JOBS, READY
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
@@ -74,12 +75,19 @@ def dispatch_due(
     is_apart: bool = False,
     shortcuts: Shortcuts | None = None,
 ) -> Dispatched:
-    """`queued -> dispatched` for the jobs whose turn it is, as many as fit into `capacity` messages.
+    """`queued -> dispatched` for the jobs whose turn it is, as many as fit into `capacity` messages; those that are the
+    next of their keys come into their lanes first.
 
     The turns are taken (`turns.take`) by the caller, once this is committed. Raises what the server refuses
     (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on.
     """
     shortcuts = shortcuts or Shortcuts()
+    if under_way.is_told:
+        admitted = admit_next(session)
+        shortcuts.lanes.came(
+            (LaneKey(one.organization_id, one.kind, one.alone, one.priority), one.run_at) for one in admitted
+        )
+        turns.came({one.organization_id for one in admitted})
     walk = plan(session, turns, under_way, limits, capacity=capacity, left_out=left_out, shortcuts=shortcuts)
     planner = walk.planner
     dispatched = Dispatched(walk, planner.unknown)

@@ -53,13 +53,14 @@ class Lane(NamedTuple):
 class Load:
     """What is under way: messages sent a moment ago, and jobs dispatched or running. And what is to wait: `paused`
     holds (organization id or nil, kind or ''). `running_seconds` is for how long the running jobs of a kind have been
-    at it, on average."""
+    at it, on average. `is_told`: of some keys jobs have come or ended."""
 
     messages: int = 0
     jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
     jobs_of_kind: Counter[str] = field(default_factory=Counter)
     running_seconds: Mapping[str, float] = field(default_factory=dict)
     paused: Collection[tuple[UUID, str]] = ()
+    is_told: bool = False
 
     def is_paused(self, lane: Lane) -> bool:
         organization_id, kind = lane.organization_id, lane.kind

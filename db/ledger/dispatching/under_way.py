@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
+from docworker.db.models.gate import ORDER_EVENTS
 from docworker.db.models.job import JOBS, PAUSES, SUSPENSIONS
 
 JUST_SENT_SECONDS = 2
@@ -44,6 +45,8 @@ SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL FROM 
 UNION ALL
 SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL FROM {SUSPENSIONS}
 UNION ALL
+SELECT 'told', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM {ORDER_EVENTS})
+UNION ALL
 SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'
   AND NOT coalesce(message_id = ANY(ARRAY(SELECT message_id FROM running)), false)
@@ -70,6 +73,7 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     running: Counter[str] = Counter()
     run_seconds: Counter[str] = Counter()
     paused: set[tuple[UUID, str]] = set()
+    is_told = False
     sent = 0
     passed = 0
     floor = shortcuts.under_way.begin()
@@ -84,6 +88,8 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
         match what:
             case "paused":
                 paused.add((organization_id, kind))
+            case "told":
+                is_told = True
             case "messages":
                 sent = counted
             case "dispatched" | "running":
@@ -98,7 +104,7 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     after = rows[-1]
     shortcuts.under_way.ended(UnderWay(after.dispatched, after.foldable, after.running), clock=after.clock, dead=passed)
     averages = {kind: run_seconds[kind] / jobs for kind, jobs in running.items()}
-    return Load(sent, of_organization, of_kind, averages, paused)
+    return Load(sent, of_organization, of_kind, averages, paused, is_told)
 
 
 def since_floor(floor: UnderWay | None) -> dict[str, datetime | None]:

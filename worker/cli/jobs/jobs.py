@@ -179,6 +179,20 @@ def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: 
     _report(changed, job_ids, "queued again", "failed or cancelled", as_json=as_json)
 
 
+@jobs.command(short_help="Let failed jobs hold up others of their order no more.")
+@click.argument("job_ids", nargs=-1, required=True, type=click.UUID)
+@json_option
+def release(job_ids: tuple[UUID, ...], as_json: bool) -> None:
+    """Let pass what stands behind failed jobs in the order of a key. To run these again instead: `jobs retry`."""
+    with (
+        database_open("jobs"),
+        jobs_on_record("released", Filter(), job_ids, {}) as changed,
+        all_jobs_session() as all_of,
+    ):
+        changed += ledger.release(all_of, job_ids)
+    _report(changed, job_ids, "released", "holding up others", as_json=as_json)
+
+
 @jobs.command(short_help="Cancel queued and running jobs.")
 @click.argument("job_ids", nargs=-1, type=click.UUID)
 @filters
