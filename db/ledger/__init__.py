@@ -71,6 +71,7 @@ from docworker.db.ledger.telling.story import AttemptTold, Story, progress_of, s
 from docworker.db.ledger.values import as_json
 from docworker.db.ledger.waiting.gates import Awaited, AwaitedJob, awaited, awaited_jobs
 from docworker.db.ledger.waiting.order import admit, release
+from docworker.db.ledger.waiting.trees import cancel_tree, retry_tree
 
 __all__ = [
     "CANCEL",
@@ -112,6 +113,7 @@ __all__ = [
     "behind_job",
     "by_organization",
     "cancel",
+    "cancel_tree",
     "change_keys",
     "charge",
     "claim",
@@ -155,6 +157,7 @@ __all__ = [
     "resume",
     "retry",
     "retry_failed",
+    "retry_tree",
     "snooze",
     "succeed",
     "succeed_and_claim",

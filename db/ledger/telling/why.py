@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Planner, Size
@@ -104,6 +104,8 @@ class _Living:
 
 def _of_waiting(session: Session, job: Job) -> list[Reason]:
     gate = session.get(Gate, (job.organization_id, job.id))
+    if job.order_key is not None and (gate is None or not gate.pending):
+        return [_of_order(session, job)]
     if gate is None:
         return [Reason("waits", "it waits, and no gate of its own tells for what: `docworker jobs cancel` ends it")]
     rows = session.execute(
@@ -121,6 +123,25 @@ def _of_waiting(session: Session, job: Job) -> list[Reason]:
     many = gate.pending != 1
     text = f"it waits for the end of {gate.pending:,} job{'s' if many else ''}; {ended}"
     return [Reason("waits_for_jobs", text, {"pending": gate.pending, **_named(rows)})]
+
+
+def _of_order(session: Session, job: Job) -> Reason:
+    """Which one of its key it waits for: the one whose turn it is, else the first before it in line."""
+    of_key = select(Job.id, Job.state, Job.claimed_by).where(
+        Job.organization_id == job.organization_id, Job.order_key == job.order_key, Job.id != job.id
+    )
+    admitted = Job.state.in_((JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING))
+    in_line = or_(Job.state == JobState.WAITING, and_(Job.state == JobState.FAILED, Job.blocks))
+    before = in_line & (tuple_(Job.order_position, Job.id) < tuple_(job.order_position, job.id))
+    row = session.execute(of_key.where(admitted)).first()
+    row = row or session.execute(of_key.where(before).order_by(Job.order_position, Job.id).limit(1)).first()
+    if row is None:
+        return Reason("next_of_key", "it is the next one of its order key: a look of the dispatcher lets it go")
+    remedy = ""
+    if row.state == JobState.FAILED:
+        remedy = ": `docworker jobs retry` runs it again, `docworker jobs release` lets the others pass"
+    text = f"it waits for its turn: of its order key the job {row.id} is {row.state}{remedy}"
+    return Reason("waits_for_order_key", text, {"order_key": job.order_key, **_named([row])})
 
 
 def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> Answer:

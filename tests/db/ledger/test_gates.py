@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import delete, text
 
 from docworker.db import ledger
-from docworker.db.errors import InvalidArgumentError
+from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.ledger import Claimed
 from docworker.db.ledger.claim import set_aside as set_aside_unreadable
 from docworker.db.ledger.single import Wanted, claim_one, succeed_and_claim, succeed_one
@@ -268,3 +268,36 @@ def test_a_single_claim_takes_a_callback_like_any_other(steps: LedgerSteps) -> N
     steps.finish([one])
     steps.dispatch()
     assert [claimed.id for claimed in claim_one(wanted).jobs] == [callback]
+
+
+def test_a_tree_is_cancelled_and_run_again_with_all_that_waits_for_it(steps: LedgerSteps) -> None:
+    (parent,) = steps.run()
+    done, broken = steps.run(2, parent_id=parent.id)
+    (below,) = steps.run(1, parent_id=broken.id)
+    callback = steps.enqueue_after(tree=parent.id, when="any")
+    behind = steps.enqueue_after([callback])
+    (other,) = steps.enqueue()
+    steps.finish([done])
+    fail(steps, broken)
+    tree = {parent.id, below.id, callback, behind}
+    with all_jobs_session() as session:
+        assert set(ledger.cancel_tree(session, parent.id)) == tree
+    assert {steps.job(one).state for one in tree} == {"cancelled"}
+    assert steps.finish([parent, below]) == set()
+    with all_jobs_session() as session:
+        assert set(ledger.retry_tree(session, parent.id)) == tree | {broken.id}
+    states = {one: steps.job(one).state for one in (*tree, broken.id, done.id, other)}
+    assert [one for one, state in states.items() if state == "waiting"] == [
+        one for one in states if one in (callback, behind)
+    ]
+    assert states[done.id] == "succeeded"
+    sent = {one for message in steps.dispatch() for one in message.job_ids}
+    assert sent == {parent.id, broken.id, below.id, other}
+    steps.finish(steps.claim([*sent]))
+    assert (steps.awaited(callback), steps.job(callback).state) == ((0, 4, 0, 0), "queued")
+
+
+def test_a_tree_of_a_job_that_is_not_there_is_named(steps: LedgerSteps) -> None:
+    for change in (ledger.cancel_tree, ledger.retry_tree):
+        with pytest.raises(NotFoundError, match="no job"), all_jobs_session() as session:
+            change(session, new_id())

@@ -136,6 +136,20 @@ def test_caps_name_who_holds_the_places(steps: LedgerSteps) -> None:
     assert codes(waiting) == ["in_line"]
 
 
+def test_a_job_that_waits_for_its_turn_names_the_one_before_it(steps: LedgerSteps) -> None:
+    lives("worker")
+    lives("dispatcher")
+    one, two = steps.enqueue_in_order("a", "a")
+    assert codes(one) == ["next_of_key"]
+    steps.dispatch()
+    (claimed,) = steps.claim([one])
+    reason = first(two)
+    assert (reason.code, reason.details["held_by"][0]["job"]) == ("waits_for_order_key", one)
+    with writing(steps.organization_id) as session:
+        ledger.fail(session, claimed, ledger.Failure("E", "m"))
+    assert first(two).text.startswith(f"it waits for its turn: of its order key the job {one} is failed: `docworker")
+
+
 def test_a_job_that_waits_for_others_names_them(steps: LedgerSteps) -> None:
     lives("worker")
     lives("dispatcher")

@@ -162,16 +162,23 @@ def _as_dict(job: Job) -> dict[str, Any]:
 @jobs.command(short_help="Run failed or cancelled jobs again.")
 @click.argument("job_ids", nargs=-1, type=click.UUID)
 @filters
+@click.option(
+    "--tree", metavar="JOB", type=click.UUID, help="This job, its children and theirs, and what waits for them."
+)
 @click.option("--all", "everything", is_flag=True, help="All failed jobs, without any filter.")
 @json_option
-def retry(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
+def retry(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_json: bool, **chosen: Any) -> None:
     """Run failed jobs again, with all attempts anew: those named, or all that match. A cancelled job must be named.
 
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
-    _demand_a_choice(job_ids, chosen, everything=everything, verb="retry")
-    with selected_jobs(**chosen) as wanted, jobs_on_record("retried", wanted, job_ids, chosen) as changed:
-        if job_ids:
+    _demand_a_choice(job_ids, chosen, tree=tree, everything=everything, verb="retry")
+    named = _named(job_ids, tree)
+    with selected_jobs(**chosen) as wanted, jobs_on_record("retried", wanted, named, chosen) as changed:
+        if tree is not None:
+            with all_jobs_session() as session:
+                changed += ledger.retry_tree(session, tree)
+        elif job_ids:
             with all_jobs_session() as session:
                 changed += ledger.retry_failed(session, wanted, job_ids)
         else:
@@ -196,18 +203,27 @@ def release(job_ids: tuple[UUID, ...], as_json: bool) -> None:
 @jobs.command(short_help="Cancel queued and running jobs.")
 @click.argument("job_ids", nargs=-1, type=click.UUID)
 @filters
+@click.option(
+    "--tree", metavar="JOB", type=click.UUID, help="This job, its children and theirs, and what waits for them."
+)
 @click.option("--all", "everything", is_flag=True, help="All live jobs, without any filter.")
 @json_option
-def cancel(job_ids: tuple[UUID, ...], everything: bool, as_json: bool, **chosen: Any) -> None:
+def cancel(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_json: bool, **chosen: Any) -> None:
     """Cancel live jobs: waiting and queued ones at once, running ones commit nothing and stop at their next safe point.
 
     A cancelled fan-out makes no more children; those it has made go on, unless `--parent JOB` cancels them too.
     All that match are taken in chunks of a thousand, each for itself: interrupted, run it again for the rest.
     """
-    _demand_a_choice(job_ids, chosen, everything=everything, verb="cancel")
-    with selected_jobs(**chosen) as wanted, jobs_on_record("cancelled", wanted, job_ids, chosen) as changed:
+    _demand_a_choice(job_ids, chosen, tree=tree, everything=everything, verb="cancel")
+    with (
+        selected_jobs(**chosen) as wanted,
+        jobs_on_record("cancelled", wanted, _named(job_ids, tree), chosen) as changed,
+    ):
         try:
-            if job_ids:
+            if tree is not None:
+                with all_jobs_session() as session:
+                    changed += ledger.cancel_tree(session, tree)
+            elif job_ids:
                 with all_jobs_session() as session:
                     changed += ledger.cancel(session, wanted, job_ids)
             else:
@@ -230,8 +246,16 @@ def _tell_documents(cancelled: list[UUID]) -> None:
                 fail_cancelled(owner, job_ids)
 
 
-def _demand_a_choice(job_ids: tuple[UUID, ...], chosen: dict[str, Any], *, everything: bool, verb: str) -> None:
-    if not job_ids and not any(chosen.values()) and not everything:
+def _named(job_ids: tuple[UUID, ...], tree: UUID | None) -> tuple[UUID, ...]:
+    return job_ids if tree is None else (tree,)
+
+
+def _demand_a_choice(
+    job_ids: tuple[UUID, ...], chosen: dict[str, Any], *, tree: UUID | None, everything: bool, verb: str
+) -> None:
+    if tree is not None and (job_ids or any(chosen.values()) or everything):
+        raise click.UsageError("--tree is a choice of its own: give no ids, no filter and no --all with it")
+    if tree is None and not job_ids and not any(chosen.values()) and not everything:
         raise click.UsageError(f"say which jobs to {verb}: ids, a filter such as --kind, or --all")
 
 

@@ -177,10 +177,7 @@ def test_wrong_usage_is_told_as_such(tenant: Tenant, arguments: list[str]) -> No
     [
         (["show", NOWHERE], f"no job {NOWHERE}: it never was"),
         (["watch", NOWHERE], f"no job {NOWHERE}: it never was"),
-        (
-            ["cancel", NOWHERE],
-            f"not waiting, queued, dispatched or running, not chosen by the filter, or not there: {NOWHERE}",
-        ),
+        (["cancel", NOWHERE], f"not live, not chosen by the filter, or not there: {NOWHERE}"),
         (["retry", NOWHERE], f"not failed or cancelled, not chosen by the filter, or not there: {NOWHERE}"),
         (["list", "-o", "nobody"], "no organization has the slug 'nobody'"),
         (["list", "--older-than", "2"], "'2' is not a duration"),
@@ -282,6 +279,21 @@ def test_jobs_are_cancelled_by_id_filter_or_all(tenant: Tenant) -> None:
     assert {job(one).state for one in jobs} == {"cancelled"}
     assert ask("jobs", "retry", "--all").out == "0 jobs queued again\n", "a cancelled job must be named"
     assert ask("jobs", "retry", *jobs).out == "3 jobs queued again\n"
+
+
+def test_a_tree_is_cancelled_and_run_again_and_a_blocked_order_released(tenant: Tenant) -> None:
+    first, second, blocked = add_jobs(tenant, "one", "two", "three")
+    with opened_database(), writing(tenant.id) as session:
+        (callback,) = enqueue_many(session, process_document, [{"document_id": new_id()}], after=[first])
+        session.get_one(Job, (tenant.id, second)).parent_id = first
+        held = session.get_one(Job, (tenant.id, blocked))
+        held.state, held.order_key, held.order_position, held.blocks = "failed", "a", 1, True
+    assert sorted(ask("jobs", "cancel", "--tree", first, "--json").json) == sorted(map(str, (first, second, callback)))
+    assert ask("jobs", "retry", "--tree", first).out == "3 jobs queued again\n"
+    assert [job(one).state for one in (first, second, callback)] == ["queued", "queued", "waiting"]
+    assert "no filter and no --all with it" in ask("jobs", "cancel", "--tree", first, "--all").err
+    assert ask("jobs", "release", blocked).out == "1 job released\n"
+    assert "not holding up others" in ask("jobs", "release", blocked).err
 
 
 def test_documents_of_cancelled_jobs_say_so_at_once(tenant: Tenant) -> None:
