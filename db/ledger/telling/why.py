@@ -59,7 +59,7 @@ def why(session: Session, job: Job, processes: Sequence[ProcessState]) -> Answer
     living = _Living(processes)
     match job.state:
         case JobState.WAITING:
-            reasons, forecast = _of_waiting(session, job), None
+            reasons, forecast = [*_of_waiting(session, job), *_missing(living, job.kind)], None
         case JobState.QUEUED:
             return _of_queued(session, job, living, now)
         case JobState.DISPATCHED:

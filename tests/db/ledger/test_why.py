@@ -138,8 +138,9 @@ def test_caps_name_who_holds_the_places(steps: LedgerSteps) -> None:
 
 def test_a_job_that_waits_for_its_turn_names_the_one_before_it(steps: LedgerSteps) -> None:
     lives("worker")
-    lives("dispatcher")
     one, two = steps.enqueue_in_order("a", "a")
+    assert codes(one) == ["next_of_key", "no_dispatcher"]
+    lives("dispatcher")
     assert codes(one) == ["next_of_key"]
     steps.dispatch()
     (claimed,) = steps.claim([one])
@@ -166,6 +167,9 @@ def test_a_job_that_waits_for_others_names_them(steps: LedgerSteps) -> None:
     with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET state = 'waiting' WHERE id = :id"), {"id": by_hand})
     assert codes(by_hand) == ["waits"]
+    with all_jobs_session() as session:
+        session.execute(text("DELETE FROM ledger.processes"))
+    assert codes(by_hand) == ["waits", "no_dispatcher", "no_worker"]
 
 
 @both_live
