@@ -31,7 +31,7 @@ from docworker.db.ledger.control import (
 from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
-from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size
 from docworker.db.ledger.dispatching.requeue import (
     find_refused,
     is_refused,
@@ -41,6 +41,7 @@ from docworker.db.ledger.dispatching.requeue import (
     undispatch,
 )
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts
+from docworker.db.ledger.dispatching.turns import Turns, Walk
 from docworker.db.ledger.dispatching.under_way import JUST_SENT_SECONDS, load
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (

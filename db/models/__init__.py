@@ -8,7 +8,7 @@ from docworker.db.models.contributor import ContributorRole, DocumentContributor
 from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
 from docworker.db.models.folder import Folder
 from docworker.db.models.gate import Gate, GateMember, OrderEvent
-from docworker.db.models.job import Job, JobState, Pause, Suspension
+from docworker.db.models.job import Job, JobState, Pause, Suspension, Weight
 from docworker.db.models.organization import Organization
 from docworker.db.models.process import ProcessBeat
 from docworker.db.models.report import KeptReport
@@ -48,5 +48,6 @@ __all__ = [
     "Suspension",
     "Tag",
     "User",
+    "Weight",
     "new_id",
 ]

@@ -217,7 +217,19 @@ class Suspension(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
+class Weight(Base):
+    """How much of the workers' time an organization has when all wait, where that is not 1."""
+
+    __tablename__ = "weights"
+    __table_args__ = (CheckConstraint("weight BETWEEN 0.01 AND 100", name="weight"), {"schema": "ledger"})
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    weight: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
 JOBS = str(Job.__table__)
 PAUSES = str(Pause.__table__)
 SUSPENSIONS = str(Suspension.__table__)
+WEIGHTS = str(Weight.__table__)
 """The tables' names, for the ledger's SQL."""

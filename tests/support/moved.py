@@ -21,6 +21,7 @@ from docworker.db.models import (
     Suspension,
     Tag,
     User,
+    Weight,
 )
 from docworker.db.models.base import new_id
 from docworker.db.sessions import writing
@@ -90,6 +91,7 @@ class MovedTenant(Tenant):
             )
         with owning(self.place) as owner:
             owner.execute(insert(Pause).values(organization_id=self.id, kind="x"))
+            owner.execute(insert(Weight).values(organization_id=self.id, weight=3))
 
     def fill_late(self) -> None:
         """More of it, of which no key is there yet."""

@@ -84,6 +84,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     "Jobs": {
         "enqueue": Subcommand("jobs.enqueue:enqueue", "Enqueue a job of any kind."),
         "jobs": Subcommand("jobs.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
+        "weights": Subcommand("jobs.weights:weights", "Give organizations more or less of the workers' time."),
         "backfill": Subcommand("jobs.backfill:backfill", "Fill a column over many rows beside the running system."),
         "schedules": Subcommand(
             "jobs.schedules:schedules", "Show, add, edit, pause, run and delete what is done regularly."

@@ -158,6 +158,7 @@ class Dispatcher:
         self._gauges = LedgerGauges(cluster, database_name, self._shared.gauges[cluster])
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
+        self._measured_at = time.monotonic()
         self._broker_takes = True
         self._latest: Tick | None = None
         self._unknown_failures = 0
@@ -411,6 +412,7 @@ class Dispatcher:
             under_way = ledger.load(session, self._shortcuts)
             sent = 0 if look is None else len(look.messages)
             if look is None:
+                self._measure(under_way)
                 granted = self._take_room(under_way, depth, asked_at)
             left = granted - sent
             # What others have sent since a look at the broker that is too old is in neither count.
@@ -445,6 +447,10 @@ class Dispatcher:
             left_out |= dispatched.short | dispatched.refused.keys()
             if not (dispatched.short or dispatched.refused):
                 return look
+
+    def _measure(self, under_way: Load) -> None:
+        before, self._measured_at = self._measured_at, time.monotonic()
+        self._turns.accounts.measure(under_way, self._measured_at - before)
 
     def _take_room(self, under_way: Load, depth: int, asked_at: float) -> int:
         shared = self._shared

@@ -22,9 +22,10 @@ from docworker.db.ledger.dispatching.lanes import (
     LaneSearch,
     lanes_as_arrays,
 )
-from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Planner, Turn, Turns, Walk
+from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Planner, Turn
 from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
+from docworker.db.ledger.dispatching.turns import Turns, Walk
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.waiting.order import admit as admit_next
 from docworker.db.models.job import JOBS, READY
@@ -127,9 +128,10 @@ def plan(
             heads = admit(planner, heads, named_lanes, most=turns.share_of_heads(capacity))
             walk.meet(named_lanes[one] for one in newest if one in named_lanes)
         walk.go_along(found.ring, is_last=found.is_last)
-        # Where there are so many, none of them sends much.
+        # Where there are so many, none of them sends more than it may at one visit.
         named, most = set(), min(4 * most, _LONGEST_STRETCH)
-        due = Due(limits.largest_single, limits.largest, limits.batch_kinds)
+        each = min(capacity, turns.accounts.turns_of_a_visit)
+        due = Due(each * limits.largest_single, each * limits.largest, limits.batch_kinds)
     admit(planner, heads, named_lanes, most=capacity)
     return walk
 

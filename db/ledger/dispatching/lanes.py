@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Lane, LaneKey
 from docworker.db.ledger.dispatching.shortcuts import KnownLanes, beginning, entries_of
-from docworker.db.models.job import ARRIVED, JOBS, READY
+from docworker.db.models.job import ARRIVED, JOBS, READY, WEIGHTS
 
 LANE = "organization_id, kind, alone, priority"
 Came = list[tuple[LaneKey, datetime]]
@@ -33,6 +33,7 @@ def first(columns: str, condition: str) -> str:
 
 
 HEAD = f"{LANE}, run_at"
+_WEIGHT = f"(SELECT weight FROM {WEIGHTS} AS own WHERE own.organization_id = lane.organization_id)"
 _NEXT_LANE = first(
     HEAD,
     "organization_id = lane.organization_id AND (kind, alone, priority) > (lane.kind, lane.alone, lane.priority)",
@@ -90,7 +91,8 @@ WITH RECURSIVE before AS MATERIALIZED (
 )
 SELECT found.*, {entries_of("ix_jobs_ready")} - before.entries AS passed
 FROM before LEFT JOIN (
-    SELECT lane.place, lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest
+    SELECT lane.place, lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest,
+           coalesce({_WEIGHT}, 1) AS weight
     FROM lane CROSS JOIN LATERAL {_head("lane.run_at")} AS head
     ORDER BY lane.place
 ) AS found ON true
@@ -100,7 +102,8 @@ _KNOWN_LANES = text(f"""
 WITH before AS MATERIALIZED (SELECT {entries_of("ix_jobs_ready")} AS entries)
 SELECT found.*, {entries_of("ix_jobs_ready")} - before.entries AS passed
 FROM before LEFT JOIN (
-    SELECT lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest
+    SELECT lane.organization_id, lane.kind, lane.alone, lane.priority, head.due, head.oldest,
+           coalesce({_WEIGHT}, 1) AS weight
     FROM unnest(CAST(:organizations AS uuid[]), CAST(:kinds AS text[]), CAST(:alone AS boolean[]),
                 CAST(:priorities AS smallint[]), CAST(:floors AS timestamptz[]))
          AS lane (organization_id, kind, alone, priority, run_at)
@@ -146,7 +149,7 @@ def lanes(session: Session, *, after: UUID, most: int, due: Due, named: Collecti
     of_named: dict[UUID, list[Lane]] = {}
     ring: list[list[Lane]] = []
     for place, some in groupby((row for row in rows if row.place is not None), attrgetter("place")):
-        found_here = [Lane(*row[1:7]) for row in some]
+        found_here = [Lane(*row[1:8]) for row in some]
         if place > 0:
             ring.append(found_here)
         else:
@@ -208,7 +211,7 @@ class LaneSearch:
             lanes_as_arrays(floors) | {"floors": [beginning(floor) for floor in floors.values()]} | _limits(due)
         )
         rows = self._session.execute(_KNOWN_LANES, parameters).all()
-        found = [Lane(*row[:6]) for row in rows if row.due]
+        found = [Lane(*row[:7]) for row in rows if row.due]
         dead = max(row.passed for row in rows) - sum(lane.due for lane in found)
         self._known.asked(floors, {lane.key: lane.oldest for lane in found}, dead=dead)
         return {lane.key: lane for lane in found}

@@ -1,28 +1,17 @@
-"""`Planner` and `Walk`: whose jobs go next, by turns of organizations and their shares of messages. Pure; what is read
-and written for it is in `db.ledger.dispatching.dispatch`.
-
-The organizations with due jobs stand in a ring, in the order of their ids, and each gets one turn in every round. A
-look walks along the ring from where the one before it stopped, until there is no room left, so it costs what it sends,
-however many wait. A round of many thousands takes long: who has only just come gets its turn early, every other one.
-
-Algorithm: round robin with new flows served early, after FQ-CoDel (RFC 8290); here no flow gets a second turn in one
-round, however it came to the first.
+"""`Planner`: which jobs of an organization go at its turn, and in which messages. Pure; what is read and written for it
+is in `db.ledger.dispatching.dispatch`, and whose turn it is in `db.ledger.dispatching.turns`.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
-
-MOST_VISITED = 1000
-"""Organizations that one look visits, whether they may send something or not."""
 
 
 class LaneKey(NamedTuple):
@@ -35,7 +24,7 @@ class LaneKey(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """`due` counts the due jobs, up to the limit it was asked with."""
+    """`due` counts the due jobs, up to the limit it was asked with; `weight` is the organization's."""
 
     organization_id: UUID
     kind: str
@@ -43,6 +32,7 @@ class Lane(NamedTuple):
     priority: int
     due: int
     oldest: datetime
+    weight: float = 1.0
 
     @property
     def key(self) -> LaneKey:
@@ -53,12 +43,15 @@ class Lane(NamedTuple):
 class Load:
     """What is under way: messages sent a moment ago, and jobs dispatched or running. And what is to wait: `paused`
     holds (organization id or nil, kind or ''). `running_seconds` is for how long the running jobs of a kind have been
-    at it, on average. `is_told`: of some keys jobs have come or ended."""
+    at it, on average. `jobs` are the jobs under way and `busy` the messages that run, each in a worker's process, of an
+    organization and a kind. `is_told`: of some keys jobs have come or ended."""
 
     messages: int = 0
     jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
     jobs_of_kind: Counter[str] = field(default_factory=Counter)
     running_seconds: Mapping[str, float] = field(default_factory=dict)
+    jobs: Counter[tuple[UUID, str]] = field(default_factory=Counter)
+    busy: Counter[tuple[UUID, str]] = field(default_factory=Counter)
     paused: Collection[tuple[UUID, str]] = ()
     is_told: bool = False
 
@@ -148,6 +141,8 @@ class Planner:
         self._of_organization = Counter(under_way.jobs_of_organization)
         self._of_kind = Counter(under_way.jobs_of_kind)
         self._open: dict[str, deque[_Draft]] = {}
+        self.latest: tuple[str, int] = ("", 0)
+        """The kind, and how many jobs of it, that were sent last."""
 
     @property
     def is_full(self) -> bool:
@@ -169,6 +164,11 @@ class Planner:
             elif most > 0:
                 return self._take(lane, most)
         return Turn.NOTHING
+
+    def share_of(self, lane: Lane) -> int:
+        """How many jobs of a lane are one turn."""
+        size = self._limits.size_of(lane.kind)
+        return 1 if lane.alone or size is None else min(size.share, lane.due)
 
     def free(self, kind: str) -> int:
         """How many more jobs of a kind with a cap may run."""
@@ -243,6 +243,7 @@ class Planner:
     def _send(self, lane: Lane, draft: _Draft, jobs: int) -> None:
         self.picks.setdefault(lane.key, []).extend([draft.id] * jobs)
         self.heads[lane.key] = lane.oldest
+        self.latest = lane.kind, jobs
         self._of_organization[lane.organization_id] += jobs
         self._of_kind[lane.kind] += jobs
         draft.room -= jobs
@@ -251,176 +252,3 @@ class Planner:
             is_open.append(draft)
         if not is_open:
             del self._open[lane.kind]
-
-
-class Turns:
-    """Whose turn it is, from look to look. In memory: a new dispatcher begins a new round."""
-
-    MOST_REMEMBERED = 100_000
-    MOST_NEW = 1000
-
-    def __init__(self) -> None:
-        self.after = SYSTEM_ORGANIZATION_ID
-        """The organization after which the next look begins."""
-        self.is_long = False
-        """Whether the latest look did not see the whole ring."""
-        self.queues: dict[str, dict[UUID, None]] = {}
-        """Who waits for a kind that was at its cap, first come, first served: else always the same ones would
-        come by when something is free."""
-        self._queues_first = True
-        self._served: set[UUID] = set()
-        self._served_in_last_round = 0
-        self._new: dict[UUID, None] = {}
-
-    @property
-    def organizations(self) -> int:
-        """About how many take turns: as many as had one in the round before, or in this one so far."""
-        return max(1, self._served_in_last_round, len(self._served))
-
-    def heads(self, planner: Planner) -> list[tuple[str, UUID]]:
-        """Kind and organization of those whom the free places of kinds with a cap are due to."""
-        found = [
-            (kind, one) for kind, queue in self.queues.items() for one in islice(queue, max(0, planner.free(kind)))
-        ]
-        planner.had_queues = bool(found)
-        return found
-
-    def queued(self, planner: Planner) -> Counter[str]:
-        """How many take turns at each kind with a cap, where any will wait for it after this look."""
-        queued = {(kind, one) for kind, queue in self.queues.items() for one in queue}
-        left = {kind for kind, _ in (queued - planner.admitted.keys()) | planner.denied.keys()}
-        return Counter(kind for kind, _ in queued | planner.denied.keys() if kind in left)
-
-    def share_of_heads(self, capacity: int) -> int:
-        """Half of the messages, and of an odd one every other time that there are any."""
-        return (capacity + self._queues_first) // 2
-
-    @property
-    def served(self) -> int:
-        """How many have had their turn in this round."""
-        return len(self._served)
-
-    def was_served(self, organization_id: UUID) -> bool:
-        """In this round."""
-        return organization_id in self._served
-
-    def came(self, organizations: Iterable[UUID]) -> None:
-        """They have got new jobs, the latest at the end."""
-        for one in organizations:
-            if one not in self._served:
-                self._new.pop(one, None)
-                self._new[one] = None
-        while len(self._new) > self.MOST_NEW:
-            del self._new[next(iter(self._new))]
-
-    def newest(self, most: int) -> list[UUID]:
-        """Who came last and has had no turn in this round, the latest first. Nobody, where a round has too many to
-        know who has had one."""
-        if len(self._served) >= self.MOST_REMEMBERED:
-            return []
-        return list(self._new)[: -most - 1 : -1]
-
-    def take(self, walk: "Walk") -> None:
-        """What the walk has planned is committed."""
-        self.after = walk.next_after
-        self.is_long = not walk.saw_all
-        if walk.is_new_round:
-            self._served_in_last_round = walk.served_in_last_round
-            self._served.clear()
-        if len(self._served) < self.MOST_REMEMBERED:
-            self._served |= walk.served
-        for one in walk.served:
-            self._new.pop(one, None)
-        planner = walk.planner
-        for kind, one in planner.admitted:
-            self.queues.get(kind, {}).pop(one, None)
-        again = [one for one in planner.admitted if one in planner.denied]
-        for kind, one in [*(one for one in planner.denied if one not in planner.admitted), *again]:
-            self.queues.setdefault(kind, {}).setdefault(one)
-        self.queues = {kind: queue for kind, queue in self.queues.items() if queue}
-        if planner.had_queues:
-            self._queues_first = not planner.admitted
-
-
-class Walk:
-    """One look's way along the ring."""
-
-    def __init__(self, turns: Turns, planner: Planner) -> None:
-        self.served: set[UUID] = set()
-        """In the round that it ends in."""
-        self.is_new_round = False
-        self.served_in_last_round = 0
-        self.saw_all = False
-        self.next_after = turns.after
-        self._turns = turns
-        self.planner = planner
-        self._last = turns.after
-        self._is_stuck = False
-        self._is_over = False
-        self._ring: dict[UUID, Sequence[Lane]] = {}
-        self._new: deque[Sequence[Lane]] = deque()
-
-    @property
-    def is_over(self) -> bool:
-        return self._is_over or self.planner.is_full
-
-    @property
-    def seen_until(self) -> UUID:
-        """Whose followers on the ring it has not seen yet."""
-        return next(reversed(self._ring), self._turns.after)
-
-    def meet(self, newcomers: Iterable[Sequence[Lane]]) -> None:
-        """Those that have come last, the latest first; they get every other turn."""
-        self._new.extend(newcomers)
-
-    def go_along(self, stretch: Sequence[Sequence[Lane]], *, is_last: bool) -> None:
-        """Visit the next organizations on the ring, each given by its lanes."""
-        for lanes in stretch:
-            if lanes[0].organization_id in self._ring:
-                is_last = True
-                break
-            self._ring[lanes[0].organization_id] = lanes
-            self._visit(lanes)
-            if self.is_over:
-                return
-        self.saw_all = is_last
-        if is_last:
-            self._go_round()
-        self._is_over = is_last or len(self._ring) >= MOST_VISITED
-
-    def _go_round(self) -> None:
-        """All have had their turn, and there is room left."""
-        sends = True
-        while sends and not self._is_stuck:
-            sends = False
-            for lanes in self._ring.values():
-                sends |= self._visit(lanes) is Turn.SERVED
-                if self.is_over:
-                    return
-
-    def _visit(self, lanes: Sequence[Lane]) -> Turn:
-        organization_id = lanes[0].organization_id
-        if organization_id <= self._last:
-            if self._is_stuck:  # somebody waits in this round: it must not end
-                self._is_over = True
-                return Turn.NOTHING
-            self.served_in_last_round = len(self.served) + (0 if self.is_new_round else self._turns.served)
-            self.is_new_round = True
-            self.served.clear()
-        if self._new:
-            self._serve(self._new.popleft())
-        turn = self._serve(lanes)
-        self._last = organization_id
-        self._is_stuck |= turn is Turn.NO_ROOM
-        if not self._is_stuck:
-            self.next_after = organization_id
-        return turn
-
-    def _serve(self, lanes: Sequence[Lane]) -> Turn:
-        organization_id = lanes[0].organization_id
-        if organization_id in self.served or (not self.is_new_round and self._turns.was_served(organization_id)):
-            return Turn.NOTHING
-        turn = self.planner.serve(lanes)
-        if turn is Turn.SERVED:
-            self.served.add(organization_id)
-        return turn

@@ -32,22 +32,23 @@ WITH sent AS MATERIALIZED (
 SELECT 'before' AS what, CAST(NULL AS uuid) AS organization_id, NULL AS kind, {_UNDER_WAY} AS counted,
        CAST(NULL AS double precision) AS seconds, CAST(NULL AS timestamptz) AS clock,
        CAST(NULL AS timestamptz) AS dispatched, CAST(NULL AS timestamptz) AS foldable,
-       CAST(NULL AS timestamptz) AS running
+       CAST(NULL AS timestamptz) AS running, CAST(NULL AS bigint) AS busy
 UNION ALL
-SELECT 'dispatched', organization_id, kind, count(*), NULL, NULL, NULL, NULL, NULL FROM sent
+SELECT 'dispatched', organization_id, kind, count(*), NULL, NULL, NULL, NULL, NULL, NULL FROM sent
 GROUP BY organization_id, kind
 UNION ALL
 SELECT 'running', organization_id, kind, count(*),
-       CAST(sum(extract(epoch FROM clock_timestamp() - claimed_at)) AS double precision), NULL, NULL, NULL, NULL
+       CAST(sum(extract(epoch FROM clock_timestamp() - claimed_at)) AS double precision), NULL, NULL, NULL, NULL,
+       count(DISTINCT message_id)
 FROM running GROUP BY organization_id, kind
 UNION ALL
-SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL FROM {PAUSES}
+SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM {PAUSES}
 UNION ALL
-SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL FROM {SUSPENSIONS}
+SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM {SUSPENSIONS}
 UNION ALL
-SELECT 'told', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM {ORDER_EVENTS})
+SELECT 'told', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE EXISTS (SELECT FROM {ORDER_EVENTS})
 UNION ALL
-SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL FROM sent
+SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'
   AND NOT coalesce(message_id = ANY(ARRAY(SELECT message_id FROM running)), false)
 UNION ALL
@@ -55,7 +56,8 @@ SELECT 'after', NULL, NULL, {_UNDER_WAY}, NULL, now.clock,
        least(living.overdue, now.clock + least(:redispatch_after, 600) * interval '1 second'),
        least(living.overdue, now.clock + least(:redispatch_after, 1) * interval '1 second'),
        least(living.lease_over, living.sent + :shortest_lease * interval '1 second',
-             now.clock + :shortest_lease * interval '1 second')
+             now.clock + :shortest_lease * interval '1 second'),
+       NULL
 FROM (
     SELECT (SELECT least(min(redispatch_at), min(dispatched_at) FILTER (WHERE folds) + interval '1 second') FROM sent)
                AS overdue,
@@ -72,6 +74,8 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     of_kind: Counter[str] = Counter()
     running: Counter[str] = Counter()
     run_seconds: Counter[str] = Counter()
+    jobs: Counter[tuple[UUID, str]] = Counter()
+    busy: Counter[tuple[UUID, str]] = Counter()
     paused: set[tuple[UUID, str]] = set()
     is_told = False
     sent = 0
@@ -84,7 +88,7 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
         **since_floor(floor),
     }
     rows = session.execute(_LOAD, parameters).all()
-    for what, organization_id, kind, counted, seconds, *_ in rows:
+    for what, organization_id, kind, counted, seconds, *_, messages in rows:
         match what:
             case "paused":
                 paused.add((organization_id, kind))
@@ -95,16 +99,18 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
             case "dispatched" | "running":
                 of_organization[organization_id] += counted
                 of_kind[kind] += counted
+                jobs[organization_id, kind] += counted
                 passed -= counted
                 if seconds is not None:
                     running[kind] += counted
                     run_seconds[kind] += seconds
+                    busy[organization_id, kind] = messages
             case _:
                 passed += counted if what == "after" else -counted
     after = rows[-1]
     shortcuts.under_way.ended(UnderWay(after.dispatched, after.foldable, after.running), clock=after.clock, dead=passed)
     averages = {kind: run_seconds[kind] / jobs for kind, jobs in running.items()}
-    return Load(sent, of_organization, of_kind, averages, paused, is_told)
+    return Load(sent, of_organization, of_kind, averages, jobs, busy, paused, is_told)
 
 
 def since_floor(floor: UnderWay | None) -> dict[str, datetime | None]:

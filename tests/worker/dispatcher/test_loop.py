@@ -24,7 +24,10 @@ from structlog.testing import capture_logs
 from docworker.db import ledger
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
-from docworker.db.ledger.dispatching import dispatch, planning
+from docworker.db.ledger.dispatching import dispatch, turns
+from docworker.db.ledger.message import Part
+from docworker.db.ledger.values import EARLIEST
+from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind
@@ -38,7 +41,7 @@ from docworker.worker.local.stack import LocalStack
 from tests.support.database import opened_database, reopened_database, somebody_waits
 from tests.support.dispatchers import kind
 from tests.support.faults import flush, freeze, thaw
-from tests.support.ledger import LedgerSteps, dispatched
+from tests.support.ledger import LedgerSteps
 from tests.support.metrics import get, metric
 from tests.support.processes import Process, Processes
 from tests.support.stack import InForce, OwnStack
@@ -325,7 +328,7 @@ def test_who_comes_last_to_a_long_line_of_tenants_is_served_early(
 def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_it_is_quiet(
     dispatchers: Dispatchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "MOST_VISITED", 4)
+    monkeypatch.setattr(turns, "MOST_VISITED", 4)
     monkeypatch.setattr(dispatch, "_FIRST_STRETCH", 2)
     crowd = [LedgerSteps() for _ in range(30)]
     for one in crowd:
@@ -517,8 +520,11 @@ def test_a_look_at_the_broker_that_has_grown_old_is_good_for_one_message_only(di
 
 
 def planned_by_another(tenant: LedgerSteps, *, messages: int) -> list[ledger.Message]:
+    """Of one job each; as the tenant, since dispatchers may have no connection left."""
+    lane = ledger.LaneKey(tenant.organization_id, tenant.kind, alone=False, priority=5)
     with writing(tenant.organization_id) as session:
-        return dispatched(session, capacity=messages, size=ledger.Size(1, 1), under_way=ledger.Load()).messages
+        rows = dispatch.mark(session, [(lane, [new_id() for _ in range(messages)])], 10, {lane: EARLIEST})
+    return [ledger.Message(row.message_id, row.kind, (Part(row.organization_id, (row.id,)),)) for row in rows]
 
 
 def just_sent(tenant: LedgerSteps) -> bool:

@@ -589,3 +589,16 @@ def test_another_organizations_document_cannot_be_restored(tenant: Tenant) -> No
 
 def test_no_help_line_is_cut_short(tenant: Tenant) -> None:
     assert "..." not in ask("jobs", "--help").out.partition("Commands:")[2]
+
+
+def test_organizations_are_weighed(tenant: Tenant) -> None:
+    assert ask("weights", "set", tenant.slug, 3).out == f"{tenant.slug} has the weight 3\n"
+    assert [tenant.slug, "3"] in ask("weights", "list").lines
+    ask("weights", "set", tenant.slug, 0.5)
+    assert {"organization": tenant.slug, "weight": 0.5} in ask("weights", "list", "--json").json
+    assert "from 0.01 to 100" in ask("weights", "set", tenant.slug, 0).err
+    assert ask("weights", "remove", tenant.slug).out == f"{tenant.slug} has the weight 1, like all\n"
+    assert ask("weights", "remove", tenant.slug).exit_code == 1
+    log = [one for one in ask("audit", "list", "-o", tenant.slug, "--json").json if "weighed" in one["action"]]
+    done = [one["details"].get("weight") for one in log if "failed" not in one["details"]]
+    assert sorted(done, key=str) == [0.5, 3, None]

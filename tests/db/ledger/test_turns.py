@@ -1,0 +1,212 @@
+"""Shares of the workers' time by weights and measured costs, against a plain model of workers in virtual time."""
+
+import random
+from collections import Counter, deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from docworker.db import ledger
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger import Lane, Limits, Load, Size, Turns, Walk
+from docworker.db.ledger.dispatching.lanes import Due, lanes
+from docworker.db.ledger.dispatching.planning import Planner
+from docworker.db.ledger.weights import remove_weight, set_weight, weights
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import all_jobs_session
+from tests.support.ledger import LedgerSteps
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Waits(NamedTuple):
+    """An organization with a backlog; each of its jobs takes a worker about `cost` seconds."""
+
+    cost: float
+    weight: float = 1.0
+    kind: str = "k"
+
+
+class _Sent(NamedTuple):
+    organization: int
+    kind: str
+    seconds: float
+
+
+class Workers:
+    """Processes that take messages of one job in their order, and a dispatcher that looks every 20 ms."""
+
+    LOOK_SECONDS = 0.02
+    WINDOW = 32
+
+    def __init__(self, processes: int = 8) -> None:
+        self.turns = Turns()
+        self.used: Counter[int] = Counter()
+        """Seconds of all processes together, in thousandths."""
+        self.order: list[int] = []
+        """Whose jobs were sent, one by one."""
+        self._left: list[tuple[_Sent, float] | None] = [None] * processes
+        self._queue: deque[_Sent] = deque()
+        self._random = random.Random(7)
+
+    def run(self, waiting: Mapping[int, Waits], seconds: float) -> Counter[int]:
+        """So much time passes; what each has had of it."""
+        before = Counter(self.used)
+        for _ in range(round(seconds / self.LOOK_SECONDS)):
+            self._look(waiting)
+            self._work()
+        return self.used - before
+
+    def shares(self, waiting: Mapping[int, Waits], seconds: float) -> dict[int, float]:
+        """What each has had of the time, as a part of what is due to it by its weight."""
+        used = self.run(waiting, seconds)
+        weights = sum(one.weight for one in waiting.values())
+        return {number: used[number] / used.total() / (one.weight / weights) for number, one in waiting.items()}
+
+    def _look(self, waiting: Mapping[int, Waits]) -> None:
+        load = Load()
+        for sent in [*self._queue, *(one[0] for one in self._left if one)]:
+            load.jobs[UUID(int=sent.organization), sent.kind] += 1
+        for sent in (one[0] for one in self._left if one):
+            load.busy[UUID(int=sent.organization), sent.kind] += 1
+        self.turns.accounts.measure(load, self.LOOK_SECONDS)
+        planner = Planner(load, Limits(lambda _: Size(1, 1)), capacity=self.WINDOW - len(self._queue))
+        walk = Walk(self.turns, planner)
+        ring = [[Lane(UUID(int=number), one.kind, False, 5, 900, NOW, one.weight)] for number, one in waiting.items()]
+        ring.sort(key=lambda lanes: (lanes[0].organization_id <= self.turns.after, lanes[0].organization_id))
+        walk.go_along(ring, is_last=True)
+        assert planner.is_full or not ring, "no room is left while anybody waits"
+        self.turns.take(walk)
+        of_message = {message: lane for lane, messages in planner.picks.items() for message in messages}
+        for lane in (of_message[message] for message in planner.kind_of):
+            number = lane.organization_id.int
+            cost = waiting[number].cost * self._random.uniform(0.5, 1.5)
+            self._queue.append(_Sent(number, lane.kind, cost))
+            self.order.append(number)
+
+    def _work(self) -> None:
+        for process, running in enumerate(self._left):
+            free, now = self.LOOK_SECONDS, running
+            while free > 0 and (now or self._queue):
+                sent, left = now or (self._queue[0], self._queue.popleft().seconds)
+                spent = min(free, left)
+                self.used[sent.organization] += round(spent * 1000)
+                free -= spent
+                now = (sent, left - spent) if left > spent else None
+            self._left[process] = now
+
+
+@pytest.mark.parametrize("costs", [(0.5, 0.15, 0.05), (0.05, 0.15, 0.5)])
+def test_the_workers_time_is_shared_by_weights_whatever_jobs_cost(costs: tuple[float, ...]) -> None:
+    waiting = {number: Waits(cost, weight) for number, cost, weight in zip((1, 2, 3), costs, (1, 2, 4), strict=True)}
+    for share in Workers().shares(waiting, 30).values():
+        assert share == pytest.approx(1, abs=0.05)
+
+
+def test_tenants_of_equal_weight_get_equal_time_of_cheap_and_dear_jobs() -> None:
+    waiting = {number: Waits(0.05 * number) for number in range(1, 7)}
+    for share in Workers().shares(waiting, 40).values():
+        assert share == pytest.approx(1, abs=0.05)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.builds(Waits, st.floats(0.05, 1), st.floats(0.5, 4), st.sampled_from("kl")), min_size=2, max_size=6))
+def test_shares_follow_any_weights_and_costs(waits: list[Waits]) -> None:
+    waiting = dict(enumerate(waits, 1))
+    workers, total = Workers(), sum(one.weight for one in waits)
+    used = workers.run(waiting, 30)
+    for number, one in waiting.items():
+        due = 8 * 30 * one.weight / total
+        slack = 0.05 * due + 6 * max(other.cost for other in waits)
+        assert abs(used[number] / 1000 - due) <= slack, (number, used, due)
+
+
+def test_where_jobs_cost_about_the_same_all_send_about_as_many() -> None:
+    workers = Workers()
+    waiting = {number: Waits(0.2) for number in range(1, 8)}
+    workers.run(waiting, 20)
+    rounds, sent = Counter(workers.order), len(workers.order)
+    assert max(rounds.values()) - min(rounds.values()) <= sent / 7 * 0.1
+
+
+def test_a_weight_that_is_changed_holds_from_the_next_look_on() -> None:
+    workers = Workers()
+    workers.run({1: Waits(0.1), 2: Waits(0.1)}, 10)
+    sent = len(workers.order)
+    workers.run({1: Waits(0.1), 2: Waits(0.1, weight=9)}, 0.2)
+    since = Counter(workers.order[sent:])
+    assert since[2] >= 4 * since[1]
+
+
+def test_who_was_idle_has_saved_nothing_and_is_served_at_once() -> None:
+    workers = Workers()
+    workers.run({1: Waits(0.1)}, 20)
+    sent = len(workers.order)
+    workers.run({1: Waits(0.1), 2: Waits(0.1)}, 5)
+    since = workers.order[sent:]
+    assert 2 in since[:2]
+    assert abs(since.count(1) - since.count(2)) <= 0.1 * len(since)
+
+
+def test_who_ran_long_before_the_others_came_owes_them_nothing() -> None:
+    workers = Workers()
+    workers.run({1: Waits(1.0)}, 30)
+    together = {1: Waits(0.1), 2: Waits(0.1)}
+    workers.run(together, 10)  # what it had sent ends, and what its jobs cost now is found out
+    for share in workers.shares(together, 20).values():
+        assert share == pytest.approx(1, abs=0.1)
+
+
+def test_a_debt_is_not_lost_by_having_nothing_to_send_for_a_moment() -> None:
+    """Dear jobs one at a time, with a gap behind each, take no more than the others' share."""
+    workers, dear, cheap = Workers(processes=2), Waits(2.0, kind="l"), Waits(0.1)
+    workers.run({1: dear, 2: cheap}, 20)
+    before = Counter(workers.used)
+    for _ in range(40):
+        workers.run({1: dear, 2: cheap}, 0.98)
+        workers.run({2: cheap}, 0.02)
+    used = workers.used - before
+    assert used[1] <= 1.2 * used[2]
+
+
+def test_a_look_reads_the_weights_of_those_it_visits(steps: LedgerSteps) -> None:
+    other = LedgerSteps()
+    steps.enqueue(), other.enqueue()
+
+    def seen() -> dict[UUID, float]:
+        with all_jobs_session() as session:
+            stretch, _ = lanes(session, after=SYSTEM_ORGANIZATION_ID, most=10_000, due=Due(1, 1, []))
+        ours = (steps.organization_id, other.organization_id)
+        return {some[0].organization_id: some[0].weight for some in stretch.ring if some[0].organization_id in ours}
+
+    with all_jobs_session() as session:
+        set_weight(session, steps.organization_id, 7)
+        set_weight(session, steps.organization_id, 2.5)
+        assert weights(session)[steps.organization_id] == 2.5
+    assert seen() == {steps.organization_id: 2.5, other.organization_id: 1}
+    with all_jobs_session() as session:
+        assert remove_weight(session, steps.organization_id)
+        assert not remove_weight(session, steps.organization_id)
+    assert seen() == {steps.organization_id: 1, other.organization_id: 1}
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101, float("nan"), float("inf")])
+def test_a_weight_has_bounds(weight: float, steps: LedgerSteps) -> None:
+    with all_jobs_session() as session, pytest.raises(InvalidArgumentError, match=r"from 0\.01 to 100"):
+        set_weight(session, steps.organization_id, weight)
+
+
+def test_a_message_of_many_running_jobs_occupies_one_process(steps: LedgerSteps) -> None:
+    ids = steps.enqueue(6)
+    first, second = steps.dispatch(capacity=2, batch_size=3)
+    for message in (first, second):
+        steps.claim(message.parts[0].job_ids, message_id=message.id)
+    with all_jobs_session() as session:
+        load = ledger.load(session)
+    key = (steps.organization_id, steps.kind)
+    assert (load.jobs[key], load.busy[key]) == (len(ids), 2)
