@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.models.audit import AuditEntry
 from docworker.db.models.base import new_id
+from docworker.jobs.enqueue import EnqueueOptions, enqueue_many
 from docworker.jobs.task import AsyncAttempt, Attempt, job
 from tests.support.waiting import eventually
 
@@ -98,6 +99,28 @@ async def fetch(attempt: AsyncAttempt, port: int) -> None:
 def record(attempt: Attempt) -> None:
     """Have the one effect of writing an entry."""
     attempt.finish(lambda session: _write_entry(session, attempt))
+
+
+@job(name="tests.fan_out")
+def fan_out(attempt: Attempt, children: int) -> None:
+    """Enqueue that many of `record` as children."""
+    options: EnqueueOptions = {"parent_id": attempt.id, "max_attempts": attempt.claimed.max_attempts}
+    attempt.finish(lambda session: _none(enqueue_many(session, record, [{}] * children, **options)))
+
+
+@job(name="tests.count_awaited")
+def count_awaited(attempt: Attempt) -> None:
+    """Have the one effect of writing an entry, and keep how the jobs ended that this one waited for."""
+
+    def effect(session: Session) -> dict[str, int]:
+        _write_entry(session, attempt)
+        return attempt.awaited._asdict()
+
+    attempt.finish(effect)
+
+
+def _none(_: object) -> None:
+    """What was enqueued is no result."""
 
 
 @job(name="tests.odd", soft_limit_seconds=30, hard_limit_seconds=40)
