@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 
-from docworker.db.ledger import Limits, Load, Size
+from docworker.db.ledger import Book, Limits, Load, Size
 from docworker.db.settings import Settings
 from docworker.jobs.kind import Kind
 
+NO_BOOK = Book()
 _MESSAGE_SECONDS = 0.25
 """A message takes about so long where jobs run one by one: what is more urgent waits behind those on their way."""
 
 
-def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) -> Limits:
-    """The sizes and caps of these kinds; the others are unknown."""
+def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load, book: Book = NO_BOOK) -> Limits:
+    """The sizes and caps of these kinds; the others are unknown. A rule of the book stands in for a kind's own cap."""
+
+    def cap_of(name: str) -> int | None:
+        return book.cap_of_kind(name, kinds[name].max_running)
 
     def size_of(name: str) -> Size | None:
         kind = kinds.get(name)
@@ -20,8 +24,9 @@ def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) ->
         if kind.takes_batches:
             return Size(settings.batch_size, settings.batch_size)
         if kind.concurrency is not None:
-            return Size(1, min(kind.concurrency, kind.max_running or kind.concurrency))
-        if kind.max_running is not None:
+            cap = cap_of(name)
+            return Size(1, kind.concurrency if cap is None else max(1, min(kind.concurrency, cap)))
+        if cap_of(name) is not None or book.is_rated(name):
             return Size(1, 1)  # the jobs of a message run one by one, and each counts
         # Running jobs are half done on average.
         seconds = 2 * under_way.running_seconds.get(name, 0.0)
@@ -32,6 +37,7 @@ def limits_of(kinds: Mapping[str, Kind], settings: Settings, under_way: Load) ->
         largest=settings.batch_size,
         largest_single=max([settings.message_size, *(kind.concurrency or 0 for kind in kinds.values())]),
         batch_kinds=[name for name, kind in kinds.items() if kind.takes_batches],
-        cap_of_kind=lambda name: kinds[name].max_running,
+        cap_of_kind=cap_of,
         cap_of_organization=settings.max_running_per_organization,
+        book=book,
     )

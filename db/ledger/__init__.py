@@ -29,8 +29,10 @@ from docworker.db.ledger.control import (
     retry_failed,
 )
 from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
+from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
+from docworker.db.ledger.dispatching.limiting import Book, Bucket, Counts, Holding, Rate, Rule
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size
 from docworker.db.ledger.dispatching.requeue import (
     find_refused,
@@ -57,6 +59,7 @@ from docworker.db.ledger.finish import (
     retry,
     succeed,
 )
+from docworker.db.ledger.limits import find_limits, rate_of, remove_limit, set_limit
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from docworker.db.ledger.single import (
@@ -82,23 +85,31 @@ __all__ = [
     "AttemptTold",
     "Awaited",
     "AwaitedJob",
+    "Book",
+    "Bucket",
     "Change",
     "Claim",
     "ClaimKey",
     "Claimed",
+    "Counts",
     "Dispatched",
     "Failure",
     "Filter",
     "Floor",
     "Hold",
+    "Holding",
     "Lane",
     "LaneKey",
     "Limits",
+    "LimitsInForce",
     "Listed",
     "Load",
     "Message",
     "Part",
+    "Permit",
+    "Rate",
     "Rescued",
+    "Rule",
     "Shortcuts",
     "Size",
     "Story",
@@ -125,6 +136,7 @@ __all__ = [
     "dispatch_due",
     "fail",
     "find",
+    "find_limits",
     "find_refused",
     "finished_as",
     "get",
@@ -149,8 +161,10 @@ __all__ = [
     "progress_of",
     "prolong",
     "promote",
+    "rate_of",
     "record_cursor",
     "release",
+    "remove_limit",
     "renew",
     "requeue_held_up",
     "requeue_overdue",
@@ -159,6 +173,7 @@ __all__ = [
     "retry",
     "retry_failed",
     "retry_tree",
+    "set_limit",
     "snooze",
     "succeed",
     "succeed_and_claim",

@@ -9,6 +9,7 @@ from docworker.db.models.document import Document, DocumentSearch, DocumentStatu
 from docworker.db.models.folder import Folder
 from docworker.db.models.gate import Gate, GateMember, OrderEvent
 from docworker.db.models.job import Job, JobState, Pause, Suspension, Weight
+from docworker.db.models.limit import Limit, LimitChange, RateSpent
 from docworker.db.models.organization import Organization
 from docworker.db.models.process import ProcessBeat
 from docworker.db.models.report import KeptReport
@@ -36,6 +37,8 @@ __all__ = [
     "JobState",
     "KeptReport",
     "KeptSchedule",
+    "Limit",
+    "LimitChange",
     "Missed",
     "OrderEvent",
     "Organization",
@@ -44,6 +47,7 @@ __all__ = [
     "Placement",
     "PlacementState",
     "ProcessBeat",
+    "RateSpent",
     "ScheduleFire",
     "Suspension",
     "Tag",

@@ -43,6 +43,7 @@ from docworker.db.models import Base, Folder
 from docworker.db.models.attempt import ATTEMPTS
 from docworker.db.models.gate import GATE_MEMBERS, GATES
 from docworker.db.models.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
+from docworker.db.models.limit import LIMITS, RATES_SPENT
 from docworker.db.settings import settings
 from docworker.db.tenants.tables import owner_column, rows_in_order
 
@@ -84,7 +85,7 @@ def owned_tables() -> list[Table]:
 
 def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
-    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, ATTEMPTS)
+    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, ATTEMPTS, LIMITS, RATES_SPENT)
     return [table for table in Base.metadata.sorted_tables if table.fullname in kept]
 
 

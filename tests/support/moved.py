@@ -16,8 +16,10 @@ from docworker.db.models import (
     Job,
     JobState,
     KeptReport,
+    Limit,
     PastAttempt,
     Pause,
+    RateSpent,
     Suspension,
     Tag,
     User,
@@ -92,6 +94,8 @@ class MovedTenant(Tenant):
         with owning(self.place) as owner:
             owner.execute(insert(Pause).values(organization_id=self.id, kind="x"))
             owner.execute(insert(Weight).values(organization_id=self.id, weight=3))
+            owner.execute(insert(Limit).values(organization_id=self.id, kind="x", max_running=3))
+            owner.execute(insert(RateSpent).values(organization_id=self.id, kind="x", spent_until=soon()))
 
     def fill_late(self) -> None:
         """More of it, of which no key is there yet."""

@@ -85,6 +85,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "enqueue": Subcommand("jobs.enqueue:enqueue", "Enqueue a job of any kind."),
         "jobs": Subcommand("jobs.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
         "weights": Subcommand("jobs.weights:weights", "Give organizations more or less of the workers' time."),
+        "limits": Subcommand("jobs.limits:limits", "Limit the jobs that run at a time, and how often, while they run."),
         "backfill": Subcommand("jobs.backfill:backfill", "Fill a column over many rows beside the running system."),
         "schedules": Subcommand(
             "jobs.schedules:schedules", "Show, add, edit, pause, run and delete what is done regularly."

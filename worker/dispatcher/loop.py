@@ -150,6 +150,7 @@ class Dispatcher:
         self.judge = self._judge(database_name)
         self._turns = ledger.Turns()
         self._shortcuts = self._no_shortcuts()
+        self._in_force = ledger.LimitsInForce()
         self._arrived_until: datetime | None = None
         self._rounds_in_vain = 0
         self._unknown: dict[LaneKey, float] = {}
@@ -293,17 +294,20 @@ class Dispatcher:
             return self._look(depth, asked_at)
         except Exception as error:
             self._shortcuts = self._no_shortcuts()  # what it has changed is as it was before
+            self._in_force.forget()
             if not ledger.is_refused(error):
                 raise
             return self._look(depth, asked_at, is_apart=True)
 
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
         with self._session() as session:
-            planner = ledger.may_plan(session)
+            permit = ledger.may_plan(session)
+            planner = permit is not None
             if self._is_whole_cluster:
                 PLANNING.labels(self._cluster).set(planner)
             look = _Look(planner, self._settings.dispatch_window)
-            if planner and depth is not None:
+            if permit is not None and depth is not None:
+                self._in_force.refresh(session, permit)
                 self._meet_newcomers(session)
                 look = self._plan(session, depth, asked_at, is_apart=is_apart)
             elif not planner and self._shared.window.is_shared:
@@ -348,7 +352,7 @@ class Dispatcher:
         waiting = self._shared.window.waiting(self.name, depth=depth, asked_at=asked_at, sent=sent)
         try:
             with self._session() as session:
-                return ledger.may_plan(session) and self._bring_in(session, waiting, asked_at)
+                return ledger.may_plan(session) is not None and self._bring_in(session, waiting, asked_at)
         except Exception as error:
             self._shortcuts = self._no_shortcuts()
             if not ledger.is_refused(error):
@@ -434,6 +438,7 @@ class Dispatcher:
                 left_out=left_out,
                 is_apart=is_apart,
                 shortcuts=self._shortcuts,
+                in_force=self._in_force,
             )
             look.messages += dispatched.messages
             look.walks.append(dispatched.walk)
@@ -466,9 +471,11 @@ class Dispatcher:
         return self._shared.caps.took(self.name, planner.jobs_of_kind, self._turns.queued(planner))
 
     def _limits(self, under_way: Load) -> Limits:
-        limits = limits_of(self._kinds, self._settings, under_way)
+        limits = limits_of(self._kinds, self._settings, under_way, self._in_force.book())
         if not self._shared.window.is_shared:
             return limits
+        if self.name == HOME:
+            self._shared.caps.limit(limits.book)
         return replace(limits, cap_of_kind=self._shared.caps.take(self.name, under_way.jobs_of_kind))
 
     def _would_send(self, session: Session, under_way: Load, left_out: Collection[LaneKey]) -> bool:
@@ -479,7 +486,7 @@ class Dispatcher:
             session,
             self._turns,
             under_way,
-            limits_of(self._kinds, self._settings, under_way),
+            limits_of(self._kinds, self._settings, under_way, self._in_force.book()),
             capacity=1,
             left_out=left_out,
             shortcuts=self._shortcuts,

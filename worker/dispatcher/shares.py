@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from docworker.db.ledger import Book
 from docworker.jobs.kind import Kind
 
 WANTS_SECONDS = 2.0
@@ -178,7 +179,8 @@ class _Known:
 
 
 class Caps:
-    """The places of kinds with a cap (`Kind.max_running`), for all ledgers together. Safe in threads.
+    """The places of kinds with a cap (`Kind.max_running`, or a rule that stands in for it), for all ledgers together.
+    Safe in threads.
 
     Of another ledger the latest known load counts; of one that has not answered for `lapse_seconds` (of a lease) none
     does, because its jobs are nobody's any more.
@@ -189,6 +191,7 @@ class Caps:
 
     def __init__(self, kinds: Mapping[str, Kind], lapse_seconds: float, clock: Clock = time.monotonic) -> None:
         self._kinds = kinds
+        self._book = Book()
         self._lapse_seconds = lapse_seconds
         self._clock = clock
         self._guard = threading.Lock()
@@ -201,6 +204,11 @@ class Caps:
         """From now on this ledger takes part."""
         with self._guard:
             self._unknown[name] = self._clock() + self._lapse_seconds
+
+    def limit(self, book: Book) -> None:
+        """From now on these rules stand in for the kinds' own caps."""
+        with self._guard:
+            self._book = book
 
     def take(self, name: str, under_way: Mapping[str, int]) -> Callable[[str], int | None]:
         """The cap of each kind for this ledger just now, which has so many jobs of them `under_way`."""
@@ -239,7 +247,8 @@ class Caps:
             self._known = {other: one for other, one in self._known.items() if now < one.until}
 
     def _capped(self) -> list[tuple[str, int]]:
-        return [(name, kind.max_running) for name, kind in self._kinds.items() if kind.max_running is not None]
+        caps = ((name, self._book.cap_of_kind(name, kind.max_running)) for name, kind in self._kinds.items())
+        return [(name, cap) for name, cap in caps if cap is not None]
 
     def _shares_of(self, kind: str) -> Shares:
         return self._shares.setdefault(kind, Shares(self.HOLD_SECONDS, self._clock))

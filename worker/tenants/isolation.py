@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, text
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.models import Placement
 from docworker.db.models.job import PAUSES, SUSPENSIONS, WEIGHTS
+from docworker.db.models.limit import LIMITS, RATES_SPENT
 from docworker.db.models.schedule import SCHEDULES
 from docworker.db.settings import settings
 from docworker.worker.tenants.owner import owning
@@ -27,7 +28,7 @@ class Finding(NamedTuple):
 
 
 WORKERS = ("docworker_worker", "docworker_dispatcher", "docworker_producer")
-_WITHOUT_TENANT = (str(Placement.__table__), PAUSES, SUSPENSIONS, WEIGHTS, SCHEDULES)
+_WITHOUT_TENANT = (str(Placement.__table__), PAUSES, SUSPENSIONS, WEIGHTS, SCHEDULES, LIMITS, RATES_SPENT)
 """Tables that name organizations and are no organization's to use; the ledger's are the dispatcher's alone."""
 
 # What a table is isolated by: its organization_id, or the id of the organizations themselves.

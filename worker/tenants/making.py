@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from docworker.db.catalog import TENANT_SCHEMAS, Place
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.faults import sqlstate_of
-from docworker.db.models import Base, Gate, GateMember, Job, Organization, PastAttempt, Pause, Suspension, Weight
+from docworker.db.models import Base, Organization, Suspension
+from docworker.db.tenants.copying import ledger_tables
 from docworker.migrations.runner import head, upgrade
 from docworker.worker.tenants.owner import become, owning, quoted
 from docworker.worker.tenants.places import Model, model_of
@@ -73,8 +74,10 @@ def clear_place(place: Place, organization_id: UUID, *, with_jobs: bool = True) 
                 connection.exec_driver_sql(f"DROP SCHEMA {quoted(connection, place.schema)} CASCADE")
         else:
             _delete_rows(connection, organization_id)
-        for table in (Job, Gate, GateMember, PastAttempt, Pause, Suspension, Weight) if with_jobs else ():
-            connection.execute(delete(table).where(table.organization_id == organization_id))
+        if with_jobs:
+            for table in ledger_tables():
+                connection.execute(delete(table).where(table.c.organization_id == organization_id))
+            connection.execute(delete(Suspension).where(Suspension.organization_id == organization_id))
 
 
 def _make_schema(connection: Connection, name: str, mark: str) -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from docworker.db.ledger.dispatching.buckets import PERMIT, LimitsInForce, Permit
 from docworker.db.ledger.dispatching.lanes import (
     Due,
     LaneSearch,
@@ -35,8 +36,8 @@ from docworker.db.models.job import JOBS, READY
 # No COMMIT of a planner waits for the disk: what it decides follows from the ledger, and is decided again when it was
 # lost with the server. A message of a dispatch that was lost claims nothing; a claim is in the log behind the dispatch
 # or the rescue that it follows, and does wait for the disk, so neither can be lost alone.
-_MAY_PLAN = text("""
-SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
+_MAY_PLAN = text(f"""
+SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')), {PERMIT},
        set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
        set_config('synchronous_commit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
        set_config('idle_in_transaction_session_timeout', '3000', true),
@@ -44,9 +45,10 @@ SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
 """)
 
 
-def may_plan(session: Session) -> bool:
-    """Whether this transaction is the one that plans now; false while another one does."""
-    return bool(session.scalar(_MAY_PLAN))
+def may_plan(session: Session) -> Permit | None:
+    """What the transaction that plans now has to know; None while another one plans."""
+    may, *permit = session.execute(_MAY_PLAN).one()[:4]
+    return Permit(*permit) if may else None
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ def dispatch_due(
     left_out: Collection[LaneKey] = frozenset(),
     is_apart: bool = False,
     shortcuts: Shortcuts | None = None,
+    in_force: LimitsInForce | None = None,
 ) -> Dispatched:
     """`queued -> dispatched` for the jobs whose turn it is, as many as fit into `capacity` messages; those that are the
     next of their keys come into their lanes first.
 
     The turns are taken (`turns.take`) by the caller, once this is committed. Raises what the server refuses
-    (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on.
+    (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on. What is spent of rates is
+    noted by `in_force`, of which `limits` has its book.
     """
     shortcuts = shortcuts or Shortcuts()
     if under_way.is_told:
@@ -100,6 +104,8 @@ def dispatch_due(
     if any(row.folds for row in rows):
         _expect_folds(shortcuts.under_way)
     _gather(dispatched, planner, rows)
+    if in_force is not None and limits.book:
+        in_force.spend(session, limits.book.spent_by(Counter((row.organization_id, row.kind) for row in rows)))
     return dispatched
 
 

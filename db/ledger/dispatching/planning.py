@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
+from docworker.db.ledger.dispatching.limiting import Book, Counts, Holding
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 
 
@@ -79,6 +80,8 @@ class Limits:
     batch_kinds: Collection[str] = ()
     cap_of_kind: Callable[[str], int | None] = lambda _kind: None
     cap_of_organization: int | None = None
+    book: Book = field(default_factory=Book)
+    """What is in force besides, by the table of limits."""
 
 
 class Hold(Enum):
@@ -90,6 +93,10 @@ class Hold(Enum):
     PAUSED = "paused"
     ORGANIZATION_AT_CAP = "organization_at_cap"
     KIND_AT_CAP = "kind_at_cap"
+    LIMIT = "limit"
+    """As many run as a limit of the table lets; `Planner.holding_of` says which."""
+    RATE = "rate"
+    """The rate of one is spent for now."""
 
 
 class Turn(Enum):
@@ -140,6 +147,9 @@ class Planner:
         self._left_out = left_out
         self._of_organization = Counter(under_way.jobs_of_organization)
         self._of_kind = Counter(under_way.jobs_of_kind)
+        self._of_both = Counter(under_way.jobs)
+        self._book = limits.book
+        self._counts = Counts(self._of_organization, self._of_kind, self._of_both)
         self._open: dict[str, deque[_Draft]] = {}
         self.latest: tuple[str, int] = ("", 0)
         """The kind, and how many jobs of it, that were sent last."""
@@ -171,9 +181,10 @@ class Planner:
         return 1 if lane.alone or size is None else min(size.share, lane.due)
 
     def free(self, kind: str) -> int:
-        """How many more jobs of a kind with a cap may run."""
-        cap = self._limits.cap_of_kind(kind)
-        return 0 if cap is None else cap - self._of_kind[kind]
+        """How many more jobs of a kind that is limited as a whole may go."""
+        cap, of_rate = self._limits.cap_of_kind(kind), self._book.free_of_kind(kind)
+        free = [] if cap is None else [cap - self._of_kind[kind]]
+        return min(free if of_rate is None else [*free, of_rate], default=0)
 
     def admit(self, kind: str, organization_id: UUID, lanes: Sequence[Lane]) -> Turn:
         """Who stands first in the queue for a kind with a cap gets what is free of it."""
@@ -188,7 +199,10 @@ class Planner:
         return turn
 
     def _must_queue(self, kind: str) -> bool:
-        return self._limits.cap_of_kind(kind) is not None and (self._ahead[kind] > 0 or self.free(kind) <= 0)
+        return self._is_scarce(kind) and (self._ahead[kind] > 0 or self.free(kind) <= 0)
+
+    def _is_scarce(self, kind: str) -> bool:
+        return self._limits.cap_of_kind(kind) is not None or self._book.is_scarce(kind)
 
     def _deny(self, kind: str, organization_id: UUID) -> None:
         if organization_id not in self._queues.get(kind, ()) and (kind, organization_id) not in self.denied:
@@ -196,7 +210,7 @@ class Planner:
         self.denied[kind, organization_id] = None
 
     def _take(self, lane: Lane, most: int) -> Turn:
-        if self._limits.cap_of_kind(lane.kind) is not None:
+        if self._is_scarce(lane.kind):
             most = min(most, self.free(lane.kind))
         draft = self._draft_for(lane)
         if draft is None:
@@ -209,10 +223,17 @@ class Planner:
         if (held := self._hold_of(lane)) is not None:
             return held
         cap = self._limits.cap_of_organization
-        if cap is not None and self._of_organization[lane.organization_id] >= cap:
+        is_over = self._book.is_over(lane.organization_id)
+        if cap is not None and not is_over and self._of_organization[lane.organization_id] >= cap:
             return Hold.ORGANIZATION_AT_CAP
+        if (holding := self.holding_of(lane)) is not None:
+            return Hold.RATE if holding.is_rate else Hold.LIMIT
         is_capped = self._limits.cap_of_kind(lane.kind) is not None
         return Hold.KIND_AT_CAP if is_capped and self.free(lane.kind) <= 0 else None
+
+    def holding_of(self, lane: Lane) -> Holding | None:
+        """The limit of the table that keeps its jobs from being sent."""
+        return self._book.holding(lane.organization_id, lane.kind, self._counts)
 
     def _hold_of(self, lane: Lane) -> Hold | None:
         if self._limits.size_of(lane.kind) is None:
@@ -227,8 +248,11 @@ class Planner:
         if size is None or self._hold_of(lane) is not None:
             return 0
         may = [1 if lane.alone else size.share, lane.due - len(self.picks.get(lane.key, ()))]
-        if self._limits.cap_of_organization is not None:
-            may.append(self._limits.cap_of_organization - self._of_organization[lane.organization_id])
+        cap = self._limits.cap_of_organization
+        if cap is not None and not self._book.is_over(lane.organization_id):
+            may.append(cap - self._of_organization[lane.organization_id])
+        if self._book and (free := self._book.free(lane.organization_id, lane.kind, self._counts)) is not None:
+            may.append(free)
         return min(may)
 
     def _draft_for(self, lane: Lane) -> _Draft | None:
@@ -246,6 +270,8 @@ class Planner:
         self.latest = lane.kind, jobs
         self._of_organization[lane.organization_id] += jobs
         self._of_kind[lane.kind] += jobs
+        self._of_both[lane.organization_id, lane.kind] += jobs
+        self._book.take(lane.organization_id, lane.kind, jobs)
         draft.room -= jobs
         is_open = self._open.setdefault(lane.kind, deque())
         if draft.room:

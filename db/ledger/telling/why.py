@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import and_, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
+from docworker.db.ledger.dispatching.buckets import book_of
+from docworker.db.ledger.dispatching.limiting import Book, Holding
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Planner, Size
 from docworker.db.ledger.dispatching.under_way import load
 from docworker.db.ledger.telling.forecast import (
@@ -90,15 +92,16 @@ class _Living:
         """Processes that could run such a job."""
         return sum(int(one.details.get("processes") or 1) for one in self.workers if kind in one.kinds)
 
-    def limits(self) -> Limits:
+    def limits(self, book: Book) -> Limits:
         """As the dispatcher has them; where none lives, of kinds that are all known."""
         kinds = {kind for one in self.dispatchers for kind in one.kinds}
         caps = {kind: cap for one in self.dispatchers for kind, cap in (one.details.get("caps") or {}).items()}
         of_organization = [one.details.get("cap_of_organization") for one in self.dispatchers]
         return Limits(
             lambda kind: Size(1, 1) if kind in kinds or not self.dispatchers else None,
-            cap_of_kind=caps.get,
+            cap_of_kind=lambda kind: book.cap_of_kind(kind, caps.get(kind)),
             cap_of_organization=next((cap for cap in of_organization if cap is not None), None),
+            book=book,
         )
 
 
@@ -151,8 +154,13 @@ def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> An
         return Answer(job.id, job.kind, job.state, reasons, Forecast(due, "it may begin when it is due"))
     under_way = load(session)
     lane = Lane(job.organization_id, job.kind, job.alone, job.priority, 1, job.run_at)
-    hold = Planner(under_way, living.limits(), capacity=1, left_out=living.left_out).hold_of(lane)
-    reasons = [] if hold is None else _of_hold(session, job, hold, living, under_way)
+    limits = living.limits(book_of(session))
+    planner = Planner(under_way, limits, capacity=1, left_out=living.left_out)
+    hold = planner.hold_of(lane)
+    if hold in (Hold.LIMIT, Hold.RATE):
+        reasons = _of_limit(session, job, planner.holding_of(lane))
+    else:
+        reasons = [] if hold is None else _of_hold(session, job, hold, living, limits, under_way)
     reasons += _missing(living, job.kind)
     line = line_of(session, job)
     reasons += _of_dispatcher(living)
@@ -166,7 +174,24 @@ def _after(job: Job) -> str:
     return "" if job.claimed_at is None else ": its latest attempt put it off, or failed (see `docworker jobs show`)"
 
 
-def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, under_way: Load) -> list[Reason]:
+def _of_limit(session: Session, job: Job, holding: Holding | None) -> list[Reason]:
+    if holding is None:  # it has just been lifted
+        return []
+    rule = holding.rule
+    jobs = f"jobs of the kind {rule.kind!r}" if rule.kind else "jobs"
+    whose = " of each organization" if rule.is_each else " of its organization"
+    of = jobs + ("" if rule.organization_id == SYSTEM_ORGANIZATION_ID and not rule.is_each else whose)
+    if holding.is_rate and (rate := rule.rate) is not None:
+        text = f"the rate is spent of {rate.jobs} {of} in {seconds_text(rate.seconds)}, {rate.burst} at once"
+        return [Reason("rate_spent", text)]
+    which = [Job.kind == rule.kind] if rule.kind else []
+    if rule.is_each or rule.organization_id != SYSTEM_ORGANIZATION_ID:
+        which.append(Job.organization_id == job.organization_id)
+    text = f"at most {rule.max_running} {of} run at a time: see `docworker limits list`"
+    return [Reason("limit", text, _holders(session, and_(true(), *which)))]
+
+
+def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, limits: Limits, under_way: Load) -> list[Reason]:
     match hold:
         case Hold.UNKNOWN_KIND:
             releases = sorted({one.release for one in living.dispatchers})
@@ -183,13 +208,15 @@ def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, under_way:
             return _of_pauses(session, job)
         case Hold.ORGANIZATION_AT_CAP:
             held = under_way.jobs_of_organization[job.organization_id]
-            cap = living.limits().cap_of_organization
+            cap = limits.cap_of_organization
             text = f"its organization has {held} of at most {cap} jobs under way"
             return [Reason("organization_at_cap", text, _holders(session, Job.organization_id == job.organization_id))]
         case Hold.KIND_AT_CAP:
-            cap = living.limits().cap_of_kind(job.kind)
+            cap = limits.cap_of_kind(job.kind)
             text = f"{under_way.jobs_of_kind[job.kind]} of at most {cap} jobs of its kind are under way"
             return [Reason("kind_at_cap", text, _holders(session, Job.kind == job.kind))]
+        case _:
+            return []
 
 
 def _holders(session: Session, which: Any) -> dict[str, Any]:

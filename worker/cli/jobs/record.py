@@ -1,5 +1,5 @@
-"""`jobs_on_record` and `pause_on_record`: what was done to jobs, in the log of the organization that they belong to, or
-where that is not known or they are of several, in the installation's."""
+"""`jobs_on_record`, `pause_on_record`, `limit_on_record`: what was done to jobs, in the log of the organization that
+they belong to, or where that is not known or they are of several, in the installation's."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +39,13 @@ def jobs_on_record(
 def pause_on_record(action: str, kind: str | None, slug: str | None) -> Iterator[None]:
     owner = _logged(organization_id(slug))
     with on_record(action, actor=actor(), subject="job", organization_id=owner, kind=kind, slug=slug):
+        yield
+
+
+@contextmanager
+def limit_on_record(action: str, owner: UUID | None, **told: object) -> Iterator[None]:
+    given = {name: one for name, one in told.items() if one is not None}
+    with on_record(action, actor=actor(), subject="limit", organization_id=owner, **given):
         yield
 
 

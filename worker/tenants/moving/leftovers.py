@@ -7,7 +7,8 @@ from sqlalchemy import delete, update
 from sqlalchemy.dialects.postgresql import insert
 
 from docworker.db.catalog import Place
-from docworker.db.models import Job, PastAttempt, Pause, Placement, PlacementState, Suspension, Weight
+from docworker.db.models import Placement, PlacementState, Suspension
+from docworker.db.tenants.copying import ledger_tables
 from docworker.worker.tenants.making import clear_place
 from docworker.worker.tenants.moving.wanted import Moved
 from docworker.worker.tenants.owner import become, owning
@@ -75,5 +76,5 @@ def forget_jobs(placement: Placement, place: Place) -> None:
     """At an old copy. It stays suspended, so that nobody else enqueues any there."""
     with owning(place) as there:
         become(there, placement.organization_id)
-        for table in (Job, PastAttempt, Pause, Weight):
-            there.execute(delete(table).where(table.organization_id == placement.organization_id))
+        for table in ledger_tables():
+            there.execute(delete(table).where(table.c.organization_id == placement.organization_id))

@@ -1,0 +1,108 @@
+"""`set_limit`, `remove_limit`, `find_limits`: what operators do to limits. What comes of them:
+`db.ledger.dispatching.limiting`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger.dispatching.limiting import Rate
+from docworker.db.ledger.values import MAX_KEY_LENGTH, check_integer, check_kind, check_text
+from docworker.db.models import Limit, RateSpent
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+
+MOST_RUNNING = 1_000_000
+LONGEST_PERIOD_SECONDS = 366 * 86400.0
+
+
+def rate_of(jobs: int, seconds: float, burst: int | None = None) -> Rate:
+    """So many jobs in so many seconds; after a pause as many at once unless a burst is given. Raises
+    InvalidArgumentError."""
+    check_integer("the jobs of a rate", jobs, 1, MOST_RUNNING)
+    if not (isinstance(seconds, int | float) and 0.001 <= seconds <= LONGEST_PERIOD_SECONDS and math.isfinite(seconds)):
+        raise InvalidArgumentError(f"the period of a rate is 0.001 seconds to 366 days, got {seconds!r}")
+    return Rate(jobs, float(seconds), jobs if burst is None else check_integer("a burst", burst, 1, MOST_RUNNING))
+
+
+def set_limit(
+    session: Session,
+    *,
+    kind: str | None = None,
+    organization_id: UUID | None = None,
+    key: str | None = None,
+    is_each: bool = False,
+    max_running: int | None = None,
+    rate: Rate | None = None,
+) -> None:
+    """Limit the jobs of a kind, of an organization, of one kind of it, or with one key, in place of the limit that is
+    there; with `is_each` those of each organization that has no limit of its own. It is in force from the next look of
+    the dispatcher on; what is dispatched goes on. For the dispatcher's session.
+
+    Raises InvalidArgumentError for a limit of nothing, to nothing, or of what cannot be.
+    """
+    if max_running is None and rate is None:
+        raise InvalidArgumentError("a limit is of the jobs that run at a time, or a rate, or both: give one")
+    if max_running is not None:
+        check_integer("max_running", max_running, 0, MOST_RUNNING)
+    place = _place(kind, organization_id, key, is_each=is_each)
+    values = {
+        "max_running": max_running,
+        "rate_jobs": None if rate is None else rate.jobs,
+        "rate_seconds": None if rate is None else rate.seconds,
+        "rate_burst": None if rate is None else rate.burst,
+    }
+    statement = insert(Limit).values(place | values)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Limit.organization_id, Limit.kind, Limit.key, Limit.is_each],
+            set_=values | {"updated_at": func.clock_timestamp()},
+        )
+    )
+    if rate is not None:
+        _spend_no_more_than(session, place, rate)
+
+
+def _spend_no_more_than(session: Session, place: Mapping[str, object], rate: Rate) -> None:
+    """What a slower rate has spent in advance would keep this one from beginning."""
+    empty_until = func.clock_timestamp() + timedelta(seconds=rate.burst * rate.interval)
+    spent = update(RateSpent).where(RateSpent.kind == place["kind"])
+    if not place["is_each"]:
+        spent = spent.where(RateSpent.organization_id == place["organization_id"])
+    session.execute(spent.values(spent_until=func.least(RateSpent.spent_until, empty_until)))
+
+
+def remove_limit(
+    session: Session,
+    *,
+    kind: str | None = None,
+    organization_id: UUID | None = None,
+    key: str | None = None,
+    is_each: bool = False,
+) -> bool:
+    """Take a limit back; False when there was none."""
+    place = _place(kind, organization_id, key, is_each=is_each)
+    conditions = [getattr(Limit, name) == one for name, one in place.items()]
+    return session.execute(delete(Limit).where(*conditions).returning(Limit.kind)).first() is not None
+
+
+def find_limits(session: Session) -> Sequence[Limit]:
+    """All of them, in the order of organization, kind and key."""
+    return session.scalars(select(Limit).order_by(Limit.organization_id, Limit.kind, Limit.key, Limit.is_each)).all()
+
+
+def _place(kind: str | None, organization_id: UUID | None, key: str | None, *, is_each: bool) -> dict[str, object]:
+    if is_each and (organization_id is not None or key is not None):
+        raise InvalidArgumentError("a limit of each organization is of no organization and no key: leave those out")
+    if key is not None and kind is not None:
+        raise InvalidArgumentError("a key is of jobs of all kinds: leave the kind out")
+    return {
+        "organization_id": organization_id or SYSTEM_ORGANIZATION_ID,
+        "kind": "" if kind is None else check_kind(kind),
+        "key": "" if key is None else check_text("a key", key, most=MAX_KEY_LENGTH),
+        "is_each": is_each,
+    }

@@ -1,0 +1,73 @@
+"""`Limit`, `RateSpent`, `LimitChange`: the ledger's tables of what may run at a time, and how often."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, SmallInteger, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from docworker.db.models.base import Base
+
+
+class Limit(Base):
+    """Of the jobs of a kind, of an organization, of one kind of it, or with one key.
+
+    The nil organization and an empty kind or key stand for all of them together; with `is_each` it is of each
+    organization that has no limit of its own for that kind. The rate is so many jobs in so many seconds, and up to a
+    burst of them at once.
+    """
+
+    __tablename__ = "limits"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    key: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    is_each: Mapped[bool] = mapped_column(primary_key=True, server_default=text("false"))
+    max_running: Mapped[int | None]
+    rate_jobs: Mapped[int | None]
+    rate_seconds: Mapped[float | None]
+    rate_burst: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+    __table_args__ = (
+        CheckConstraint("max_running >= 0", name="max_running"),
+        CheckConstraint(
+            "num_nonnulls(rate_jobs, rate_seconds, rate_burst) IN (0, 3)"
+            " AND coalesce(rate_jobs > 0 AND rate_burst > 0 AND rate_seconds BETWEEN 0.001 AND 31622400, true)",
+            name="rate",
+        ),
+        CheckConstraint("num_nonnulls(max_running, rate_jobs) > 0", name="limits_something"),
+        {"schema": "ledger"},
+    )
+
+
+class RateSpent(Base):
+    """Until when the rate of an organization, of a kind, or of both is spent."""
+
+    __tablename__ = "rates_spent"
+    __table_args__ = ({"schema": "ledger"},)
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    spent_until: Mapped[datetime]
+
+
+class LimitChange(Base):
+    """The one row that a planner looks at: `rules` counts the changes of limits, `spends` those of rates spent."""
+
+    __tablename__ = "limit_changes"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="single_row"),
+        {"schema": "ledger", "postgresql_with": {"fillfactor": "50"}},
+    )
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    rules: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    spends: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+
+LIMITS = str(Limit.__table__)
+RATES_SPENT = str(RateSpent.__table__)
+LIMIT_CHANGES = str(LimitChange.__table__)
+"""The tables' names, for the ledger's SQL."""

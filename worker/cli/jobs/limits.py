@@ -1,0 +1,199 @@
+"""`docworker limits`: how many jobs may run at a time, and how often, changed while they run."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import click
+
+from docworker.db import ledger
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger import Rate, rate_of
+from docworker.db.models import Limit
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import all_jobs_session
+from docworker.db.tenants.ledgers import LedgerPlace, ledgers
+from docworker.db.tenants.limits import ledgers_of
+from docworker.db.tenants.organizations import slugs_of
+from docworker.worker.cli.jobs.record import limit_on_record
+from docworker.worker.cli.jobs.selection import organization_id
+from docworker.worker.cli.options import database_open
+from docworker.worker.cli.output import json_option, print_json, print_table
+
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,9})(second|minute|hour|day)s?")
+
+
+class RateType(click.ParamType[tuple[int, float]]):
+    """`100/minute`, `5/30seconds`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        found = _RATE.fullmatch(str(value))
+        if found is None:
+            self.fail(f"{value!r} is no rate: give jobs and a period, such as 100/minute or 5/30seconds", param, ctx)
+        return int(found[1]), int(found[2] or 1) * _PERIODS[found[3]]
+
+
+def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is limited."""
+    for option in (
+        click.option("--each", "is_each", is_flag=True, help="Of each organization that has no limit of its own."),
+        click.option("--key", help="The key that the jobs were enqueued with."),
+        click.option("-o", "--organization", "slug", metavar="SLUG", help="The organization."),
+        click.option("--kind", help="The kind of job."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group()
+def limits() -> None:
+    """Show, set and remove limits: of the jobs of a kind, of an organization, of both, or with one key."""
+
+
+@limits.command("set", short_help="Limit what runs at a time, or how often.")
+@of_what
+@click.option("--running", "max_running", type=int, metavar="N", help="So many are dispatched or running at a time.")
+@click.option("--rate", "given_rate", type=RateType(), metavar="N/PERIOD", help="Such as 100/minute or 5/30seconds.")
+@click.option("--burst", type=int, metavar="N", help="So many at once after a pause; as many as the rate's.")
+def set_(
+    kind: str | None,
+    slug: str | None,
+    key: str | None,
+    is_each: bool,
+    max_running: int | None,
+    given_rate: tuple[int, float] | None,
+    burst: int | None,
+) -> None:
+    """Limit jobs from the next look of the dispatcher on; it takes the place of the limit of the same jobs.
+
+    What is dispatched or runs already goes on, and counts.
+    """
+    if burst is not None and given_rate is None:
+        raise click.UsageError("--burst is of a rate: give --rate as well")
+    rate = None if given_rate is None else rate_of(*given_rate, burst)
+    _demand_something(kind, slug, key, is_each=is_each)
+    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
+    with database_open("jobs"):
+        owner = _owner(slug)
+        with limit_on_record("limited", owner, **told):
+            for place in ledgers_of(owner):
+                with all_jobs_session(*place) as session:
+                    ledger.set_limit(
+                        session,
+                        kind=kind,
+                        organization_id=owner,
+                        key=key,
+                        is_each=is_each,
+                        max_running=max_running,
+                        rate=rate,
+                    )
+    click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
+
+
+@limits.command(short_help="Take a limit back.")
+@of_what
+def remove(kind: str | None, slug: str | None, key: str | None, is_each: bool) -> None:
+    """Take a limit back; name the same jobs."""
+    _demand_something(kind, slug, key, is_each=is_each)
+    with database_open("jobs"):
+        owner = _owner(slug)
+        with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
+            removed = [_removed(place, kind, owner, key, is_each=is_each) for place in ledgers_of(owner)]
+            if not any(removed):
+                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, key, is_each=is_each)}")
+    click.echo(f"removed the limit of {_place(kind, slug, key, is_each=is_each)}")
+
+
+@limits.command("list", short_help="List the limits.")
+@json_option
+def list_(as_json: bool) -> None:
+    """List what is limited by this command. The caps of kinds in code (`max_running`) come besides."""
+    with database_open("jobs"):
+        found: dict[tuple[UUID, str, str, bool], Limit] = {}
+        for place in ledgers():
+            with all_jobs_session(*place) as session:
+                for one in ledger.find_limits(session):
+                    found.setdefault((one.organization_id, one.kind, one.key, one.is_each), one)
+        slugs = slugs_of({one.organization_id for one in found.values()})
+    rows = [_row(one, slugs) for one in found.values()]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("organization", "kind", "key", "running", "rate", "burst"),
+        (
+            [
+                row["organization"] or ("each" if row["each"] else "all"),
+                row["kind"] or "all",
+                row["key"] or "",
+                "" if row["running"] is None else row["running"],
+                row["rate"] or "",
+                row["burst"] or "",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _owner(slug: str | None) -> UUID | None:
+    owner = organization_id(slug)
+    if owner == SYSTEM_ORGANIZATION_ID:
+        raise InvalidArgumentError(f"{slug!r} is no organization whose jobs can be limited: name a kind")
+    return owner
+
+
+def _removed(place: LedgerPlace, kind: str | None, owner: UUID | None, key: str | None, *, is_each: bool) -> bool:
+    with all_jobs_session(*place) as session:
+        return ledger.remove_limit(session, kind=kind, organization_id=owner, key=key, is_each=is_each)
+
+
+def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> None:
+    if kind is None and slug is None and key is None and not is_each:
+        raise click.UsageError("say what to limit: --kind, --organization, both, --key, or --each")
+    if kind is not None:
+        from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415 - it needs Celery and the pipeline
+
+        known_kind(kind)
+
+
+def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
+    is_all = one.organization_id == SYSTEM_ORGANIZATION_ID
+    rate = None if one.rate_jobs is None else Rate(one.rate_jobs, one.rate_seconds or 0.0, one.rate_burst or 0)
+    return {
+        "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
+        "each": one.is_each,
+        "kind": one.kind or None,
+        "key": one.key or None,
+        "running": one.max_running,
+        "rate": _told(rate),
+        "burst": one.rate_burst,
+        "since": one.updated_at,
+    }
+
+
+def _place(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> str:
+    what = f"jobs with the key {key!r}" if key is not None else kind or "all kinds"
+    return " of ".join(part for part in (what, slug, "each organization" if is_each else None) if part)
+
+
+def _what(max_running: int | None, rate: Rate | None) -> str:
+    parts: Sequence[str | None] = (
+        None if max_running is None else f"{max_running} running at a time",
+        None if rate is None else f"{_told(rate)}, {rate.burst} at once",
+    )
+    return " and ".join(part for part in parts if part)
+
+
+def _told(rate: Rate | None) -> str | None:
+    """As it is given: the longest period of which it is a whole number."""
+    if rate is None:
+        return None
+    for name, seconds in reversed(_PERIODS.items()):
+        if rate.seconds % seconds == 0:
+            many = int(rate.seconds // seconds)
+            return f"{rate.jobs}/{name}" if many == 1 else f"{rate.jobs}/{many}{name}s"
+    return f"{rate.jobs}/{rate.seconds:g}seconds"
