@@ -15,6 +15,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
     cast,
     delete,
     func,
@@ -29,6 +30,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import NotFoundError
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
+from docworker.db.models.gate import Gate
 from docworker.db.models.job import LIVE_STATES, Job, JobState, Pause
 
 
@@ -174,10 +176,19 @@ CANCEL = Change(LIVE_STATES, {"state": JobState.CANCELLED, "finished_at": func.c
 """`queued | dispatched | running -> cancelled`. The state is the cancellation: a running attempt no longer owns its
 job, commits nothing, and stops at its next safe point."""
 
+# Not by a trigger: one that may change the row has the server lock each row of any change once more.
+_IS_HELD = (
+    select(Gate.id)
+    .where(Gate.organization_id == Job.organization_id, Gate.id == Job.id, Gate.pending > 0)
+    .correlate(Job)
+    .exists()
+)
+_WAITS = or_(Job.order_key.is_not(None), and_(Job.gated, _IS_HELD))
 RETRY = Change(
     (JobState.FAILED,),
     {
-        "state": JobState.QUEUED,
+        # Behind others of its key it stands in line again, at its old place, and what waits for others waits for them.
+        "state": case((_WAITS, JobState.WAITING), else_=JobState.QUEUED),
         "attempt": 0,
         "faults": 0,
         "given_back": 0,
@@ -189,7 +200,7 @@ RETRY = Change(
         "claimed_at": func.coalesce(Job.claimed_at, func.clock_timestamp()),
     },
 )
-"""`failed -> queued`, with all attempts anew."""
+"""`failed -> queued`, or `waiting`, with all attempts anew."""
 
 
 def cancel(session: Session, wanted: Filter, ids: Sequence[UUID] = ()) -> list[UUID]:

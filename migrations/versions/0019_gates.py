@@ -176,20 +176,6 @@ END
 $$
 """  # noqa: S608
 
-# Who is run again by hand while others are still to end waits for them.
-HOLD_BACK = f"""
-CREATE FUNCTION ledger.hold_back() RETURNS trigger LANGUAGE plpgsql {SETTINGS} AS $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM ledger.gates WHERE organization_id = NEW.organization_id AND id = NEW.id AND pending > 0
-    ) THEN
-        NEW.state := 'waiting';
-    END IF;
-    RETURN NEW;
-END
-$$
-"""
-
 # A job that is removed unfinished has ended for those that wait for it.
 FORGET_GATES = f"""
 CREATE FUNCTION ledger.forget_gates() RETURNS trigger LANGUAGE plpgsql {SETTINGS} AS $$
@@ -264,15 +250,12 @@ FUNCTIONS = {
     "add_members(uuid, uuid, uuid[], boolean)": ADD_MEMBERS,
     "count_member(uuid, uuid, uuid, text)": COUNT_MEMBER,
     "tell_gates()": TELL_GATES,
-    "hold_back()": HOLD_BACK,
     "forget_gates()": FORGET_GATES,
     f"await_jobs({AWAIT_ARGUMENTS})": AWAIT_JOBS,
 }
 TRIGGERS = {
     "tell_gates": "AFTER UPDATE OF state ON ledger.jobs FOR EACH ROW"
     f" WHEN (NEW.awaited AND OLD.state <> NEW.state AND (NEW.state IN {ENDS} OR OLD.state IN {ENDS}))",
-    "hold_back": "BEFORE UPDATE OF state ON ledger.jobs FOR EACH ROW"
-    f" WHEN (NEW.gated AND NEW.state = 'queued' AND OLD.state IN {ENDS})",
     "forget_gates": "AFTER DELETE ON ledger.jobs FOR EACH ROW WHEN (OLD.gated OR OLD.awaited)",
 }
 GRANT_TO_PRODUCERS = f"""

@@ -72,16 +72,6 @@ END
 $$
 """  # noqa: S608
 
-# Whoever runs a job again has it stand in line again, at its old place.
-KEEP_ORDER = f"""
-CREATE FUNCTION ledger.keep_order() RETURNS trigger LANGUAGE plpgsql {SETTINGS} AS $$
-BEGIN
-    NEW.state := 'waiting';
-    RETURN NEW;
-END
-$$
-"""
-
 # Called in the transaction that has just enqueued these jobs, with a key for each, in their order. It has rights and
 # organization for itself, as `ledger.enqueue_many`. Places are times, so that they mean the same at another cluster;
 # a clock that was set back puts nobody before those that wait.
@@ -122,7 +112,6 @@ ORDER_ARGUMENTS = "uuid, uuid[], text[], boolean"
 
 FUNCTIONS = {
     "tell_order()": TELL_ORDER,
-    "keep_order()": KEEP_ORDER,
     f"order_jobs({ORDER_ARGUMENTS})": ORDER_JOBS,
 }
 TRIGGERS = {
@@ -133,9 +122,6 @@ TRIGGERS = {
     " EXECUTE FUNCTION ledger.tell_order()",
     "tell_order_of_gone": "AFTER DELETE ON ledger.jobs FOR EACH ROW"
     " WHEN (OLD.order_key IS NOT NULL AND OLD.state <> 'succeeded') EXECUTE FUNCTION ledger.tell_order()",
-    "keep_order": "BEFORE UPDATE OF state ON ledger.jobs FOR EACH ROW"
-    f" WHEN (NEW.order_key IS NOT NULL AND NEW.state = 'queued' AND OLD.state IN {ENDS})"
-    " EXECUTE FUNCTION ledger.keep_order()",
 }
 INDEXES = {
     "ix_jobs_order": "INDEX CONCURRENTLY ix_jobs_order ON ledger.jobs (organization_id, order_key, order_position, id)"

@@ -200,5 +200,5 @@ def test_a_generator_is_no_job() -> None:
     def generator(attempt: Attempt) -> Any:
         yield
 
-    with pytest.raises(ConfigurationError, match="generator: a job is an ordinary function, not a generator"):
+    with pytest.raises(ConfigurationError, match="generator: a job is a function and no generator"):
         job(generator)
