@@ -19,6 +19,10 @@ class UnavailableOrganizationError(DocworkerError):
     """The organization is known and not served now: it is suspended, moving, not made yet, or being dropped."""
 
 
+class BacklogFullError(DocworkerError):
+    """The organization has as many jobs waiting as it may: enqueue again when some of them have run."""
+
+
 class MovingOrganizationError(UnavailableOrganizationError):
     """The organization arrives somewhere else just now, or has since its session was opened: open another session."""
 

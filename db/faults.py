@@ -10,6 +10,7 @@ from sqlalchemy import exc
 from sqlalchemy.orm.exc import StaleDataError
 
 from docworker.db.errors import (
+    BacklogFullError,
     BadInputError,
     ConflictError,
     DemotedMasterError,
@@ -113,6 +114,7 @@ _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (NotFoundError, Fault.BAD_INPUT),
     (InvalidArgumentError, Fault.BAD_INPUT),
     (UnavailableOrganizationError, Fault.OVERLOAD),
+    (BacklogFullError, Fault.OVERLOAD),
     (UnacceptedArgumentsError, Fault.ARGUMENTS),
     (DocworkerError, Fault.OUR_BUG),
     (UnicodeError, Fault.BAD_INPUT),  # a lone surrogate has no bytes to send

@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from docworker.db.errors import InvalidArgumentError
+from docworker.db.errors import BacklogFullError, InvalidArgumentError
+from docworker.db.faults import sqlstate_of
 from docworker.db.ledger.ring import ring_after_commit
 from docworker.db.ledger.values import (
     MAX_ATTEMPTS,
@@ -23,11 +25,16 @@ from docworker.db.ledger.values import (
     check_text,
     check_time,
 )
+from docworker.db.models.backlog import BACKLOGS
 from docworker.db.models.base import new_id
 from docworker.db.models.job import JOBS
 
 MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 
+WHEN_FULL = ": enqueue again when some of them have run, or see `docworker jobs backlogs`"
+_LIMIT_EXCEEDED = "53400"
+
+# What a job enqueues as its children was let in with it.
 _INSERT = f"""
 INSERT INTO {JOBS} (organization_id, id, kind, arguments, state, priority, run_at, later, unique_key,
                          attempt, max_attempts, faults, alone, dispatches, parent_id)
@@ -37,6 +44,9 @@ SELECT :organization_id, new.id, :kind, new.arguments::jsonb, 'queued', :priorit
        0, :max_attempts, 0, false, 0, CAST(:parent_id AS uuid)
 FROM unnest(CAST(:ids AS uuid[]), CAST(:arguments AS text[]), CAST(:unique_keys AS text[]))
      WITH ORDINALITY AS new (id, arguments, unique_key, position)
+WHERE (SELECT CASE WHEN CAST(:parent_id AS uuid) IS NULL
+                    AND EXISTS (SELECT FROM {BACKLOGS} WHERE organization_id = :organization_id)
+              THEN ledger.has_room(:organization_id, cardinality(CAST(:ids AS uuid[]))) ELSE true END)
 ORDER BY new.position
 """
 # An id that is there already is the same job, enqueued twice.
@@ -76,7 +86,9 @@ def insert_jobs(
     """Enter jobs with one statement; returns their ids in the order of the call. A job that was folded gives the id of
     the job it was folded into.
 
-    Raises InvalidArgumentError for whatever the ledger could not read back, before the server sees anything.
+    Raises InvalidArgumentError for whatever the ledger could not read back, before the server sees anything, and
+    BacklogFullError where the organization has as many jobs waiting as it may: the transaction, or savepoint, is to be
+    rolled back then.
     """
     rows = checked_rows(
         organization_id,
@@ -91,10 +103,19 @@ def insert_jobs(
     )
     ring_after_commit(session)
     if rows.keys is None:
-        session.execute(_INSERT_BY_ID, rows.parameters)
+        _enter(session, _INSERT_BY_ID, rows)
         return rows.ids
-    id_of = {key: job_id for job_id, key in session.execute(_INSERT_BY_KEY, rows.parameters)}
+    id_of = {key: job_id for job_id, key in _enter(session, _INSERT_BY_KEY, rows)}
     return [id_of[key] for key in rows.keys]
+
+
+def _enter(session: Session, statement: TextClause, rows: "Rows") -> Sequence[Any]:
+    try:
+        return session.execute(statement, rows.parameters).all()
+    except DBAPIError as error:
+        if sqlstate_of(error) != _LIMIT_EXCEEDED:
+            raise
+        raise BacklogFullError(str(error.orig).partition("\n")[0] + WHEN_FULL) from error
 
 
 class Rows(NamedTuple):

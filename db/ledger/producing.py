@@ -17,12 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from docworker.db.errors import (
+    BacklogFullError,
     ConfigurationError,
     InvalidArgumentError,
     NotFoundError,
     UnavailableOrganizationError,
 )
-from docworker.db.ledger.enqueue import Rows
+from docworker.db.ledger.enqueue import WHEN_FULL, Rows
 from docworker.db.ledger.waiting.gates import After
 from docworker.db.ledger.waiting.order import InOrder
 
@@ -101,8 +102,9 @@ def enqueue_by(
     call, awaitable where the producer is.
 
     Raises NotFoundError for an organization that is not in this database, UnavailableOrganizationError for one that is
-    not served now, InvalidArgumentError where the transaction is another organization's, ConfigurationError where the
-    role may not enqueue. The server has refused then, so the transaction (or savepoint) is to be rolled back.
+    not served now, BacklogFullError where it has as many jobs waiting as it may, InvalidArgumentError where the
+    transaction is another organization's, ConfigurationError where the role may not enqueue. The server has refused
+    then, so the transaction (or savepoint) is to be rolled back.
     """
     call, values = _ENTER, _as_text(rows)
     if order is not None or after is not None:
@@ -215,6 +217,7 @@ def _explained() -> Iterator[None]:
 _NAMED: dict[str, tuple[type[Exception], str]] = {
     "P0002": (NotFoundError, ": see `docworker tenants list`"),
     "55000": (UnavailableOrganizationError, ": try again later"),
+    "53400": (BacklogFullError, WHEN_FULL),
     "22023": (InvalidArgumentError, ""),
     "42501": (ConfigurationError, ": GRANT docworker_producer TO the role that this program logs in as"),
     "42883": (ConfigurationError, ": this database is none of docworker's, or `docworker migrate` is to be run"),

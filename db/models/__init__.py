@@ -2,6 +2,7 @@
 
 from docworker.db.models.attempt import PastAttempt
 from docworker.db.models.audit import AuditEntry, InstallationEntry
+from docworker.db.models.backlog import Backlog
 from docworker.db.models.base import Base, new_id
 from docworker.db.models.catalog import Changes, Placement, PlacementState
 from docworker.db.models.contributor import ContributorRole, DocumentContributor
@@ -20,6 +21,7 @@ from docworker.db.models.version import DocumentVersion
 
 __all__ = [
     "AuditEntry",
+    "Backlog",
     "Base",
     "Changes",
     "ContributorRole",

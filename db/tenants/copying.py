@@ -41,6 +41,7 @@ from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Base, Folder
 from docworker.db.models.attempt import ATTEMPTS
+from docworker.db.models.backlog import BACKLOGS
 from docworker.db.models.gate import GATE_MEMBERS, GATES
 from docworker.db.models.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
 from docworker.db.models.limit import LIMITS, RATES_SPENT
@@ -85,7 +86,7 @@ def owned_tables() -> list[Table]:
 
 def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
-    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, ATTEMPTS, LIMITS, RATES_SPENT)
+    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, BACKLOGS, ATTEMPTS, LIMITS, RATES_SPENT)
     return [table for table in Base.metadata.sorted_tables if table.fullname in kept]
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Text, cast, func, insert, select
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.models import (
     AuditEntry,
+    Backlog,
     Document,
     DocumentContributor,
     DocumentTag,
@@ -96,6 +97,8 @@ class MovedTenant(Tenant):
             owner.execute(insert(Weight).values(organization_id=self.id, weight=3))
             owner.execute(insert(Limit).values(organization_id=self.id, kind="x", max_running=3))
             owner.execute(insert(RateSpent).values(organization_id=self.id, kind="x", spent_until=soon()))
+            become(owner, self.id)
+            owner.execute(insert(Backlog).values(organization_id=self.id, most=1000))
 
     def fill_late(self) -> None:
         """More of it, of which no key is there yet."""

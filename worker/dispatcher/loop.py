@@ -28,6 +28,7 @@ from docworker.jobs.dispatch_limits import limits_of
 from docworker.jobs.execution.continuity import Continuity
 from docworker.jobs.kind import Kind
 from docworker.worker.brokers.channel import Broker
+from docworker.worker.dispatcher.backlogs import Backlogs
 from docworker.worker.dispatcher.gauges import ClusterGauges, LedgerGauges
 from docworker.worker.dispatcher.judge import Judge, VisitingJudge
 from docworker.worker.dispatcher.listener import Listener
@@ -157,6 +158,7 @@ class Dispatcher:
         self._set_aside: dict[LaneKey, float] = {}
         self._refused: dict[UUID, float] = {}
         self._gauges = LedgerGauges(cluster, database_name, self._shared.gauges[cluster])
+        self._backlogs = Backlogs(self._session, self._log)
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
         self._measured_at = time.monotonic()
@@ -265,6 +267,7 @@ class Dispatcher:
         brought = False
         if look.planner:
             brought = depth is not None and self._bring(depth, asked_at, len(messages))
+            self._backlogs.update()
             self._gauges.update(set_aside=len(self._set_aside), unknown=len(self._unknown))
         else:
             self._gauges.leave_to_planner()

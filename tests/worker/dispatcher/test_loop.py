@@ -27,6 +27,7 @@ from docworker.db.ledger import Claimed
 from docworker.db.ledger.dispatching import dispatch, turns
 from docworker.db.ledger.message import Part
 from docworker.db.ledger.values import EARLIEST
+from docworker.db.ledger.waiting.backlogs import backlogs, set_backlog
 from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
@@ -731,6 +732,20 @@ def test_an_outage_is_not_a_reason_to_end_at_the_first_unknown_failure_after_it(
         dispatcher.turn()
     with pytest.raises(RuntimeError):
         dispatcher.turn()
+
+
+def test_who_plans_counts_what_waits_of_those_with_a_largest_backlog(
+    dispatchers: Dispatchers,
+) -> None:
+    steps = LedgerSteps()
+    with all_jobs_session() as session:
+        set_backlog(session, steps.organization_id, 10)
+    steps.enqueue(9)
+    dispatchers.add(kind("another")).tick()
+    with all_jobs_session() as session:
+        known = {one.organization_id: one.jobs for one in backlogs(session)}
+        session.execute(text("DELETE FROM ledger.backlogs"))
+    assert known[steps.organization_id] == 9
 
 
 def test_a_count_that_fails_costs_no_tick(dispatchers: Dispatchers) -> None:

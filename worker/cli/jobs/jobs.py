@@ -18,6 +18,7 @@ from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
+from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
@@ -42,6 +43,7 @@ def jobs() -> None:
     """
 
 
+jobs.add_command(backlogs)
 jobs.add_command(watch)
 jobs.add_command(why)
 
