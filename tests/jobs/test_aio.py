@@ -127,7 +127,7 @@ def test_watching_tells_each_change_until_all_have_ended(opened: Any, tenant: Te
             await asyncio.to_thread(next(again, lambda: None))
 
     with_asyncio(watch)
-    assert [astuple(one) for one in seen] == 2 * [(0, 2, 0, 0), (0, 0, 2, 0), (2, 0, 0, 0)]
+    assert [astuple(one) for one in seen] == 2 * [(0, 2, 0, 0, 0), (0, 0, 2, 0, 0), (2, 0, 0, 0, 0)]
 
 
 def test_the_store_is_read_in_threads(opened: Any, tenant: Tenant) -> None:
@@ -184,4 +184,4 @@ def test_watching_tells_nothing_while_nothing_changes(opened: Any, tenant: Tenan
 
     seen = with_asyncio(work_meanwhile)
     assert [before for before, after in pairwise(seen) if before == after] == []
-    assert (astuple(seen[0]), astuple(seen[-1])) == ((0, 1, 0, 0), (1, 0, 0, 0))
+    assert (astuple(seen[0]), astuple(seen[-1])) == ((0, 1, 0, 0, 0), (1, 0, 0, 0, 0))
