@@ -22,7 +22,6 @@ SYSTEM = (
 )
 """Folders and files whose tests start programs by other means, and commands."""
 LONGEST = (
-    "worker/tenants/test_moving.py",
     "worker/consumer/test_keeper.py",
     "system/test_chaos.py",
     "system/test_main_job.py",
@@ -32,10 +31,6 @@ LONGEST = (
     "worker/cli/run/test_demo.py",
     "system/test_failover.py",
     "db/cluster/test_failover.py",
-    "worker/cli/tenants/test_documented.py",
-    "worker/cli/documents/test_editing.py",
-    "worker/cli/reports/test_report.py",
-    "worker/cli/people/test_audit.py",
     "worker/consumer/test_pool.py",
     "worker/dispatcher/test_loop.py",
     "jobs/imports/test_importing.py",
@@ -48,8 +43,14 @@ LONGEST = (
     "worker/brokers/test_link.py",
     "db/ledger/test_model.py",
     "db/ledger/test_plans.py",
+    "worker/tenants/test_moving.py",
+    "worker/cli/people/test_audit.py",
+    "worker/cli/reports/test_report.py",
+    "worker/cli/documents/test_editing.py",
+    "worker/cli/tenants/test_documented.py",
 )
-"""Of few tests that take long. At the end the others would wait for them."""
+"""Of few tests that take long: at the end the others would wait for them. First those in which much is killed or stands
+still, which get on badly beside what takes a processor for itself."""
 
 
 def begin_with_the_longest(items: list[pytest.Item]) -> None:

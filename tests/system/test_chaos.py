@@ -54,7 +54,7 @@ IMPATIENT = {
     "DOCWORKER_REDISPATCH_AFTER": "2",
     "DOCWORKER_BATCH_SIZE": "8",
 }
-MOST_SECONDS = 90
+MOST_SECONDS = 160
 PATIENCE = 20
 """Attempts of whatever is to succeed; so many blows fall that three would not do."""
 
