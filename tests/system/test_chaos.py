@@ -299,6 +299,7 @@ def links() -> Iterator[ExitStack]:
         yield links
 
 
+@pytest.mark.timeout(MOST_SECONDS + 90)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_is_killed_halted_or_cut_off_every_job_takes_effect_exactly_once(
     own_stack: OwnStack, in_force: InForce, processes: Processes, tmp_path: Path, links: ExitStack, seed: int

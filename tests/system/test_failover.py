@@ -35,7 +35,7 @@ from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 TENANTS = 5
 DOCUMENTS = 100
