@@ -178,9 +178,7 @@ class Bill:
         self.charged: dict[tuple[UUID, str], float] = {}
         """Worker-seconds, where they are known."""
         self._accounts = accounts
-        self._in_debt: dict[UUID, float] = {}
         self._has_nothing: set[UUID] = set()
-        self._passes = 0
 
     @property
     def _unit(self) -> float:
@@ -203,10 +201,6 @@ class Bill:
             account = self._credited(account, weight, self._unit if price is None else price)
             self.changed[organization_id] = account
             self._note_price(weight, account.turn)
-        if self.is_owed(organization_id):
-            self._in_debt.pop(organization_id, None)
-        elif organization_id not in self._has_nothing:
-            self._in_debt[organization_id] = weight
 
     def _note_price(self, weight: float, turn: float) -> None:
         turns = min(_MOST_TURNS, ceil(self._unit * weight / turn - _ROUNDING))
@@ -240,31 +234,25 @@ class Bill:
             self.charged[organization_id, kind] = self.charged.get((organization_id, kind), 0.0) + charged
         cost = self._unit if charged is None else charged
         self.changed[organization_id] = Account(account.credit - cost, account.round, cost)
-        self._passes = 0
 
     def wants_no_more(self, organization_id: UUID) -> None:
         """It has nothing to send, or nothing more, of what this look has found of it."""
         self._has_nothing.add(organization_id)
 
-    def pass_rounds(self) -> bool:
-        """Where all who have something to send are in debt, let as many rounds pass as it takes for one of them;
-        whether there are any. Each time that this was for nothing, twice as many."""
-        owing = {one: weight for one, weight in self._in_debt.items() if one not in self._has_nothing}
-        if not owing:
-            return False
-        rounds = min(self._rounds_needed(one, weight) for one, weight in owing.items()) * 2**self._passes
-        self._passes += 1
-        self.round += rounds
-        for one, weight in owing.items():
-            account = self._account(one)
-            assert account is not None
-            self.changed[one] = Account(account.credit + rounds * self._unit * weight, self.round, account.turn)
+    def pass_rounds(self, weights: Mapping[UUID, float]) -> bool:
+        """Of those with these weights, where all who have something to send are in debt, let as many rounds pass as it
+        takes until the next one makes one of them owed a turn; whether there is anybody."""
+        left = [(one, self._account(one), self._unit * weight) for one, weight in weights.items()]
+        left = [one for one in left if one[0] not in self._has_nothing]
+        owing = [(one, account, share) for one, account, share in left if account and not self.is_owed(one)]
+        if not owing or len(owing) < len(left):
+            return bool(left)
+        rounds = min(ceil((account.turn / 2 - account.credit) / share) for _, account, share in owing) - 1
+        if rounds > 0:
+            self.round += rounds
+            for one, account, share in owing:
+                self.changed[one] = Account(account.credit + rounds * share, self.round, account.turn)
         return True
-
-    def _rounds_needed(self, organization_id: UUID, weight: float) -> int:
-        account = self._account(organization_id)
-        assert account is not None
-        return max(1, -int((account.credit - account.turn / 2) // (self._unit * weight)))
 
     def _account(self, organization_id: UUID) -> Account | None:
         changed = self.changed.get(organization_id)

@@ -168,7 +168,8 @@ class Walk:
     def _go_round(self) -> None:
         """All have had their turn, and there is room left."""
         sends = True
-        while (sends or self.bill.pass_rounds()) and not self._is_stuck:
+        weights = {one: lanes[0].weight for one, lanes in self._ring.items()}
+        while (sends or self.bill.pass_rounds(weights)) and not self._is_stuck:
             sends = False
             for lanes in self._ring.values():
                 sends |= self._visit(lanes) is Turn.SERVED

@@ -210,3 +210,54 @@ def test_a_message_of_many_running_jobs_occupies_one_process(steps: LedgerSteps)
         load = ledger.load(session)
     key = (steps.organization_id, steps.kind)
     assert (load.jobs[key], load.busy[key]) == (len(ids), 2)
+
+
+class _Jobs(NamedTuple):
+    """Due jobs of one kind of an organization."""
+
+    kind: str
+    due: int
+
+
+ORGANIZATION_JOBS = st.tuples(
+    st.sampled_from([0.1, 1.0, 7.0]),
+    st.lists(st.builds(_Jobs, st.sampled_from("abc"), st.integers(1, 3)), max_size=3, unique_by=lambda one: one.kind),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    costs=st.fixed_dictionaries({kind: st.sampled_from([0.001, 0.05, 1.0, 60.0]) for kind in "abc"}),
+    looks=st.lists(st.lists(ORGANIZATION_JOBS, min_size=1, max_size=4), min_size=2, max_size=8),
+    capacity=st.integers(1, 5),
+    cap=st.none() | st.integers(0, 2),
+)
+def test_whatever_jobs_cost_a_look_ends_and_leaves_no_room_to_those_that_may_send(
+    costs: dict[str, float], looks: list[list[tuple[float, list[_Jobs]]]], capacity: int, cap: int | None
+) -> None:
+    """Kinds of very unequal costs in one organization, few of them, some at a cap: it lasts no longer than it sends."""
+    turns = Turns()
+    limits = Limits(lambda _: Size(1, 1), cap_of_kind=lambda kind: cap if kind == "a" else None)
+    sent: Counter[tuple[UUID, str]] = Counter()
+    for look in looks:
+        # What was sent has run alone, one after the other, and has ended: so all costs become known.
+        for (one, kind), jobs in sent.items():
+            for _ in range(jobs):
+                load = Load()
+                load.jobs[one, kind] = load.busy[one, kind] = 1
+                for _ in range(12):
+                    turns.accounts.measure(load, costs[kind] / 12)
+        turns.accounts.measure(Load(), 0.001)
+        ring = [
+            [Lane(UUID(int=number), one.kind, False, 5, one.due, NOW, weight) for one in jobs]
+            for number, (weight, jobs) in enumerate(look, 1)
+            if jobs
+        ]
+        ring.sort(key=lambda lanes: (lanes[0].organization_id <= turns.after, lanes[0].organization_id))
+        planner = Planner(Load(), limits, capacity=capacity, queues=turns.queues)
+        walk = Walk(turns, planner)
+        walk.go_along(ring, is_last=True)
+        turns.take(walk)
+        left = [lane for lanes in ring for lane in lanes if len(planner.picks.get(lane.key, ())) < lane.due]
+        assert planner.is_full or all(lane.kind == "a" and cap is not None for lane in left)
+        sent = Counter({(lane.organization_id, lane.kind): len(ids) for lane, ids in planner.picks.items()})
