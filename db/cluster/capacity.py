@@ -13,8 +13,8 @@ LIMITS = (
 """Asked of a master; the second and third are kept for others than us. The last one is the number of databases of
 single organizations on it, by the mark that they are made with."""
 
-_KEEPER = 1
-"""Of each worker: the process that renews its leases."""
+_KEEPER, _KEEPER_OF_A_DATABASE = 2, 1
+"""Of each worker: the process that renews its leases, and says that it lives."""
 _MONITOR = 1
 
 
@@ -38,7 +38,7 @@ def check_connections(
     children = settings.worker_processes if settings.worker_pool == "prefork" else 1
     each = _connections_of_a_child(settings, cluster)
     open_databases = min(settings.databases_open, tenant_databases)
-    of_databases = (children + _KEEPER) * open_databases
+    of_databases = (children + _KEEPER_OF_A_DATABASE) * open_databases
     admitted = max_connections - superuser_reserved - reserved
     needed = children * each + _KEEPER + of_databases
     if needed <= admitted:

@@ -21,10 +21,9 @@ from typing import Any
 
 import structlog
 
-from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import open_database
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import lease_session
+from docworker.db.sessions import writing
 from docworker.db.settings import settings
 from docworker.jobs.execution.lease_board import Board, is_stopped
 from docworker.jobs.execution.lease_keeper import TICK_SECONDS, Keeper
@@ -121,24 +120,27 @@ def main(descriptor: int, parent: int) -> None:
     open_database(settings(), application_name="docworker worker")
     board = Board.open(descriptor)
     keeper = Keeper(board, board.places)
-    heartbeat = _heartbeat(board, json.loads(sys.stdin.buffer.read() or b"{}"), parent)
+    details = json.loads(sys.stdin.buffer.read() or b"{}")
+    threading.Thread(target=_beat, args=[board, details, parent], name="heartbeat", daemon=True).start()
     while os.getppid() == parent:
         board.keeper_turned()
         keeper.tick()
-        heartbeat.tick(is_stopping=board.stop_at != 0)
         time.sleep(TICK_SECONDS)
 
 
-def _heartbeat(board: Board, details: dict[str, Any], parent: int) -> Heartbeat:
-    """The worker's, on the connection that renews leases: the worker itself has none."""
+def _beat(board: Board, details: dict[str, Any], parent: int) -> None:
+    """Say that the worker lives, which has no connection itself. By one of its own: no lease waits for that."""
 
     def now() -> dict[str, Any]:
         held = [one for place in board.places if place.lives() for one in place.kept()]
         jobs = [str(one.key.id) for one in held[:_MOST_JOBS]]
         return {**details, "running": len(held), "jobs": jobs, "stopping": board.stop_at != 0}
 
-    session = partial(lease_session, SYSTEM_ORGANIZATION_ID, AT_HOME)
-    return Heartbeat("worker", now, session=session, process_id=parent)
+    session = partial(writing, SYSTEM_ORGANIZATION_ID)
+    heartbeat = Heartbeat("worker", now, session=session, process_id=parent)
+    while True:
+        heartbeat.tick(is_stopping=board.stop_at != 0)
+        time.sleep(TICK_SECONDS)
 
 
 def _die_with(parent: int) -> None:

@@ -55,24 +55,24 @@ def test_pools_that_the_master_cannot_serve_are_refused_at_the_first_connection(
     open_on(servers, worker_processes=20)
     with pytest.raises(ConfigurationError) as caught, writing(entered()):
         pass
-    assert "20 processes x (pool_size 2 + max_overflow 2 + monitor 1) + keeper 1 = 101 connections" in str(caught.value)
+    assert "20 processes x (pool_size 2 + max_overflow 2 + monitor 1) + keeper 2 = 102 connections" in str(caught.value)
     assert "max_connections 100 - superuser_reserved_connections 3" in str(caught.value)
     assert "= 97: lower DOCWORKER_WORKER_PROCESSES" in str(caught.value)
 
 
 def test_arithmetic_of_connections_counts_what_is_reserved() -> None:
     settings = Settings(worker_processes=4, pool_size=2, max_overflow=2)
-    check_connections(settings, max_connections=20, superuser_reserved=2, reserved=1)
-    with pytest.raises(ConfigurationError, match="= 17 connections"):
-        check_connections(settings, max_connections=19, superuser_reserved=2, reserved=1)
+    check_connections(settings, max_connections=21, superuser_reserved=2, reserved=1)
+    with pytest.raises(ConfigurationError, match="= 18 connections"):
+        check_connections(settings, max_connections=20, superuser_reserved=2, reserved=1)
     check_connections(
-        Settings(worker_pool="threads", worker_processes=4), max_connections=8, superuser_reserved=3
+        Settings(worker_pool="threads", worker_processes=4), max_connections=9, superuser_reserved=3
     )  # one process
 
 
 def test_arithmetic_of_connections_counts_databases_of_organizations_up_to_those_that_may_be_open() -> None:
     settings = Settings(worker_processes=2, pool_size=2, max_overflow=2, databases_open=8)
-    for many, needed in ((0, 9), (3, 18), (8, 33), (300, 33)):
+    for many, needed in ((0, 10), (3, 19), (8, 34), (300, 34)):
         check_connections(settings, max_connections=needed, tenant_databases=many)
         with pytest.raises(ConfigurationError, match=f"= {needed} connections to the master of home") as caught:
             check_connections(settings, max_connections=needed - 1, tenant_databases=many)
