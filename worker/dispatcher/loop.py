@@ -93,6 +93,8 @@ class _Look:
     walks: list[Walk] = field(default_factory=list)
     saw_all: bool = True
     wants_more: bool = False
+    has_bounds: bool = False
+    """Whether any backlog is bounded."""
     places_at: float | None = None
     """Since when it has held places of kinds with a cap."""
     planned_at: float = 0.0
@@ -267,7 +269,8 @@ class Dispatcher:
         brought = False
         if look.planner:
             brought = depth is not None and self._bring(depth, asked_at, len(messages))
-            self._backlogs.update()
+            if look.has_bounds:
+                self._backlogs.update()
             self._gauges.update(set_aside=len(self._set_aside), unknown=len(self._unknown))
         else:
             self._gauges.leave_to_planner()
@@ -316,6 +319,7 @@ class Dispatcher:
             elif not planner and self._shared.window.is_shared:
                 # Another process plans for this ledger: what it lets run counts for the caps of the other ones here.
                 self._shared.caps.know(self.name, ledger.load(session, self._shortcuts).jobs_of_kind)
+        look.has_bounds = permit is not None and permit.has_bounds
         look.planned_at = time.monotonic()
         for walk in look.walks:
             self._turns.take(walk)

@@ -12,23 +12,26 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rate, Rule
+from docworker.db.models.backlog import BACKLOGS
 from docworker.db.models.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
 
 
 class Permit(NamedTuple):
-    """To plan: how often the rules and what is spent of their rates have changed, and the master's time, in seconds."""
+    """To plan: how often the rules and what is spent of their rates have changed, the master's time, in seconds, and
+    whether any backlog is bounded."""
 
     rules: int
     spends: int
     now: float
+    has_bounds: bool
 
 
 PERMIT = f"""(SELECT rules FROM {LIMIT_CHANGES}), (SELECT spends FROM {LIMIT_CHANGES}),
-       CAST(extract(epoch FROM clock_timestamp()) AS double precision)"""
+       CAST(extract(epoch FROM clock_timestamp()) AS double precision), EXISTS (SELECT FROM {BACKLOGS})"""
 """The columns of a Permit."""
 
 _RULES = text(f"""
-SELECT organization_id, kind, is_each, max_running, rate_jobs, rate_seconds, rate_burst FROM {LIMITS} WHERE key = ''
+SELECT organization_id, kind, is_each, max_running, rate_jobs, rate_seconds, rate_burst FROM {LIMITS}
 """)
 _SPENT = text(f"""
 SELECT organization_id, kind, CAST(extract(epoch FROM spent_until) AS double precision) FROM {RATES_SPENT}

@@ -47,7 +47,7 @@ SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
 
 def may_plan(session: Session) -> Permit | None:
     """What the transaction that plans now has to know; None while another one plans."""
-    may, *permit = session.execute(_MAY_PLAN).one()[:4]
+    may, *permit = session.execute(_MAY_PLAN).one()[: 1 + len(Permit._fields)]
     return Permit(*permit) if may else None
 
 
