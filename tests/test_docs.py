@@ -60,12 +60,17 @@ def test_each_dependency_is_explained() -> None:
     assert explained == names
 
 
-def test_example_of_a_kind_runs(tenant: Tenant) -> None:
+def example_of(name: str) -> Any:
+    """The function of that name, which docs/jobs.md defines."""
     blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
-    (example,) = (block for block in blocks if "def count_words" in block)
+    (example,) = (block for block in blocks if f"def {name}" in block)
     defined: dict[str, Any] = {}
     exec(example, defined)
-    count_words = defined["count_words"]
+    return defined[name]
+
+
+def test_example_of_a_kind_runs(tenant: Tenant) -> None:
+    count_words = example_of("count_words")
 
     (document_id,) = tenant.add("three short words")
     with writing(tenant.id) as session:
@@ -76,11 +81,7 @@ def test_example_of_a_kind_runs(tenant: Tenant) -> None:
 
 
 def test_example_of_a_coroutine_kind_runs(tenant: Tenant) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
-    (example,) = (block for block in blocks if "def call_service" in block)
-    defined: dict[str, Any] = {}
-    exec(example, defined)
-    call_service = defined["call_service"]
+    call_service = example_of("call_service")
 
     keys: list[str] = []
     with answering(lambda request: keys.append(request.headers["Idempotency-Key"])) as url:
@@ -92,11 +93,7 @@ def test_example_of_a_coroutine_kind_runs(tenant: Tenant) -> None:
 
 
 def test_example_of_a_job_that_tells_its_story_runs(tenant: Tenant) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "jobs.md").read_text(), re.DOTALL | re.MULTILINE)
-    (example,) = (block for block in blocks if "def count_to" in block)
-    defined: dict[str, Any] = {}
-    exec(example, defined)
-    count_to = defined["count_to"]
+    count_to = example_of("count_to")
 
     with writing(tenant.id) as session:
         job_id = enqueue(session, count_to, end=1000)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.dispatching.limiting import Rate
-from docworker.db.ledger.values import MAX_KEY_LENGTH, check_integer, check_kind, check_text
+from docworker.db.ledger.values import check_integer, check_kind
 from docworker.db.models import Limit, RateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 
@@ -34,13 +34,12 @@ def set_limit(
     *,
     kind: str | None = None,
     organization_id: UUID | None = None,
-    key: str | None = None,
     is_each: bool = False,
     max_running: int | None = None,
     rate: Rate | None = None,
 ) -> None:
-    """Limit the jobs of a kind, of an organization, of one kind of it, or with one key, in place of the limit that is
-    there; with `is_each` those of each organization that has no limit of its own. It is in force from the next look of
+    """Limit the jobs of a kind, of an organization, or of one kind of it, in place of the limit that is there; with
+    `is_each` those of each organization that has no limit of its own. It is in force from the next look of
     the dispatcher on; what is dispatched goes on. For the dispatcher's session.
 
     Raises InvalidArgumentError for a limit of nothing, to nothing, or of what cannot be.
@@ -49,7 +48,7 @@ def set_limit(
         raise InvalidArgumentError("a limit is of the jobs that run at a time, or a rate, or both: give one")
     if max_running is not None:
         check_integer("max_running", max_running, 0, MOST_RUNNING)
-    place = _place(kind, organization_id, key, is_each=is_each)
+    place = _place(kind, organization_id, is_each=is_each)
     values = {
         "max_running": max_running,
         "rate_jobs": None if rate is None else rate.jobs,
@@ -59,7 +58,7 @@ def set_limit(
     statement = insert(Limit).values(place | values)
     session.execute(
         statement.on_conflict_do_update(
-            index_elements=[Limit.organization_id, Limit.kind, Limit.key, Limit.is_each],
+            index_elements=[Limit.organization_id, Limit.kind, Limit.is_each],
             set_=values | {"updated_at": func.clock_timestamp()},
         )
     )
@@ -81,28 +80,24 @@ def remove_limit(
     *,
     kind: str | None = None,
     organization_id: UUID | None = None,
-    key: str | None = None,
     is_each: bool = False,
 ) -> bool:
     """Take a limit back; False when there was none."""
-    place = _place(kind, organization_id, key, is_each=is_each)
+    place = _place(kind, organization_id, is_each=is_each)
     conditions = [getattr(Limit, name) == one for name, one in place.items()]
     return session.execute(delete(Limit).where(*conditions).returning(Limit.kind)).first() is not None
 
 
 def find_limits(session: Session) -> Sequence[Limit]:
-    """All of them, in the order of organization, kind and key."""
-    return session.scalars(select(Limit).order_by(Limit.organization_id, Limit.kind, Limit.key, Limit.is_each)).all()
+    """All of them, in the order of organization and kind."""
+    return session.scalars(select(Limit).order_by(Limit.organization_id, Limit.kind, Limit.is_each)).all()
 
 
-def _place(kind: str | None, organization_id: UUID | None, key: str | None, *, is_each: bool) -> dict[str, object]:
-    if is_each and (organization_id is not None or key is not None):
-        raise InvalidArgumentError("a limit of each organization is of no organization and no key: leave those out")
-    if key is not None and kind is not None:
-        raise InvalidArgumentError("a key is of jobs of all kinds: leave the kind out")
+def _place(kind: str | None, organization_id: UUID | None, *, is_each: bool) -> dict[str, object]:
+    if is_each and organization_id is not None:
+        raise InvalidArgumentError("a limit of each organization is not of one: leave it out")
     return {
         "organization_id": organization_id or SYSTEM_ORGANIZATION_ID,
         "kind": "" if kind is None else check_kind(kind),
-        "key": "" if key is None else check_text("a key", key, most=MAX_KEY_LENGTH),
         "is_each": is_each,
     }

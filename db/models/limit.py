@@ -10,9 +10,9 @@ from docworker.db.models.base import Base
 
 
 class Limit(Base):
-    """Of the jobs of a kind, of an organization, of one kind of it, or with one key.
+    """Of the jobs of a kind, of an organization, or of one kind of it.
 
-    The nil organization and an empty kind or key stand for all of them together; with `is_each` it is of each
+    The nil organization and an empty kind stand for all of them together; with `is_each` it is of each
     organization that has no limit of its own for that kind. The rate is so many jobs in so many seconds, and up to a
     burst of them at once.
     """
@@ -21,7 +21,6 @@ class Limit(Base):
 
     organization_id: Mapped[UUID] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
-    key: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     is_each: Mapped[bool] = mapped_column(primary_key=True, server_default=text("false"))
     max_running: Mapped[int | None]
     rate_jobs: Mapped[int | None]

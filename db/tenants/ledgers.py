@@ -1,10 +1,12 @@
-"""`ledgers`: where jobs lie, in the database of each cluster and in those of single organizations."""
+"""`ledgers`, `ledgers_of`: where jobs lie, in the database of each cluster and in those of single organizations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import select
 
+from docworker.db.catalog import place_of
 from docworker.db.cluster import database
 from docworker.db.models import Placement
 from docworker.db.sessions import reading
@@ -27,3 +29,11 @@ def ledgers() -> Sequence[LedgerPlace]:
         ).all()
     own = [LedgerPlace(cluster) for cluster in database().settings.cluster_names]
     return [*own, *(LedgerPlace(row.cluster, row.database) for row in of_databases)]
+
+
+def ledgers_of(organization_id: UUID | None) -> Sequence[LedgerPlace]:
+    """The ledger of the organization's jobs; without one all there are. Raises as `place_of`."""
+    if organization_id is None:
+        return ledgers()
+    place = place_of(organization_id, database())
+    return [LedgerPlace(place.cluster, place.database)]

@@ -153,7 +153,7 @@ class _Singles(_Delivery):
     """Where nothing but the end of a job is to be written, the next one is claimed in the same transaction."""
 
     def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
-        each = _one_by_one(parts)
+        each = _single_parts(parts)
         super().__init__(kind, each, message_id, begins_for_seconds=kind.turn_seconds)
         self._following: Claim | None = None
 
@@ -212,7 +212,7 @@ class _Concurrent(_Delivery):
     """Jobs of a coroutine kind: as many at a time as it says, each claimed when it starts."""
 
     def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
-        super().__init__(kind, _one_by_one(parts), message_id, begins_for_seconds=kind.turn_seconds)
+        super().__init__(kind, _single_parts(parts), message_id, begins_for_seconds=kind.turn_seconds)
         self._open: dict[asyncio.Task[BaseException | None], Batch] = {}
 
     def run(self) -> None:
@@ -297,7 +297,7 @@ class _Concurrent(_Delivery):
                     task.cancel()
 
 
-def _one_by_one(parts: Sequence[Part]) -> list[Part]:
+def _single_parts(parts: Sequence[Part]) -> list[Part]:
     return [Part(part.organization_id, (one,)) for part in parts for one in part.job_ids]
 
 

@@ -29,7 +29,6 @@ def upgrade() -> None:
         "limits",
         sa.Column("organization_id", sa.Uuid(), nullable=False),
         sa.Column("kind", sa.Text(), server_default=sa.text("''"), nullable=False),
-        sa.Column("key", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.Column("is_each", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("max_running", sa.Integer(), nullable=True),
         sa.Column("rate_jobs", sa.Integer(), nullable=True),
@@ -44,7 +43,7 @@ def upgrade() -> None:
             name=op.f("ck_limits_rate"),
         ),
         sa.CheckConstraint("num_nonnulls(max_running, rate_jobs) > 0", name=op.f("ck_limits_limits_something")),
-        sa.PrimaryKeyConstraint("organization_id", "kind", "key", "is_each", name=op.f("pk_limits")),
+        sa.PrimaryKeyConstraint("organization_id", "kind", "is_each", name=op.f("pk_limits")),
         schema="ledger",
     )
     op.create_table(

@@ -156,11 +156,7 @@ def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> An
     lane = Lane(job.organization_id, job.kind, job.alone, job.priority, 1, job.run_at)
     limits = living.limits(book_of(session))
     planner = Planner(under_way, limits, capacity=1, left_out=living.left_out)
-    hold = planner.hold_of(lane)
-    if hold in (Hold.LIMIT, Hold.RATE):
-        reasons = _of_limit(session, job, planner.holding_of(lane))
-    else:
-        reasons = [] if hold is None else _of_hold(session, job, hold, living, limits, under_way)
+    reasons = _of_hold(session, job, planner, lane, limits, under_way, living)
     reasons += _missing(living, job.kind)
     line = line_of(session, job)
     reasons += _of_dispatcher(living)
@@ -191,8 +187,10 @@ def _of_limit(session: Session, job: Job, holding: Holding | None) -> list[Reaso
     return [Reason("limit", text, _holders(session, and_(true(), *which)))]
 
 
-def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, limits: Limits, under_way: Load) -> list[Reason]:
-    match hold:
+def _of_hold(
+    session: Session, job: Job, planner: Planner, lane: Lane, limits: Limits, under_way: Load, living: _Living
+) -> list[Reason]:
+    match planner.hold_of(lane):
         case Hold.UNKNOWN_KIND:
             releases = sorted({one.release for one in living.dispatchers})
             return [
@@ -215,7 +213,9 @@ def _of_hold(session: Session, job: Job, hold: Hold, living: _Living, limits: Li
             cap = limits.cap_of_kind(job.kind)
             text = f"{under_way.jobs_of_kind[job.kind]} of at most {cap} jobs of its kind are under way"
             return [Reason("kind_at_cap", text, _holders(session, Job.kind == job.kind))]
-        case _:
+        case Hold.LIMIT | Hold.RATE:
+            return _of_limit(session, job, planner.holding_of(lane))
+        case None:
             return []
 
 

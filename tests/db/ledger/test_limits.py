@@ -263,9 +263,7 @@ def test_which_limit_holds_a_lane_is_said(opened: Database) -> None:
         ({"kind": "one"}, "a limit is of the jobs that run at a time, or a rate, or both: give one"),
         ({"kind": "one", "max_running": -1}, "max_running goes from 0 to 1000000, got -1"),
         ({"kind": "", "max_running": 1}, "kind"),
-        ({"key": "k", "kind": "one", "max_running": 1}, "a key is of jobs of all kinds: leave the kind out"),
-        ({"key": "k", "is_each": True, "max_running": 1}, "of no organization and no key"),
-        ({"organization_id": UUID(int=1), "is_each": True, "max_running": 1}, "of no organization and no key"),
+        ({"organization_id": UUID(int=1), "is_each": True, "max_running": 1}, "is not of one: leave it out"),
     ],
 )
 def test_what_cannot_be_limited_is_told(opened: Database, limit: dict[str, Any], complaint: str) -> None:

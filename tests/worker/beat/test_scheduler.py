@@ -93,4 +93,5 @@ def test_beats_that_are_killed_at_random_fire_each_due_tick_once_and_take_a_chan
     assert due == [due[0] + number * timedelta(seconds=1) for number in range(len(due))]
     docworker("schedules", "resume", "often")
     eventually(lambda: len(fires("often")) > len(found), within_seconds=20, what="it goes on without a restart")
-    assert jobs(COUNTED) >= len(fires("often"))
+    fired = len(fires("often"))  # before the jobs: it goes on firing
+    assert jobs(COUNTED) >= fired

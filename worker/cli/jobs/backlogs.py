@@ -1,7 +1,5 @@
 """`docworker jobs backlogs`: how many due jobs organizations may have waiting."""
 
-from collections.abc import Sequence
-
 import click
 
 from docworker.db.editing.audit import on_record
@@ -9,12 +7,11 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.waiting import backlogs as kept
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants.ledgers import LedgerPlace, ledgers
+from docworker.db.tenants.ledgers import ledgers, ledgers_of
 from docworker.db.tenants.organizations import slugs_of
 from docworker.worker.cli.jobs.selection import organization_id
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
-from docworker.worker.tenants.owner import placement_of
 
 _organization = click.option(
     "-o", "--organization", "slug", metavar="SLUG", help="This one; else each that has no bound of its own."
@@ -34,7 +31,7 @@ def set_(most: int, slug: str | None) -> None:
     with database_open("jobs"):
         owner = organization_id(slug)
         with on_record("backlog_bounded", actor=actor(), subject="job", organization_id=owner, most=most, slug=slug):
-            for place in _places(slug):
+            for place in ledgers_of(owner):
                 with all_jobs_session(*place) as session:
                     kept.set_backlog(session, owner, most)
     click.echo(f"at most {most} due jobs wait of {_whose(slug)}")
@@ -48,7 +45,7 @@ def remove(slug: str | None) -> None:
         owner = organization_id(slug)
         with on_record("backlog_unbounded", actor=actor(), subject="job", organization_id=owner, slug=slug):
             was_there = False
-            for place in _places(slug):
+            for place in ledgers_of(owner):
                 with all_jobs_session(*place) as session:
                     was_there |= kept.remove_backlog(session, owner)
             if not was_there:
@@ -76,14 +73,6 @@ def list_(as_json: bool) -> None:
         return
     shown = [(slug or "each", *("" if one is None else one for one in numbers)) for slug, *numbers in rows]
     print_table(("organization", "most", "waiting", "of"), shown)
-
-
-def _places(slug: str | None) -> Sequence[LedgerPlace]:
-    """The ledgers in which it is to be set."""
-    if slug is None:
-        return ledgers()
-    placement = placement_of(slug)
-    return [LedgerPlace(placement.cluster, placement.database)]
 
 
 def _whose(slug: str | None) -> str:

@@ -124,7 +124,7 @@ def _error(job: Listed) -> str | None:
     return line if len(line) <= 100 else f"{line[:99]}\N{HORIZONTAL ELLIPSIS}"
 
 
-@jobs.command()
+@jobs.command(short_help="Show all that the ledger knows of a job.")
 @click.argument("job_id", type=click.UUID)
 @json_option
 def show(job_id: UUID, as_json: bool) -> None:

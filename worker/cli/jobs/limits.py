@@ -13,8 +13,7 @@ from docworker.db.ledger import Rate, rate_of
 from docworker.db.models import Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants.ledgers import LedgerPlace, ledgers
-from docworker.db.tenants.limits import ledgers_of
+from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
 from docworker.db.tenants.organizations import slugs_of
 from docworker.worker.cli.jobs.record import limit_on_record
 from docworker.worker.cli.jobs.selection import organization_id
@@ -41,7 +40,6 @@ def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is limited."""
     for option in (
         click.option("--each", "is_each", is_flag=True, help="Of each organization that has no limit of its own."),
-        click.option("--key", help="The key that the jobs were enqueued with."),
         click.option("-o", "--organization", "slug", metavar="SLUG", help="The organization."),
         click.option("--kind", help="The kind of job."),
     ):
@@ -51,7 +49,7 @@ def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def limits() -> None:
-    """Show, set and remove limits: of the jobs of a kind, of an organization, of both, or with one key."""
+    """Show, set and remove limits: of the jobs of a kind, of an organization, or of both."""
 
 
 @limits.command("set", short_help="Limit what runs at a time, or how often.")
@@ -62,7 +60,6 @@ def limits() -> None:
 def set_(
     kind: str | None,
     slug: str | None,
-    key: str | None,
     is_each: bool,
     max_running: int | None,
     given_rate: tuple[int, float] | None,
@@ -75,8 +72,8 @@ def set_(
     if burst is not None and given_rate is None:
         raise click.UsageError("--burst is of a rate: give --rate as well")
     rate = None if given_rate is None else rate_of(*given_rate, burst)
-    _demand_something(kind, slug, key, is_each=is_each)
-    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
+    _demand_something(kind, slug, is_each=is_each)
+    told = {"kind": kind, "each": is_each or None, "running": max_running, "rate": _told(rate)}
     with database_open("jobs"):
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
@@ -86,26 +83,25 @@ def set_(
                         session,
                         kind=kind,
                         organization_id=owner,
-                        key=key,
                         is_each=is_each,
                         max_running=max_running,
                         rate=rate,
                     )
-    click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
+    click.echo(f"limited {_place(kind, slug, is_each=is_each)}: {_what(max_running, rate)}")
 
 
 @limits.command(short_help="Take a limit back.")
 @of_what
-def remove(kind: str | None, slug: str | None, key: str | None, is_each: bool) -> None:
+def remove(kind: str | None, slug: str | None, is_each: bool) -> None:
     """Take a limit back; name the same jobs."""
-    _demand_something(kind, slug, key, is_each=is_each)
+    _demand_something(kind, slug, is_each=is_each)
     with database_open("jobs"):
         owner = _owner(slug)
-        with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
-            removed = [_removed(place, kind, owner, key, is_each=is_each) for place in ledgers_of(owner)]
+        with limit_on_record("unlimited", owner, kind=kind, each=is_each or None):
+            removed = [_removed(place, kind, owner, is_each=is_each) for place in ledgers_of(owner)]
             if not any(removed):
-                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, key, is_each=is_each)}")
-    click.echo(f"removed the limit of {_place(kind, slug, key, is_each=is_each)}")
+                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, is_each=is_each)}")
+    click.echo(f"removed the limit of {_place(kind, slug, is_each=is_each)}")
 
 
 @limits.command("list", short_help="List the limits.")
@@ -113,23 +109,22 @@ def remove(kind: str | None, slug: str | None, key: str | None, is_each: bool) -
 def list_(as_json: bool) -> None:
     """List what is limited by this command. The caps of kinds in code (`max_running`) come besides."""
     with database_open("jobs"):
-        found: dict[tuple[UUID, str, str, bool], Limit] = {}
+        found: dict[tuple[UUID, str, bool], Limit] = {}
         for place in ledgers():
             with all_jobs_session(*place) as session:
                 for one in ledger.find_limits(session):
-                    found.setdefault((one.organization_id, one.kind, one.key, one.is_each), one)
+                    found.setdefault((one.organization_id, one.kind, one.is_each), one)
         slugs = slugs_of({one.organization_id for one in found.values()})
     rows = [_row(one, slugs) for one in found.values()]
     if as_json:
         print_json(rows)
         return
     print_table(
-        ("organization", "kind", "key", "running", "rate", "burst"),
+        ("organization", "kind", "running", "rate", "burst"),
         (
             [
                 row["organization"] or ("each" if row["each"] else "all"),
                 row["kind"] or "all",
-                row["key"] or "",
                 "" if row["running"] is None else row["running"],
                 row["rate"] or "",
                 row["burst"] or "",
@@ -146,14 +141,14 @@ def _owner(slug: str | None) -> UUID | None:
     return owner
 
 
-def _removed(place: LedgerPlace, kind: str | None, owner: UUID | None, key: str | None, *, is_each: bool) -> bool:
+def _removed(place: LedgerPlace, kind: str | None, owner: UUID | None, *, is_each: bool) -> bool:
     with all_jobs_session(*place) as session:
-        return ledger.remove_limit(session, kind=kind, organization_id=owner, key=key, is_each=is_each)
+        return ledger.remove_limit(session, kind=kind, organization_id=owner, is_each=is_each)
 
 
-def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> None:
-    if kind is None and slug is None and key is None and not is_each:
-        raise click.UsageError("say what to limit: --kind, --organization, both, --key, or --each")
+def _demand_something(kind: str | None, slug: str | None, *, is_each: bool) -> None:
+    if kind is None and slug is None and not is_each:
+        raise click.UsageError("say what to limit: --kind, --organization, both, or --each")
     if kind is not None:
         from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415 - it needs Celery and the pipeline
 
@@ -167,7 +162,6 @@ def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
         "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
         "each": one.is_each,
         "kind": one.kind or None,
-        "key": one.key or None,
         "running": one.max_running,
         "rate": _told(rate),
         "burst": one.rate_burst,
@@ -175,9 +169,8 @@ def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
     }
 
 
-def _place(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> str:
-    what = f"jobs with the key {key!r}" if key is not None else kind or "all kinds"
-    return " of ".join(part for part in (what, slug, "each organization" if is_each else None) if part)
+def _place(kind: str | None, slug: str | None, *, is_each: bool) -> str:
+    return " of ".join(part for part in (kind or "all kinds", slug, "each organization" if is_each else None) if part)
 
 
 def _what(max_running: int | None, rate: Rate | None) -> str:
