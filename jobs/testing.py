@@ -15,7 +15,7 @@ from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.ledger import Message
 from docworker.db.models import Job
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.ledgers import LedgerPlace, ledgers
 from docworker.jobs.dispatch_limits import limits_of

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from docworker.db.models import Document, DocumentStatus, Job, JobState
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import organization_of
 
 _DOCUMENT_ID = Job.arguments["document_id"].astext

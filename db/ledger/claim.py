@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db import metrics
 from docworker.db.cluster.positions import WalPosition
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.job import JOBS
 from docworker.db.sessions import TenantSession, organization_of
 
 log = structlog.get_logger(__name__)

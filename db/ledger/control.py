@@ -30,8 +30,8 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import NotFoundError
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
-from docworker.db.models.gate import Gate
-from docworker.db.models.job import LIVE_STATES, Job, JobState, Pause
+from docworker.db.models.ledger.gate import Gate
+from docworker.db.models.ledger.job import LIVE_STATES, Job, JobState, Pause
 
 
 @dataclass(frozen=True)

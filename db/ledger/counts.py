@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.lanes import DUE_LATER, FOLLOWING_LANE, HEAD, first
-from docworker.db.models.job import JOBS, READY
+from docworker.db.models.ledger.job import JOBS, READY
 
 _COUNT_LIVE = text(f"""
 SELECT left(kind, 200), state, count(*) FROM {JOBS} WHERE {READY} GROUP BY kind, state

@@ -25,9 +25,9 @@ from docworker.db.ledger.values import (
     check_text,
     check_time,
 )
-from docworker.db.models.backlog import BACKLOGS
 from docworker.db.models.base import new_id
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.backlog import BACKLOGS
+from docworker.db.models.ledger.job import JOBS
 
 MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 

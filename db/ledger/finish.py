@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.claim import OWNED, Claimed, ClaimKey, mine
 from docworker.db.ledger.values import as_json
-from docworker.db.models.job import JOBS, JobState
+from docworker.db.models.ledger.job import JOBS, JobState
 from docworker.db.sessions import organization_of
 
 MOST_KEPT = 20_000

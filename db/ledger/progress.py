@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.models import Job, JobState
 from docworker.db.models.base import any_of
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import organization_of
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.shortcuts import Floor, entries_of
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.job import JOBS
 
 
 @dataclass(frozen=True)

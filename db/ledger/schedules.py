@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from docworker.db.errors import InvalidArgumentError, NotFoundError
-from docworker.db.models.schedule import KeptSchedule, ScheduleFire, Source
+from docworker.db.models.ledger.schedule import KeptSchedule, ScheduleFire, Source
 
 _MOST_AHEAD = 1000
 _NO_SYNC = {"synchronize_session": False}

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, set_aside
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.job import JOBS
 from docworker.db.sessions import writing
 from docworker.db.sessions.exchanges import Committed, commit_with, transact
 from docworker.db.sessions.statements import Call, Row, Statement

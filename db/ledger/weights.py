@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.models.job import Weight
+from docworker.db.models.ledger.job import Weight
 
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 

@@ -1,20 +1,20 @@
 """The tables, one noun a module. Importing this package knows them all, as Alembic needs."""
 
-from docworker.db.models.attempt import PastAttempt
 from docworker.db.models.audit import AuditEntry, InstallationEntry
-from docworker.db.models.backlog import Backlog
 from docworker.db.models.base import Base, new_id
 from docworker.db.models.catalog import Changes, Placement, PlacementState
 from docworker.db.models.contributor import ContributorRole, DocumentContributor
 from docworker.db.models.document import Document, DocumentSearch, DocumentStatus
 from docworker.db.models.folder import Folder
-from docworker.db.models.gate import Gate, GateMember, OrderEvent
-from docworker.db.models.job import Job, JobState, Pause, Suspension, Weight
-from docworker.db.models.limit import Limit, LimitChange, RateSpent
+from docworker.db.models.ledger.attempt import PastAttempt
+from docworker.db.models.ledger.backlog import Backlog
+from docworker.db.models.ledger.gate import Gate, GateMember, OrderEvent
+from docworker.db.models.ledger.job import Job, JobState, Pause, Suspension, Weight
+from docworker.db.models.ledger.limit import Limit, LimitChange, RateSpent
+from docworker.db.models.ledger.process import ProcessBeat
+from docworker.db.models.ledger.schedule import KeptSchedule, Missed, ScheduleFire
 from docworker.db.models.organization import Organization
-from docworker.db.models.process import ProcessBeat
 from docworker.db.models.report import KeptReport
-from docworker.db.models.schedule import KeptSchedule, Missed, ScheduleFire
 from docworker.db.models.tag import DocumentTag, Tag
 from docworker.db.models.user import User
 from docworker.db.models.version import DocumentVersion

@@ -40,11 +40,11 @@ from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Base, Folder
-from docworker.db.models.attempt import ATTEMPTS
-from docworker.db.models.backlog import BACKLOGS
-from docworker.db.models.gate import GATE_MEMBERS, GATES
-from docworker.db.models.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
-from docworker.db.models.limit import LIMITS, RATES_SPENT
+from docworker.db.models.ledger.attempt import ATTEMPTS
+from docworker.db.models.ledger.backlog import BACKLOGS
+from docworker.db.models.ledger.gate import GATE_MEMBERS, GATES
+from docworker.db.models.ledger.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
+from docworker.db.models.ledger.limit import LIMITS, RATES_SPENT
 from docworker.db.settings import settings
 from docworker.db.tenants.tables import owner_column, rows_in_order
 

@@ -37,7 +37,7 @@ from docworker.db.models import (
     PlacementState,
 )
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.job import JOBS
 from docworker.db.reports.kept import is_large, keep
 from docworker.db.reports.question import Question
 from docworker.db.reports.report import REPORTS, compute

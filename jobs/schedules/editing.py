@@ -29,7 +29,7 @@ from docworker.db.ledger.schedules import (
 from docworker.db.ledger.values import shortened
 from docworker.db.models import KeptSchedule, Placement
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.schedule import Source
+from docworker.db.models.ledger.schedule import Source
 from docworker.db.sessions import all_jobs_session
 from docworker.jobs.kind import Kind
 from docworker.jobs.schedules.firing import check, enqueue_tick

@@ -13,7 +13,7 @@ from docworker.db.errors import ConfigurationError
 from docworker.db.ledger.schedules import heal_times, kept_schedules, master_time, remember_rule
 from docworker.db.models import KeptSchedule, Placement
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
-from docworker.db.models.schedule import Source
+from docworker.db.models.ledger.schedule import Source
 from docworker.jobs.schedules.rules import text_of
 from docworker.jobs.schedules.schedule import SCHEDULES, Schedule, distinct
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Document, Job, JobState
 from docworker.db.models.base import new_id
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document

@@ -117,7 +117,7 @@ def main(descriptor: int, parent: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the worker, which needs its leases to the end
     logs.configure(settings())
-    open_database(settings(), application_name="docworker worker")
+    open_database(settings(), application_name="docworker keeper")
     board = Board.open(descriptor)
     keeper = Keeper(board, board.places)
     details = json.loads(sys.stdin.buffer.read() or b"{}")

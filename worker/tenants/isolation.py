@@ -11,9 +11,9 @@ from sqlalchemy import Connection, select, text
 
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.models import Placement
-from docworker.db.models.job import PAUSES, SUSPENSIONS, WEIGHTS
-from docworker.db.models.limit import LIMITS, RATES_SPENT
-from docworker.db.models.schedule import SCHEDULES
+from docworker.db.models.ledger.job import PAUSES, SUSPENSIONS, WEIGHTS
+from docworker.db.models.ledger.limit import LIMITS, RATES_SPENT
+from docworker.db.models.ledger.schedule import SCHEDULES
 from docworker.db.settings import settings
 from docworker.worker.tenants.owner import owning
 

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rate, Rule
-from docworker.db.models.backlog import BACKLOGS
-from docworker.db.models.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
+from docworker.db.models.ledger.backlog import BACKLOGS
+from docworker.db.models.ledger.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
 
 
 class Permit(NamedTuple):

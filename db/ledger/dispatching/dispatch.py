@@ -29,7 +29,7 @@ from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay
 from docworker.db.ledger.dispatching.turns import Turns, Walk
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.waiting.order import admit as admit_next
-from docworker.db.models.job import JOBS, READY
+from docworker.db.models.ledger.job import JOBS, READY
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
 # older than a backlog believes that there are no such jobs, and that reading and sorting them all costs nothing.

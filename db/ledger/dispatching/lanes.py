@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Lane, LaneKey
 from docworker.db.ledger.dispatching.shortcuts import KnownLanes, beginning, entries_of
-from docworker.db.models.job import ARRIVED, JOBS, READY, WEIGHTS
+from docworker.db.models.ledger.job import ARRIVED, JOBS, READY, WEIGHTS
 
 LANE = "organization_id, kind, alone, priority"
 Came = list[tuple[LaneKey, datetime]]

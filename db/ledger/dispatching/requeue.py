@@ -19,7 +19,7 @@ from docworker.db.ledger.dispatching.planning import LaneKey
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, entries_of
 from docworker.db.ledger.dispatching.under_way import since_floor
 from docworker.db.ledger.message import Message
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.job import JOBS
 
 
 def is_refused(error: Exception) -> bool:

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
-from docworker.db.models.gate import ORDER_EVENTS
-from docworker.db.models.job import JOBS, PAUSES, SUSPENSIONS
+from docworker.db.models.ledger.gate import ORDER_EVENTS
+from docworker.db.models.ledger.job import JOBS, PAUSES, SUSPENSIONS
 
 JUST_SENT_SECONDS = 2
 """So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and

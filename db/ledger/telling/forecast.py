@@ -15,7 +15,7 @@ from docworker.db.ledger.dispatching.lanes import first
 from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.telling.story import progress_of
 from docworker.db.models import Job
-from docworker.db.models.job import JOBS, READY
+from docworker.db.models.ledger.job import JOBS, READY
 
 LATELY_SECONDS = 300
 _MOST_COUNTED = 10_000

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from docworker.db.models.process import PROCESSES, ProcessBeat
+from docworker.db.models.ledger.process import PROCESSES, ProcessBeat
 
 BEAT_SECONDS = 10.0
 """How often a process says that it lives."""

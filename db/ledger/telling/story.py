@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from docworker.db.ledger.claim import Claimed
 from docworker.db.ledger.values import as_json
 from docworker.db.models import Job, JobState, PastAttempt
-from docworker.db.models.attempt import ATTEMPTS
-from docworker.db.models.job import JOBS
+from docworker.db.models.ledger.attempt import ATTEMPTS
+from docworker.db.models.ledger.job import JOBS
 from docworker.db.sessions import organization_of
 
 # Who holds the job just now is a renewal, an end or a cancellation, or the attempt itself in another transaction, which

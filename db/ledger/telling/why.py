@@ -29,7 +29,7 @@ from docworker.db.ledger.telling.processes import ProcessState
 from docworker.db.ledger.telling.story import progress_of
 from docworker.db.models import Gate, GateMember, Job, JobState, Pause, Suspension
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 
 _HOLDERS = 5
 

@@ -13,9 +13,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.values import check_integer
-from docworker.db.models.backlog import BACKLOGS, Backlog
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.job import JOBS, READY
+from docworker.db.models.ledger.backlog import BACKLOGS, Backlog
+from docworker.db.models.ledger.job import JOBS, READY
 
 LARGEST = 1_000_000_000
 

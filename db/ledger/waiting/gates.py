@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.values import check_id, shortened
-from docworker.db.models.gate import Gate, GateMember
-from docworker.db.models.job import Job
+from docworker.db.models.ledger.gate import Gate, GateMember
+from docworker.db.models.ledger.job import Job
 from docworker.db.sessions import organization_of
 
 When = Literal["succeeded", "failed", "any"]

@@ -1,6 +1,6 @@
 """`in_order`, `admit`, `release`: jobs of one key run one after another, in the order in which they were enqueued.
 
-They wait in line, and who plans admits the first of each key of which something has changed (`db.models.gate`). A
+They wait in line, and who plans admits the first of each key of which something has changed (`db.models.ledger.gate`). A
 unique index sees to it that no two of a key are admitted.
 """
 
@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.values import MAX_KEY_LENGTH, check_text, shortened
-from docworker.db.models.gate import GATES, ORDER_EVENTS
-from docworker.db.models.job import ADMITTED, IN_LINE, JOBS, Job, JobState
+from docworker.db.models.ledger.gate import GATES, ORDER_EVENTS
+from docworker.db.models.ledger.job import ADMITTED, IN_LINE, JOBS, Job, JobState
 
 OnFailure = Literal["block", "pass"]
 """What a job that has failed for good is to those of its key behind it."""

@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.control import CANCEL, RETRY, Change, Key, change_keys, get
-from docworker.db.models.gate import GATE_MEMBERS
-from docworker.db.models.job import JOBS, JobState
+from docworker.db.models.ledger.gate import GATE_MEMBERS
+from docworker.db.models.ledger.job import JOBS, JobState
 
 _TREE = text(f"""
 WITH RECURSIVE tree AS (

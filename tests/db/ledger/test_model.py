@@ -31,7 +31,7 @@ from docworker.db import ledger
 from docworker.db.cluster import Database
 from docworker.db.ledger import Claimed, Message
 from docworker.db.ledger.dispatching.requeue import WAITS_AT_MOST_SECONDS
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs import task
 from docworker.jobs.execution.continuity import Continuity

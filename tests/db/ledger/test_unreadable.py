@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from docworker.db import ledger
 from docworker.db.cluster import close_database, open_database
 from docworker.db.cluster.adapters import AFTER_ALL, BEFORE_ALL, Unreadable
-from docworker.db.models.schedule import ScheduleFire
+from docworker.db.models.ledger.schedule import ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.migrations.runner import downgrade, upgrade

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import delete, select, text
 
-from docworker.db.models.job import Job
+from docworker.db.models.ledger.job import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.sessions.fence import lock_key
 from docworker.jobs.kinds.scheduled import enqueue_scheduled

@@ -10,8 +10,8 @@ from docworker.db.editing.audit import list_entries
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from docworker.db.ledger.schedules import master_time
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
-from docworker.db.models.job import Job
-from docworker.db.models.schedule import KeptSchedule, ScheduleFire
+from docworker.db.models.ledger.job import Job
+from docworker.db.models.ledger.schedule import KeptSchedule, ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind

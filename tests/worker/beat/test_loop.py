@@ -15,8 +15,8 @@ from docworker.db.cluster import close_database, open_database
 from docworker.db.errors import ConfigurationError
 from docworker.db.ledger.schedules import master_time, remember_rule
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.models.job import Job
-from docworker.db.models.schedule import KeptSchedule, ScheduleFire
+from docworker.db.models.ledger.job import Job
+from docworker.db.models.ledger.schedule import KeptSchedule, ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.jobs.kind import Kind

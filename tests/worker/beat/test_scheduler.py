@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from docworker.db.models.job import Job
-from docworker.db.models.schedule import ScheduleFire
+from docworker.db.models.ledger.job import Job
+from docworker.db.models.ledger.schedule import ScheduleFire
 from docworker.db.sessions import all_jobs_session
 from tests.support.commands import docworker
 from tests.support.database import opened_database

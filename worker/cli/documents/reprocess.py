@@ -9,7 +9,7 @@ import click
 from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement, PlacementState
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.db.tenants.ledgers import ledgers

@@ -7,7 +7,7 @@ import click
 
 from docworker.db import ledger
 from docworker.db.models import JobState, Placement, PlacementState
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.ledgers import ledgers
 from docworker.db.tenants.organizations import list_organizations, organization_id_of

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from docworker.db import ledger
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Job
-from docworker.db.models.job import LIVE_STATES
+from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.jobs.story import progress_text
 from docworker.worker.cli.options import database_open

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Job, JobState, Placement
-from docworker.db.models.attempt import ATTEMPTS
-from docworker.db.models.job import JOBS, LIVE_STATES
+from docworker.db.models.ledger.attempt import ATTEMPTS
+from docworker.db.models.ledger.job import JOBS, LIVE_STATES
 from docworker.db.sessions.fence import lock_key
 from docworker.worker.tenants.owner import become, owning
 from docworker.worker.tenants.places import place_in

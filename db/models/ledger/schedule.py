@@ -9,7 +9,7 @@ from sqlalchemy import CheckConstraint, Index, SmallInteger, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, Base, Timestamped
-from docworker.db.models.job import FIRST_TIME, LAST_TIME
+from docworker.db.models.ledger.job import FIRST_TIME, LAST_TIME
 
 
 class Source(StrEnum):

@@ -48,7 +48,7 @@ class Job(TenantOwned, Base):
     `later` is true while `run_at` may lie ahead: such a job stands in no lane yet.
     `dispatched_lsn` is how many bytes of log were flushed when the job was dispatched; NULL once it was folded into.
     `progress` is what an attempt has told last of how far it is, and NULL for jobs that tell nothing.
-    `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.gate`).
+    `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.ledger.gate`).
     Jobs of one `order_key` run in the order of `order_position`; one that `blocks` holds up the others once it failed.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
