@@ -1,7 +1,7 @@
 """`in_order`, `admit`, `release`: jobs of one key run one after another, in the order in which they were enqueued.
 
-They wait in line, and who plans admits the first of each key of which something has changed (`db.models.ledger.gate`). A
-unique index sees to it that no two of a key are admitted.
+They wait in line, and who plans admits the first of each key of which something has changed
+(`db.models.ledger.gate`). A unique index sees to it that no two of a key are admitted.
 """
 
 from collections.abc import Sequence
