@@ -16,7 +16,7 @@ class Describe(Processor):
     """Adds the facts `language`, `words`, `characters`, and a title where the document brought none."""
 
     name = "describe"
-    version = 4
+    version = 5
     order = 300
 
     def process(self, document: Draft) -> Draft:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -23,16 +24,16 @@ _HASH, _SLASHES, _DASHES, _SEMICOLON, _PERCENT, _XML, _NONE = ("#",), ("//",), (
 _MARKS = {
     suffix: marks
     for suffixes, marks in (
-        ("py pyi pyx sh bash zsh fish csh rb pl pm t r jl tcl awk sed ex exs nix tf ps1 gd", _HASH),
+        ("py pyi pyx sh bash zsh fish csh rb pl perl pm t r jl tcl awk sed ex exs nix tf ps1 gd", _HASH),
         ("yaml yml toml conf properties env service socket timer desktop po pot list sources", _HASH),
         ("cmake mk mak am ac m4 make in dockerfile gitignore gitattributes dockerignore editorconfig", _HASH),
         ("c h cc cpp cxx hh hpp hxx m mm java js mjs cjs jsx ts tsx go rs cs kt kts swift scala dart", _SLASHES),
-        ("php css scss sass less groovy gradle proto v sv glsl zig d vala qml idl y l", _SLASHES),
+        ("php css scss sass less groovy gradle proto v sv glsl zig d vala qml idl y l cocci", _SLASHES),
         ("sql lua hs lhs adb ads vhd vhdl elm", _DASHES),
         ("ini cfg el lisp lsp clj cljs scm asm s reg", _SEMICOLON),
         ("tex ltx sty cls bib bst dtx erl hrl", _PERCENT),
         ("xml xsd xsl xslt dtd rng ui rss atom kml gpx plist docbook dbk svg vue", _XML),
-        ("json jsonl ndjson geojson json5 ipynb csv tsv tab psv log lock diff patch", _NONE),
+        ("json jsonl ndjson geojson json5 ipynb csv tsv tab psv log lock diff patch bat cmd sum", _NONE),
     )
     for suffix in suffixes.split()
 }
@@ -52,10 +53,29 @@ _LICENCE = re.compile(
     re.I,
 )
 _NO_PROSE = re.compile(
-    r"\.\. |\.\.$|:[a-z -]{1,40}:|<|\[!\[|!\[|#!|\{|\}|\\|-\*-|SPDX-|=[a-z]|\.[A-Z]{1,2}\b|['.]\\\"", re.I
+    r"\.\. |\.\.$|:[a-z -]{1,40}:|<|\[!\[|!\[|#!|\{|\}|\\|-\*-|SPDX-|=[a-z]|\$\w+[:$]|@\(#\)|\.[A-Z]{1,2}\b|['.]\\\"",
+    re.I,
 )
 _SECTION = re.compile(r"\[[\w .:-]{0,80}\]$")
 _TITLE_FIELD = re.compile(r"(?:#\+)?title[ \t]*[:=](.*)", re.I)
+_FIELD = re.compile(r"([a-z][a-z-]{0,40}):(.*)", re.I)
+_NAMING_FIELDS = frozenset({"title", "subject", "name", "package", "upstream-name"})
+_MANUAL_PAGE = re.compile(r"^\.(?:TH|Dd)[ \t]", re.M)
+_MANUAL_SECTION = re.compile(r"\.[ \t]*S[Hh]\b")
+_MANUAL_NAME = re.compile(r"\.[ \t]{0,9}(Nm|Nd)[ \t](.*)")
+_TROFF_LETTER = re.compile(r"\\\((?:(['`^:~,])([a-zA-Z])|(o)([aA]))")
+_TROFF_ACCENTS = {
+    "'": "\u0301",
+    "`": "\u0300",
+    "^": "\u0302",
+    ":": "\u0308",
+    "~": "\u0303",
+    ",": "\u0327",
+    "o": "\u030a",
+}
+_TROFF_SIGN = re.compile(r"\\\*?\((aq|en|em|co)|\\([-e])", re.I)
+_TROFF_SIGNS = {"aq": "'", "en": "\u2013", "em": "—", "co": "©", "-": "-", "e": "\\"}
+_TROFF_ESCAPE = re.compile(r"\\[f*](?:\[[^\]]{0,20}\]|\(..|.)|\\\(..|\\s[-+]?\d|\\[&|^/,%:0~ ]|\\(?=\.)")
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _HASHES = re.compile(r"#{1,6}[ \t]+([^ \t\n].*)")
 _UNDERLINE = re.compile(r"(?:=+|-+)[ \t]*")
@@ -93,6 +113,12 @@ def _text_title(head: str, media_type: object, name: str) -> str | None:
         title = named and (html.unescape(named[1]) if marks is _XML else _without_tex(named[1]))
         return title or _comment_in(head.split("\n"), marks)
     matter, lines = _front_matter(head.split("\n"))
+    if media_type == TEXT:
+        if _MANUAL_PAGE.search(head):
+            return _manual_title(lines)
+        called, is_record = _record_name(lines)
+        if called or is_record:
+            return called
     heading = _underlined_in(lines) if name.endswith((".rst", ".rest")) else None
     return _field_in(matter) or heading or _first_words(lines)
 
@@ -147,6 +173,46 @@ def _front_matter(lines: list[str]) -> tuple[list[str], list[str]]:
 def _field_in(matter: list[str]) -> str | None:
     named = (_TITLE_FIELD.match(line) for line in matter)
     return next((title for field in named if field and (title := field[1].strip(" \t\"'"))), None)
+
+
+def _record_name(lines: list[str]) -> tuple[str | None, bool]:
+    """What the fields at the top name, as of a package or a mail, and whether the file is a record for programs: its
+    first field is then an address, that of the format."""
+    first = True
+    is_record = False
+    for line in lines:
+        if line[:1] in (" ", "\t") and not first:
+            continue
+        field = _FIELD.match(line)
+        if not field:
+            break
+        is_record = is_record or (first and "://" in field[2])
+        first = False
+        if field[1].lower() in _NAMING_FIELDS and _says_something(field[2]):
+            return field[2].strip(), is_record
+    return None, is_record
+
+
+def _manual_title(lines: list[str]) -> str | None:
+    """The first words of a manual page for troff, which are what it is about: `lamp - burns oil`."""
+    name, in_section = "", False
+    for line in lines:
+        in_section = in_section or _MANUAL_SECTION.match(line) is not None
+        named = _MANUAL_NAME.match(line)
+        if named and named[1] == "Nd":
+            return _without_troff(f"{name} - {named[2].strip()}")
+        if named:
+            name = name or named[2].strip(" \t,")
+        elif in_section and not line.startswith((".", "'")) and _says_something(line):
+            return _without_troff(line)
+    return None
+
+
+def _without_troff(line: str) -> str:
+    line = line[:_MOST_CHARACTERS]
+    line = _TROFF_LETTER.sub(lambda found: (found[2] or found[4]) + _TROFF_ACCENTS[found[1] or found[3]], line)
+    line = _TROFF_SIGN.sub(lambda found: _TROFF_SIGNS[(found[1] or found[2]).lower()], line)
+    return unicodedata.normalize("NFC", " ".join(_TROFF_ESCAPE.sub("", line).split()))
 
 
 def _heading_in(lines: list[str]) -> str | None:
@@ -216,7 +282,8 @@ def _without_marks(line: str) -> str:
     while words and _BESIDE_WORDS.issuperset(words[-1]):
         del words[-1]
     if words:
-        words[0] = words[0].lstrip('#/*;%"' if len(words[0]) > 1 else "")
+        marks = '#*;%"' if re.match(r"/[^/*]", words[0]) else '#/*;%"'  # a path keeps its slash
+        words[0] = words[0].lstrip(marks if len(words[0]) > 1 else "")
     return " ".join(words)
 
 
