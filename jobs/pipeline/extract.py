@@ -101,10 +101,9 @@ class Extract(Processor):
 
 
 def _needs_recognition(reading: Reading) -> str:
-    return (
-        f"its {len(reading.pictures)} pages hold pictures and no text, which is recognised where the workers have "
-        "Tesseract"
-    )
+    pages = len(reading.pictures)
+    what = f"its {pages} pages hold pictures" if pages > 1 else "its page holds a picture"
+    return f"{what} and no text, which is recognised where the workers have Tesseract"
 
 
 def _bytes_of(source: Original) -> tuple[str, bytes]:

@@ -90,6 +90,6 @@ def test_where_there_is_no_tesseract_the_document_says_what_it_needs(
     document = tenant.get(document_id)
     assert document.status == "failed"
     assert document.status_reason == (
-        "needs_ocr: its 1 pages hold pictures and no text, which is recognised where the workers have Tesseract"
+        "needs_ocr: its page holds a picture and no text, which is recognised where the workers have Tesseract"
     )
     assert recognitions() == before
