@@ -120,7 +120,7 @@ def plan(
     shortcuts: Shortcuts,
 ) -> Walk:
     """Walk along the ring until what may go fills so many messages; changes nothing."""
-    planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues)
+    planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues, passed=turns.passed)
     walk = Walk(turns, planner)
     search = LaneSearch(session, shortcuts.lanes, turns.after, usual=capacity * limits.largest)
     newest, heads = turns.newest(_FIRST_STRETCH), turns.heads(planner)

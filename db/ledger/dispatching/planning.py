@@ -14,6 +14,9 @@ from uuid import UUID
 from docworker.db.ledger.dispatching.limiting import Book, Counts, Holding
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 
+OLDEST_EVERY = 8
+"""Of so many turns in a row that would go past an older job of an organization, one goes to its oldest job."""
+
 
 class LaneKey(NamedTuple):
     """The queue of one organization, kind and priority. Jobs set apart (`alone`) have queues of their own."""
@@ -125,6 +128,7 @@ class Planner:
         capacity: int,
         left_out: Collection[LaneKey] = frozenset(),
         queues: Mapping[str, Collection[UUID]] = MappingProxyType({}),
+        passed: Mapping[tuple[UUID, str], int] = MappingProxyType({}),
     ) -> None:
         self.picks: dict[LaneKey, list[UUID]] = {}
         """For each job that a lane sends, in their order, the id of its message."""
@@ -139,6 +143,10 @@ class Planner:
         """Kind and organization, where it has had its turn or wants none any more, in their order."""
         self.had_queues = False
         """Whether there was anybody whom something free was due to."""
+        self.passed: dict[tuple[UUID, str], int] = {}
+        """Of each organization that sends something, how many turns in a row have now gone past an older job of it;
+        with a kind, of the turns that it had at the cap of that."""
+        self._passed_before = passed
         self._queues = queues
         self._ahead = Counter({kind: len(queue) for kind, queue in queues.items()})
         self._under_way = under_way
@@ -164,16 +172,40 @@ class Planner:
         return self._of_kind - self._under_way.jobs_of_kind
 
     def serve(self, lanes: Sequence[Lane]) -> Turn:
-        """One turn of the organization with these lanes: of the jobs that may go the most urgent ones, then the oldest.
-        Where there is no room for them, others do not go instead: they would always find some."""
+        """One turn of the organization with these lanes: of the jobs that may go the first ones in order. Where there
+        is no room for them, others do not go instead: they would always find some."""
         self.unknown |= {lane.key for lane in lanes if self._limits.size_of(lane.kind) is None}
-        for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.oldest)):
+        for lane in self.in_order(lanes):
             most = self._may_send(lane)
             if most > 0 and self._must_queue(lane.kind):
                 self._deny(lane.kind, lane.organization_id)
             elif most > 0:
-                return self._take(lane, most)
+                turn = self._take(lane, most)
+                if turn is Turn.SERVED:
+                    self._note(lane, lanes)
+                return turn
         return Turn.NOTHING
+
+    def in_order(self, lanes: Sequence[Lane], kind: str = "") -> list[Lane]:
+        """The lanes of an organization as its jobs would go: the most urgent ones first, then the oldest; at every
+        `OLDEST_EVERY`th turn that would go past older ones the oldest of all."""
+        if self._is_for_oldest(lanes[0].organization_id, kind):
+            return sorted(lanes, key=lambda lane: (lane.oldest, lane.priority))
+        return sorted(lanes, key=lambda lane: (lane.priority, lane.oldest))
+
+    def _is_for_oldest(self, organization_id: UUID, kind: str) -> bool:
+        return self._passed(organization_id, kind) >= OLDEST_EVERY - 1
+
+    def _passed(self, organization_id: UUID, kind: str) -> int:
+        place = (organization_id, kind)
+        return self.passed.get(place, self._passed_before.get(place, 0))
+
+    def _note(self, served: Lane, lanes: Sequence[Lane], kind: str = "") -> None:
+        """Whether this turn has gone past older jobs. One for the oldest is over, also where these may not go."""
+        one = served.organization_id
+        goes_past = served.oldest > min(lane.oldest for lane in lanes) and not self._is_for_oldest(one, kind)
+        if goes_past or self._passed(one, kind):
+            self.passed[one, kind] = self._passed(one, kind) + 1 if goes_past else 0
 
     def share_of(self, lane: Lane) -> int:
         """How many jobs of a lane are one turn."""
@@ -189,9 +221,12 @@ class Planner:
     def admit(self, kind: str, organization_id: UUID, lanes: Sequence[Lane]) -> Turn:
         """Who stands first in the queue for a kind with a cap gets what is free of it."""
         turn = Turn.NOTHING
-        for lane in sorted(lanes, key=lambda lane: (lane.priority, lane.oldest)):
-            if lane.kind == kind and min(most := self._may_send(lane), self.free(kind)) > 0:
+        of_kind = [lane for lane in lanes if lane.kind == kind]
+        for lane in self.in_order(of_kind, kind) if of_kind else ():
+            if min(most := self._may_send(lane), self.free(kind)) > 0:
                 turn = self._take(lane, most)
+                if turn is Turn.SERVED:
+                    self._note(lane, of_kind, kind)
                 break
         if turn is not Turn.NO_ROOM:
             self.admitted[kind, organization_id] = None

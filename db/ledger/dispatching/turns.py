@@ -39,6 +39,8 @@ class Turns:
         self.queues: dict[str, dict[UUID, None]] = {}
         """Who waits for a kind that was at its cap, first come, first served: else always the same ones would
         come by when something is free."""
+        self.passed: dict[tuple[UUID, str], int] = {}
+        """As `Planner.passed`."""
         self.accounts = Accounts()
         self._queues_first = True
         self._served: set[UUID] = set()
@@ -113,6 +115,12 @@ class Turns:
         for kind, one in [*(one for one in planner.denied if one not in planner.admitted), *again]:
             self.queues.setdefault(kind, {}).setdefault(one)
         self.queues = {kind: queue for kind, queue in self.queues.items() if queue}
+        for place, passed in planner.passed.items():
+            self.passed.pop(place, None)
+            if passed:
+                self.passed[place] = passed
+        while len(self.passed) > self.MOST_REMEMBERED:
+            del self.passed[next(iter(self.passed))]
         if planner.had_queues:
             self._queues_first = not planner.admitted
 
@@ -219,5 +227,5 @@ class Walk:
 
     def _price(self, lanes: Sequence[Lane]) -> float | None:
         """About what a turn costs."""
-        lane = min(lanes, key=lambda lane: (lane.priority, lane.oldest))
+        lane = self.planner.in_order(lanes)[0]
         return self._turns.accounts.cost(lane.organization_id, lane.kind, self.planner.share_of(lane))

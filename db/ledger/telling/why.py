@@ -272,7 +272,10 @@ def _of_dispatcher(living: _Living) -> list[Reason]:
 
 
 def _of_line(line: Line) -> Reason:
-    own = f"{line.jobs_ahead:,} job{'' if line.jobs_ahead == 1 else 's'} of its organization go before it"
+    jobs = (
+        "1 job of its organization is" if line.jobs_ahead == 1 else f"{line.jobs_ahead:,} jobs of its organization are"
+    )
+    own = f"{jobs} more urgent, or as urgent and older"
     if line.is_cut:
         own = own.replace(f"{line.jobs_ahead:,}", f"more than {line.jobs_ahead:,}")
     others = line.organizations - 1

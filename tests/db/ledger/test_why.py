@@ -62,7 +62,8 @@ def test_a_job_stands_in_line_behind_what_would_go_first(steps: LedgerSteps) -> 
     for job_id, ahead in ((urgent, 0), (early, 1), (late, 2)):
         (reason,) = ask(job_id).reasons
         assert (reason.code, reason.details) == ("in_line", {"jobs_ahead": ahead, "organizations": 2})
-    assert "2 jobs of its organization go before it, and 1 other organizations" in first(late).text
+    told = "2 jobs of its organization are more urgent, or as urgent and older, and 1 other organizations"
+    assert told in first(late).text
     (message,) = steps.dispatch(capacity=1, batch_size=1)
     assert message.job_ids == (urgent,), "as it is told"
 
