@@ -13,7 +13,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
@@ -21,7 +20,7 @@ from docworker.jobs.pipeline.confinement import confine
 from docworker.jobs.pipeline.draft import JSON, MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
 from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of, renderer_of
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
-from docworker.jobs.pipeline.limits import MIB, Limits
+from docworker.jobs.pipeline.limits import MIB, Limits, limited_cpu_seconds
 
 _MOST_MESSAGE_CHARACTERS = 500
 _MOST_TITLE_CHARACTERS = 1000
@@ -78,7 +77,7 @@ def _grant_cpu(seconds: float) -> None:
     Crossing it is SIGXCPU, which ends the process even inside C code. The hard limit stays open, since a lowered
     one could not be raised for the next document.
     """
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limited_cpu_seconds() + seconds), resource.RLIM_INFINITY))
 
 
 def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]:

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from docworker.db.errors import DocworkerError
+from docworker.jobs.pipeline.limits import limited_cpu_seconds
 from tests.support.untrusted_input import SUBJECTS
 
 
@@ -238,7 +239,7 @@ def _watch_shape(what: str, subject: Subject, shape: Shape, small_bytes: int) ->
 
 
 def _cost(subject: Subject, data: bytes) -> float:
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + CPU_SECONDS, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limited_cpu_seconds()) + CPU_SECONDS, resource.RLIM_INFINITY))
     begun = time.thread_time()
     with suppress(DocworkerError):
         subject(data)

@@ -54,6 +54,20 @@ def only_child(sandbox: Sandbox) -> int:
     return pid
 
 
+def test_clock_of_the_limit_is_the_one_that_the_kernel_kills_by() -> None:
+    program = (
+        "import resource, signal, sys\n"
+        "from docworker.jobs.pipeline.limits import limited_cpu_seconds\n"
+        "signal.signal(signal.SIGXCPU, lambda *_: sys.exit(str(limited_cpu_seconds())))\n"
+        "limit = int(limited_cpu_seconds()) + 1\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))\n"
+        "print(limit, flush=True)\n"
+        "while True: sum(range(1000))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert int(done.stdout) <= float(done.stderr) < int(done.stdout) + 0.1
+
+
 def is_gone(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
