@@ -52,6 +52,9 @@ _MOST_WORDS = 100
 _MOST_LETTERS = 40
 _MOST_DAMAGE = 0.1
 _MOST_ODD = 0.25
+_MOST_STRAY = 0.01
+"""Of the bytes: where no more are beyond ASCII, what these mean decides nothing about the others."""
+_BEYOND_ASCII = bytes(range(128, 256))
 _NOISE = 0.6
 _ALPHABETS = {"LATIN", "CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI"}
 _FIRST_OF_CJK = "\u2e80"
@@ -152,6 +155,8 @@ def _guess(data: bytes, where: int) -> Decoded:
     encoding = _likeliest(_sample(data, where))
     if encoding is not None:
         return min((_replacing(data, each) for each in _SUPERSETS.get(encoding, (encoding,))), key=_damage)
+    if len(data) - len(data.translate(None, _BEYOND_ASCII)) <= _MOST_STRAY * len(data):
+        return _replacing(data, "utf-8")
     raise PipelineError(
         Reason.UNDECODABLE, "the bytes are no text in any known encoding; save the file as UTF-8 and import it again"
     )

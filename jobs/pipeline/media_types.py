@@ -175,7 +175,9 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
         return named if _looks_like_text(head) else None
     if named is None and _DELIVERED.match(head):
         return EML
-    if head and _is_plain(head):  # what a name ends with is not always what kind of file it is
+    if head and (
+        _is_plain(head) or _has_few_controls(head)
+    ):  # what a name ends with is not always what kind of file it is
         return TEXT
     return named
 
@@ -195,6 +197,12 @@ def _is_plain(head: bytes) -> bool:
     if len(head.translate(None, _CONTROLS)) < len(head):
         return b"\0" in head and unmarked_unicode(head) is not None
     return bool(head.strip(_BEYOND_ASCII))
+
+
+def _has_few_controls(head: bytes) -> bool:
+    """Whether it is text with a sign in it here and there, as pages of Info and examples of a bell have; other formats
+    have a NUL, or more."""
+    return b"\0" not in head and 100 * (len(head) - len(head.translate(None, _CONTROLS))) <= len(head)
 
 
 def _first_element(head: bytes) -> bytes | None:

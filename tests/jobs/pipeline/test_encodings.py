@@ -195,6 +195,13 @@ def test_byte_that_the_declared_encoding_lacks_does_not_make_it_wrong() -> None:
     assert (decoded.text, decoded.encoding, decoded.replaced) == (JAPANESE + "\ufffd", "cp932", 1)
 
 
+def test_a_stray_byte_that_no_encoding_explains_costs_one_character() -> None:
+    text = b"other keepers may watch the lamp's light. " * 5
+    decoded = decode(text + b"the lamp\xb4s oil " + text)
+    assert (decoded.text.count("\ufffd"), decoded.encoding, decoded.replaced) == (1, "utf-8", 1)
+    assert "the lamp\ufffds oil" in decoded.text
+
+
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(PipelineError) as caught:
         decode(Random(1).randbytes(3000))

@@ -55,6 +55,8 @@ def test_word_document_is_known_without_its_name() -> None:
         ("picture.ps", b"%!PS-Adobe-3.0\n"),
         ("noise.txt", bytes(range(32)) * 10),
         ("noise", bytes(range(256)) * 4),
+        ("numbers", b"abcdefg\x01" * 100),
+        ("records.bin", b"some words in a record\0" * 100),
     ],
 )
 def test_what_cannot_be_read_has_no_media_type(filename: str, head: bytes) -> None:
@@ -78,6 +80,8 @@ def test_what_the_sender_says_comes_before_the_name_but_after_the_bytes() -> Non
         ("loop.py", b"import sys\n", TEXT),
         ("README.Debian", b"This package", TEXT),
         ("table.rst", b"=====\nTitle\n=====\n", TEXT),
+        ("lamp.info", b"This is lamp.info.\n\n\x1f\nFile: lamp.info,  Node: Top\n\n" + b"How it burns. " * 9, TEXT),
+        ("lamp.1", b".TH LAMP 1\nIt rings a bell, \x07. " + b"How it burns. " * 9, TEXT),
         ("wide.unknown", "UTF-16 without a mark".encode("utf-16-le"), TEXT),
     ],
 )
