@@ -273,6 +273,10 @@ class Settings(BaseSettings):
     extract_wall_seconds: Seconds = 60
     extract_output_bytes: Bytes = 16 * MIB
     extract_documents_per_child: Count = 200
+    attachments_most: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Of a mail become documents of their own."""
+    attachments_bytes: Bytes = 64 * MIB
+    """Of those of a mail together."""
     ocr_languages: str = "eng"
     """By Tesseract's names, such as `eng+deu`; each has to be installed."""
     ocr_most_pages: Count = 50

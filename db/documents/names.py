@@ -10,6 +10,10 @@ from docworker.db.errors import InvalidNameError
 
 MOST_NAME_BYTES = 1024
 """Longer names do not fit into an index."""
+_MOST_FILE_CHARACTERS = 200
+"""Room is left for a number, and no sign has more than 4 bytes."""
+_MOST_SUFFIX_CHARACTERS = 10
+_MOST_SAID_CHARACTERS = 1000
 
 
 def check_name(what: str, name: object) -> str:
@@ -24,6 +28,18 @@ def check_name(what: str, name: object) -> str:
 def composed(name: str) -> str:
     """The name as it is kept, in Unicode's form NFC. What is too long for a name stays as it is."""
     return name if name.isascii() or len(name) > MOST_NAME_BYTES else normalize("NFC", name)
+
+
+def file_name_of(said: str) -> str:
+    """What a file can be called that a stranger has called so: without folders, signs that are not seen and dots at its
+    ends, and no longer than most systems take; "" where nothing is left."""
+    last = said.replace("\\", "/").rstrip("/ ").rpartition("/")[2]
+    shown = " ".join("".join(one if one.isprintable() else " " for one in last[-_MOST_SAID_CHARACTERS:]).split())
+    name = composed(shown.encode("utf-8", "replace").decode()).strip(" .")
+    stem, dot, suffix = name.rpartition(".")
+    if not stem or len(suffix) > _MOST_SUFFIX_CHARACTERS:
+        stem, dot, suffix = name, "", ""
+    return f"{stem[: _MOST_FILE_CHARACTERS - len(dot + suffix)].rstrip()}{dot}{suffix}"
 
 
 def spellings(name: str) -> list[str]:

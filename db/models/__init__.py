@@ -1,5 +1,6 @@
 """The tables, one noun a module. Importing this package knows them all, as Alembic needs."""
 
+from docworker.db.models.attachment import DocumentAttachment
 from docworker.db.models.audit import AuditEntry, InstallationEntry
 from docworker.db.models.base import Base, new_id
 from docworker.db.models.catalog import Changes, Placement, PlacementState
@@ -26,6 +27,7 @@ __all__ = [
     "Changes",
     "ContributorRole",
     "Document",
+    "DocumentAttachment",
     "DocumentContributor",
     "DocumentSearch",
     "DocumentStatus",

@@ -28,7 +28,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXPORT_AGAIN = "export the organization again, or take another copy of the file"
 
 
-_ADDED_LATER = frozenset({"document_contributors"})
+_ADDED_LATER = frozenset({"document_contributors", "document_attachments"})
 """Exports of releases before have none of these."""
 
 

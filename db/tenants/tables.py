@@ -10,6 +10,7 @@ from docworker.db.models import (
     AuditEntry,
     Base,
     Document,
+    DocumentAttachment,
     DocumentContributor,
     DocumentTag,
     DocumentVersion,
@@ -38,6 +39,7 @@ TABLES: dict[str, Table] = {
             DocumentVersion,
             DocumentTag,
             DocumentContributor,
+            DocumentAttachment,
             AuditEntry,
         ),
     )

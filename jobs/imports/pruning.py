@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import aliased
 
 from docworker.db.documents.folders import FolderPath, find_folder, paths_of
 from docworker.db.documents.names import composed
 from docworker.db.documents.reading import Filters
-from docworker.db.models import Document
+from docworker.db.models import Document, DocumentAttachment
 from docworker.db.sessions import reading
 from docworker.jobs.imports.walking import Found, FoundFile, Refused
 
@@ -47,18 +48,30 @@ def find_gone(
     organization_id: UUID, seen: Seen, into: FolderPath, *, before: datetime
 ) -> Sequence[tuple[UUID, FolderPath]]:
     """Live documents below `into` that have a source, are older than `before`, and whose files are gone: their ids and
-    paths, by path. What an application has made without a file is not among them."""
+    paths, by path. What an application has made without a file is not among them, nor what was attached to a mail that
+    is there; with a mail that is gone goes what was attached to it."""
+    attachment, mail = DocumentAttachment, aliased(Document)
     with reading(organization_id, source="master") as session:
         folder_id = find_folder(session, into) if into else None
         if into and folder_id is None:
             return []
         rows = session.execute(
-            select(Document.id, Document.folder_id, Document.filename).where(
+            select(Document.id, Document.folder_id, Document.filename, mail.id.label("mail_id"))
+            .outerjoin(
+                attachment, and_(attachment.organization_id == organization_id, attachment.attachment_id == Document.id)
+            )
+            .outerjoin(
+                mail, and_(mail.organization_id == organization_id, mail.id == attachment.document_id, mail.is_live)
+            )
+            .where(
                 *Filters(folder_id).conditions(organization_id),
                 Document.source_key.is_not(None),
                 Document.created_at < before,
             )
         ).all()
         folders = paths_of(session, {row.folder_id for row in rows})
-    paths = [(row.id, (*folders[row.folder_id], row.filename)) for row in rows if row.folder_id in folders]
-    return sorted(((one, path) for one, path in paths if seen.is_gone(path[len(into) :])), key=lambda it: it[1])
+    paths = {row.id: (*folders[row.folder_id], row.filename) for row in rows if row.folder_id in folders}
+    mails = {row.id: row.mail_id for row in rows}
+    gone = {one: path for one, path in paths.items() if seen.is_gone(path[len(into) :])}
+    going = ((one, path) for one, path in gone.items() if mails[one] is None or mails[one] in gone)
+    return sorted(going, key=lambda it: it[1])

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying
 
 from docworker.db import ledger
+from docworker.db.documents.attachments import is_attachment, write_attachments
 from docworker.db.documents.reading import Unprocessed, load_unprocessed
 from docworker.db.documents.reconcile import fail_abandoned, fail_pending, reason_of
 from docworker.db.documents.versions import (
@@ -41,6 +42,7 @@ from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.outcomes import settle_error
 from docworker.jobs.kind import Arguments
+from docworker.jobs.kinds.attachments import attached_files, keep_again, may_have_attachments
 from docworker.jobs.kinds.indexing import enqueue_indexing
 from docworker.jobs.kinds.processing import process
 from docworker.jobs.kinds.recognition import StoppedError, needs_recognition, recognized
@@ -105,6 +107,37 @@ def recognize_document(attempt: Attempt, document_id: UUID) -> None:  # noqa: AR
     """Recognise the text in pages that hold pictures, and keep the document with it as a new version."""
     with suppress(StoppedError):  # given back
         process_one(attempt, lambda document, job_id: recognized(document, job_id, lambda: attempt.should_stop))
+
+
+@job(soft_limit_seconds=240, hard_limit_seconds=300)
+def keep_attachments(attempt: Attempt, document_id: UUID) -> None:
+    """Have the files in a mail, and in the mails in it, become documents in a folder beside it, each processed by a job
+    of its own. A mail that is such a document itself has none of its own."""
+    with reading(attempt.organization_id, source="master") as session:
+        is_inner = is_attachment(session, document_id)
+        mail = None if is_inner else load_unprocessed(session, [document_id]).get(document_id)
+    files = [] if mail is None else attached_files(attempt.organization_id, mail)
+
+    def effect(session: Session) -> dict[str, Any] | None:
+        kept = None if mail is None else write_attachments(session, mail, [file for file, _ in files])
+        if kept is None:
+            return None
+        if kept.pending:
+            arguments = [{"document_id": one} for one in kept.pending]
+            enqueue_many(session, process_document, arguments, unique_keys=map(str, kept.pending))
+        return {"new": len(kept.new), "changed": len(kept.changed), "gone": kept.gone}
+
+    attempt.finish(effect)
+    keep_again(attempt.organization_id, files)
+
+
+def enqueue_attachments(session: Session, results: Iterable[Result], outcomes: Mapping[UUID, Outcome]) -> None:
+    """Have the files in these mails become documents, by jobs that commit with the mails' texts; those in a mail's
+    earlier versions may be gone."""
+    mails = [one.document_id for one in results if may_have_attachments(one, outcomes[one.document_id])]
+    if mails:
+        arguments = [{"document_id": one} for one in mails]
+        enqueue_many(session, keep_attachments, arguments, unique_keys=[str(one) for one in mails])
 
 
 def enqueue_recognition(session: Session, results: Iterable[Result], outcomes: Mapping[UUID, Outcome]) -> None:
@@ -188,6 +221,7 @@ def _write(
             settled = _finish(session, mine, outcomes)
             enqueue_indexing(session, outcomes)
             enqueue_recognition(session, [result for _, result in mine], outcomes)
+            enqueue_attachments(session, [result for _, result in mine], outcomes)
     except DBAPIError as error:
         if not _blames_a_row(error):
             raise
@@ -275,5 +309,6 @@ def _process_once(attempt: Attempt[ProcessDocument], work: Callable[[Unprocessed
         settled = _finish(session, [(attempt, result)], {document_id: outcome})
         enqueue_indexing(session, {document_id: outcome})
         enqueue_recognition(session, [result], {document_id: outcome})
+        enqueue_attachments(session, [result], {document_id: outcome})
     for ended, attempts in settled.items():
         settle(attempts, ended)

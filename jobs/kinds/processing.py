@@ -15,6 +15,7 @@ from docworker.db.settings import settings
 from docworker.jobs.execution.reasons import without_addresses
 from docworker.jobs.pipeline import confinement
 from docworker.jobs.pipeline.draft import Original, PipelineError, Reason
+from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.registry import Pipeline
 
@@ -44,9 +45,16 @@ def pipeline() -> Pipeline:
             cpu_seconds=known.extract_cpu_seconds,
             wall_seconds=known.extract_wall_seconds,
             output_bytes=known.extract_output_bytes,
+            attachments=known.attachments_most,
+            attachment_bytes=known.attachments_bytes,
         )
         _loaded = _Loaded(os.getpid(), Pipeline.load(limits, documents_per_child=known.extract_documents_per_child))
     return _loaded.pipeline
+
+
+def extractor() -> Extract:
+    """The step of this process's pipeline that opens files; raises as `pipeline` does."""
+    return next(one for one in pipeline().processors if isinstance(one, Extract))
 
 
 def close_pipeline() -> None:

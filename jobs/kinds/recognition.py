@@ -13,9 +13,8 @@ import structlog
 from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.versions import NewText, Rejected
 from docworker.db.settings import settings
-from docworker.jobs.kinds.processing import pipeline, process_original, rejected, source_of
+from docworker.jobs.kinds.processing import extractor, process_original, rejected, source_of
 from docworker.jobs.pipeline.draft import PipelineError, Reason
-from docworker.jobs.pipeline.extract import Extract
 from docworker.jobs.pipeline.tesseract import recognize
 
 MOST_SECONDS = 1500.0
@@ -41,7 +40,7 @@ def recognized(document: Unprocessed, job_id: UUID, should_stop: Callable[[], bo
     Raises StoppedError, ConfigurationError where Tesseract or a language is not installed, and as `process` does.
     """
     original = source_of(document)
-    extract = next(one for one in pipeline().processors if isinstance(one, Extract))
+    extract = extractor()
     try:
         pictures = extract.pictures_of(original)[: settings().ocr_most_pages]
     except PipelineError as error:

@@ -26,7 +26,7 @@ from docworker.db.ledger import AttemptEnd
 from docworker.db.models import Document, Job
 from docworker.db.sessions import read, reading, writing
 from docworker.jobs.enqueue import enqueue, enqueue_many
-from docworker.jobs.kinds.documents import enqueue_recognition, process_document
+from docworker.jobs.kinds.documents import enqueue_attachments, enqueue_recognition, process_document
 from docworker.jobs.kinds.indexing import enqueue_indexing
 from docworker.jobs.kinds.pages import PagedRun, PageProgress
 from docworker.jobs.kinds.processing import pipeline, process
@@ -138,6 +138,7 @@ class _Run(PagedRun[Reprocessed]):
             outcomes = write_versions(session, texts)
             enqueue_indexing(session, outcomes)
             enqueue_recognition(session, texts, outcomes)
+            enqueue_attachments(session, texts, outcomes)
             _process_later(session, outcomes)
             done = self._counted(ids, made, outcomes)
             stops = done.failed - done.forgiven > self._most_failures

@@ -14,11 +14,19 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from docworker.jobs.pipeline.confinement import confine
 from docworker.jobs.pipeline.draft import JSON, MOST_WARNING_CHARACTERS, MOST_WARNINGS, PipelineError, Reason
-from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, Reading, reader_of, renderer_of
+from docworker.jobs.pipeline.formats import (
+    MOST_FACT_CHARACTERS,
+    MOST_NAME_BYTES,
+    Attachment,
+    Reading,
+    reader_of,
+    renderer_of,
+    unpacker_of,
+)
 from docworker.jobs.pipeline.frames import Header, read_frame, write_frame
 from docworker.jobs.pipeline.limits import MIB, Limits, limited_cpu_seconds
 
@@ -82,7 +90,7 @@ def _grant_cpu(seconds: float) -> None:
 
 def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]:
     try:
-        answer = _answering(str(header["media_type"]), header.get("page"))
+        answer = _answering(header)
     except PipelineError as error:
         return _refusal(error)
     except ImportError as error:  # a library that lies where we may not read, or is broken
@@ -99,11 +107,16 @@ def _answer(header: Header, data: bytes, limits: Limits) -> tuple[Header, bytes]
         return {"reason": Reason.CORRUPT, "message": message}, b""
 
 
-def _answering(media_type: str, page: JSON) -> Callable[[bytes, Limits], tuple[Header, bytes]]:
-    """What reads a file, or shows a page of it; raises PipelineError or ImportError where nothing here does."""
+def _answering(header: Header) -> Callable[[bytes, Limits], tuple[Header, bytes]]:
+    """What reads a file, shows a page of it, or takes out the files in it; raises PipelineError or ImportError where
+    nothing here does."""
+    media_type, page = str(header["media_type"]), header.get("page")
     if isinstance(page, int):
         render = renderer_of(media_type)
         return lambda data, limits: ({}, render(data, page, limits))
+    if header.get("unpack"):
+        unpack = unpacker_of(media_type)
+        return lambda data, limits: _unpacked(unpack(data, limits))
     read = reader_of(media_type)
     return lambda data, limits: _reply(read(data, limits))
 
@@ -121,8 +134,19 @@ def _reply(reading: Reading) -> tuple[Header, bytes]:
             [code, _bounded(message, MOST_WARNING_CHARACTERS)] for code, message in reading.warnings[:MOST_WARNINGS]
         ],
         "pictures": list(reading.pictures),
+        "attachments": reading.attachments,
     }
     return header, reading.text.encode("utf-8", "replace")
+
+
+def _unpacked(attachments: Sequence[Attachment]) -> tuple[Header, bytes]:
+    """Names and bytes in turn, of so many bytes each: a header has no room for names."""
+    pieces, sizes = [], []
+    for one in attachments:
+        name = one.name.encode("utf-8", "replace")[-MOST_NAME_BYTES:]
+        pieces += [name, one.data]
+        sizes.append([len(name), len(one.data)])
+    return {"sizes": cast("JSON", sizes)}, b"".join(pieces)
 
 
 def _bounded(value: str, most: int) -> str:

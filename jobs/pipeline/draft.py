@@ -137,4 +137,4 @@ class Processed:
     title: str | None
     facts: dict[str, JSON]
     pipeline: str
-    """Which processors made it, such as ``extract/3 normalize/2 describe/5``."""
+    """Which processors made it, such as ``extract/4 normalize/2 describe/5``."""

@@ -7,7 +7,7 @@ from typing import Self
 
 from docworker.jobs.pipeline.draft import JSON, Draft, Original, PipelineError, Reason, check_output, printable_fact
 from docworker.jobs.pipeline.encodings import decode, replaced_message
-from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, PAGE_BREAK, Reading
+from docworker.jobs.pipeline.formats import MOST_FACT_CHARACTERS, PAGE_BREAK, Attachment, Reading
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.media_types import HEAD_BYTES, MARKDOWN, TEXT, UNSUPPORTED, media_type_of
 from docworker.jobs.pipeline.processor import Options, Processor
@@ -24,7 +24,7 @@ class Extract(Processor):
     """
 
     name = "extract"
-    version = 3
+    version = 4
     order = 100
 
     def __init__(self, limits: Limits, documents_per_child: int) -> None:
@@ -78,6 +78,8 @@ class Extract(Processor):
             document = document.warn("page_without_text", message)
         if reading.pages is not None:
             facts["pages"] = reading.pages
+        if reading.attachments:
+            facts["attachments"] = reading.attachments
         for name, value in reading.facts.items():
             if name == "encoding" and document.source.data is None:
                 continue  # the text was given: the encoding is that of its way into the child
@@ -95,6 +97,10 @@ class Extract(Processor):
     def picture_of(self, source: Original, page: int) -> bytes:
         """A page as a picture, a PGM file; raises PipelineError where it cannot be shown."""
         return self.sandbox.render(*_bytes_of(source), page)
+
+    def attachments_of(self, source: Original) -> list[Attachment]:
+        """The files in a mail, as many as the fact `attachments` says; raises PipelineError where it cannot be read."""
+        return self.sandbox.unpack(*_bytes_of(source))
 
     def close(self) -> None:
         self.sandbox.close()

@@ -19,18 +19,21 @@ class Limits:
 
     `memory_bytes` is the address space of the parsing process, `cpu_seconds` its own computing time
     (whole seconds are enforced, rounded up), `wall_seconds` the time until its answer, `output_bytes`
-    the size of the text in UTF-8.
+    the size of the text in UTF-8. Of the files within it `attachments` are taken out, 0 for none, and
+    `attachment_bytes` of them together.
     """
 
     memory_bytes: int = 1024 * MIB
     cpu_seconds: float = 30
     wall_seconds: float = 60
     output_bytes: int = 16 * MIB
+    attachments: int = 100
+    attachment_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if value <= 0:
+            if value < (limit.name != "attachments"):
                 raise ValueError(f"{limit.name} must be positive, got {value!r}")
 
 

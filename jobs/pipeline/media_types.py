@@ -182,6 +182,11 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
     return named
 
 
+def suffix_of(media_type: str) -> str:
+    """What names of such files end with, as `.pdf`; nothing where that is not known."""
+    return next((suffix for suffix, known in _BY_SUFFIX.items() if known == media_type), "")
+
+
 def _packed(head: bytes) -> str | None:
     """The format of an archive that says so in its first bytes."""
     if found := _OWN_NAME.match(head, _OWN_NAME_AT):

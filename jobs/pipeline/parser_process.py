@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import docworker
 from docworker.db.errors import DocworkerError
 from docworker.jobs.pipeline.confinement.readable_paths import readable_paths
 from docworker.jobs.pipeline.draft import JSON, MOST_WARNINGS, PipelineError, Reason
-from docworker.jobs.pipeline.formats import MOST_PICTURES, SOURCE_FACTS, Reading
+from docworker.jobs.pipeline.formats import MOST_NAME_BYTES, MOST_PICTURES, SOURCE_FACTS, Attachment, Reading
 from docworker.jobs.pipeline.frames import LENGTHS, MOST_HEADER_BYTES, Header, packed_header
 from docworker.jobs.pipeline.limits import Limits
 
@@ -89,15 +89,21 @@ class ParserProcess:
 
         Raises PipelineError when the document is at fault, SandboxError when the process is.
         """
-        header, payload = self._answer({"media_type": media_type}, data)
-        return _reading(header, payload)
+        header, payload = self._answer({"media_type": media_type}, data, self.limits.output_bytes)
+        return _reading(header, payload, self.limits)
 
     def render(self, media_type: str, data: bytes, page: int) -> bytes:
         """A page of a document as a picture, a PGM file; raises as `read` does, and after that is of no more use."""
-        _, picture = self._answer({"media_type": media_type, "page": page}, data)
+        _, picture = self._answer({"media_type": media_type, "page": page}, data, self.limits.output_bytes)
         if not picture.startswith(_PGM):
             raise _garbled("it is no picture")
         return picture
+
+    def unpack(self, media_type: str, data: bytes) -> list[Attachment]:
+        """The files in a document; raises as `read` does, and after that is of no more use."""
+        most = self.limits.attachment_bytes + self.limits.attachments * MOST_NAME_BYTES
+        header, payload = self._answer({"media_type": media_type, "unpack": True}, data, most)
+        return _attachments(header, payload, self.limits)
 
     def end(self) -> None:
         """Kill the process and what it started, let go of its pipes. A process forked from the owner only lets go."""
@@ -146,7 +152,7 @@ class ParserProcess:
 
     def _await_ready(self) -> None:
         try:
-            answer = self._talk([], time.monotonic() + START_SECONDS)
+            answer = self._talk([], time.monotonic() + START_SECONDS, most_bytes=0)
         except TimeoutError:
             raise SandboxError(f"the parsing process was not ready within {START_SECONDS:g} s") from None
         if answer is None:
@@ -155,9 +161,9 @@ class ParserProcess:
                 f"of memory allowed: {self._last_words() or 'it said nothing'}"
             )
 
-    def _answer(self, question: Header, data: bytes) -> tuple[Header, bytes]:
+    def _answer(self, question: Header, data: bytes, most_bytes: int) -> tuple[Header, bytes]:
         self.served += 1
-        header, payload = self._exchange(question, data)
+        header, payload = self._exchange(question, data, most_bytes)
         if "fault" in header:
             kind = question["media_type"]
             raise SandboxError(f"the parsing process cannot read {kind}: {_told(header, 'fault')}")
@@ -165,10 +171,10 @@ class ParserProcess:
             raise _refusal(header)
         return header, payload
 
-    def _exchange(self, header: Header, data: bytes) -> tuple[Header, bytes]:
+    def _exchange(self, header: Header, data: bytes, most_bytes: int) -> tuple[Header, bytes]:
         outgoing = [memoryview(packed_header(header, len(data))), memoryview(data)]
         try:
-            answer = self._talk(outgoing, time.monotonic() + self.limits.wall_seconds)
+            answer = self._talk(outgoing, time.monotonic() + self.limits.wall_seconds, most_bytes=most_bytes)
         except TimeoutError:
             if self._is_stopped():
                 raise SandboxError(f"the parsing process {self.pid} was stopped by a signal from outside") from None
@@ -205,7 +211,7 @@ class ParserProcess:
         self._kill()
         return self._popen.wait()
 
-    def _talk(self, outgoing: Sequence[memoryview], deadline: float) -> tuple[Header, bytes] | None:
+    def _talk(self, outgoing: Sequence[memoryview], deadline: float, *, most_bytes: int) -> tuple[Header, bytes] | None:
         """Send, receive one frame, drain stderr; None when the process has gone. TimeoutError at the deadline."""
         to_child, from_child, errors = self._descriptors
         unsent, received = [part for part in outgoing if part], bytearray()
@@ -229,7 +235,7 @@ class ParserProcess:
                         self._hear(errors)  # the end of it is in there: the pipe holds less than is read at once
                         return None
                     received += piece
-                    if (frame := self._frame(received)) is not None:
+                    if (frame := self._frame(received, most_bytes)) is not None:
                         return frame
 
     @staticmethod
@@ -256,14 +262,12 @@ class ParserProcess:
         del self._stderr[:-_STDERR_BYTES]
         return bool(piece)
 
-    def _frame(self, received: bytearray) -> tuple[Header, bytes] | None:
+    def _frame(self, received: bytearray, most_bytes: int) -> tuple[Header, bytes] | None:
         if len(received) < LENGTHS.size:
             return None
         header_bytes, payload_bytes = LENGTHS.unpack_from(received)
-        if header_bytes > MOST_HEADER_BYTES or payload_bytes > self.limits.output_bytes:
-            raise PipelineError(
-                Reason.OUTPUT_LIMIT, f"the answer has {payload_bytes} bytes, {self.limits.output_bytes} are allowed"
-            )
+        if header_bytes > MOST_HEADER_BYTES or payload_bytes > most_bytes:
+            raise PipelineError(Reason.OUTPUT_LIMIT, f"the answer has {payload_bytes} bytes, {most_bytes} are allowed")
         body = LENGTHS.size + header_bytes
         if len(received) < body + payload_bytes:
             return None
@@ -304,7 +308,7 @@ class ParserProcess:
         return PipelineError(Reason.CRASHED, f"the parser crashed on the document ({name}){said and ': ' + said}")
 
 
-def _reading(header: Header, payload: bytes) -> Reading:
+def _reading(header: Header, payload: bytes, limits: Limits) -> Reading:
     """What the child read, as far as it makes sense: a parser that was taken over may write anything."""
     title, pages = header.get("title"), header.get("pages")
     if not (title is None or isinstance(title, str)):
@@ -314,6 +318,9 @@ def _reading(header: Header, payload: bytes) -> Reading:
     facts, warnings, pictures = header.get("facts", {}), header.get("warnings", []), header.get("pictures", [])
     if not (isinstance(pictures, list) and len(pictures) <= MOST_PICTURES and {type(one) for one in pictures} <= {int}):
         raise _garbled("its pictures are none")
+    attachments = header.get("attachments", 0)
+    if not (type(attachments) is int and 0 <= attachments <= limits.attachments):
+        raise _garbled("its number of attachments is none")
     if not (isinstance(facts, dict) and all(name in SOURCE_FACTS for name in facts)):
         raise _garbled("its facts are none")
     if not (isinstance(warnings, list) and len(warnings) <= MOST_WARNINGS):
@@ -326,9 +333,28 @@ def _reading(header: Header, payload: bytes) -> Reading:
             facts={name: str(value) for name, value in facts.items()},
             warnings=[_warning(each) for each in warnings],
             pictures=[one for one in pictures if isinstance(one, int)],
+            attachments=attachments,
         )
     except UnicodeDecodeError:
         raise _garbled("its text is not UTF-8") from None
+
+
+def _attachments(header: Header, payload: bytes, limits: Limits) -> list[Attachment]:
+    """What the child took out, believed as little as what it reads."""
+    sizes = header.get("sizes")
+    if not (isinstance(sizes, list) and len(sizes) <= limits.attachments):
+        raise _garbled("its attachments are none")
+    found, at = [], 0
+    for pair in sizes:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(one) is int and one >= 0 for one in pair)):
+            raise _garbled("the sizes of its attachments are none")
+        name_bytes, data_bytes = cast("list[int]", pair)
+        name, data = payload[at : at + name_bytes], payload[at + name_bytes : at + name_bytes + data_bytes]
+        found.append(Attachment(name.decode("utf-8", "replace"), data))
+        at += name_bytes + data_bytes
+    if at != len(payload):
+        raise _garbled("its attachments have other sizes than it says")
+    return found
 
 
 def _warning(told: JSON) -> tuple[str, str]:

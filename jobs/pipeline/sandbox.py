@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 import structlog
 
-from docworker.jobs.pipeline.formats import Reading
+from docworker.jobs.pipeline.formats import Attachment, Reading
 from docworker.jobs.pipeline.limits import Limits
 from docworker.jobs.pipeline.parser_process import ParserProcess
 
@@ -49,6 +49,10 @@ class Sandbox:
     def render(self, media_type: str, data: bytes, page: int) -> bytes:
         """A page of a document as a picture, a PGM file; raises as `read` does."""
         return self._served(lambda child: child.render(media_type, data, page))
+
+    def unpack(self, media_type: str, data: bytes) -> list[Attachment]:
+        """The files in a document; raises as `read` does."""
+        return self._served(lambda child: child.unpack(media_type, data))
 
     def _served(self, ask: Callable[[ParserProcess], T]) -> T:
         child = self._child()

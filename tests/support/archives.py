@@ -11,7 +11,17 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 
 from docworker.db.documents.store import source_store
-from docworker.db.models import AuditEntry, Document, DocumentContributor, DocumentTag, Folder, Tag, User, new_id
+from docworker.db.models import (
+    AuditEntry,
+    Document,
+    DocumentAttachment,
+    DocumentContributor,
+    DocumentTag,
+    Folder,
+    Tag,
+    User,
+    new_id,
+)
 from docworker.db.sessions import reading, writing
 from docworker.db.tenants.archive import MANIFEST
 from docworker.db.tenants.tables import TABLES
@@ -26,7 +36,7 @@ def furnished(documents: int = 3) -> Tenant:
     tenant = Tenant()
     for number in range(documents):
         tenant.write(f"/deep/er/{number}/text.txt", f"first {number}", f"second {number}\n\u2028 \U0001f600", title="T")
-    tenant.write("/pending.txt")
+    pending = tenant.write("/pending.txt")
     deleted = tenant.write("/gone/old.txt", "gone")
     with writing(tenant.id) as session:
         tag = Tag(organization_id=tenant.id, id=new_id(), name="urgent")
@@ -35,6 +45,9 @@ def furnished(documents: int = 3) -> Tenant:
         session.flush()
         session.add(DocumentTag(organization_id=tenant.id, document_id=deleted, tag_id=tag.id))
         session.add(DocumentContributor(organization_id=tenant.id, document_id=deleted, user_id=user.id, role="author"))
+        attached = {"organization_id": tenant.id, "document_id": deleted, "name": "a.pdf", "sha256": "0" * 64}
+        session.add(DocumentAttachment(**attached, number=1, attachment_id=pending))
+        session.add(DocumentAttachment(**attached, number=2, gone_at=func.clock_timestamp()))
         gone = session.get_one(Document, (tenant.id, deleted))
         gone.deleted_at, gone.owner_id = func.clock_timestamp(), user.id
         folder = session.get_one(Folder, (tenant.id, gone.folder_id))

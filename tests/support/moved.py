@@ -9,6 +9,7 @@ from docworker.db.models import (
     AuditEntry,
     Backlog,
     Document,
+    DocumentAttachment,
     DocumentContributor,
     DocumentTag,
     Folder,
@@ -66,7 +67,7 @@ class MovedTenant(Tenant):
                 AuditEntry(organization_id=self.id, actor="me", action="x", subject="y", details={"a": [1, "é"]})
             )
         document_id = self.write("/some/where/a.txt", "one", "two\nlines\twith \\ and ü", title="T")
-        self.write("/pending.txt")
+        pending_id = self.write("/pending.txt")
         self.add("unprocessed")
         with writing(self.id) as session:
             session.add(DocumentTag(organization_id=self.id, document_id=document_id, tag_id=tag.id))
@@ -74,6 +75,8 @@ class MovedTenant(Tenant):
                 DocumentContributor(organization_id=self.id, document_id=document_id, user_id=user.id, role="author")
             )
             session.get_one(Document, (self.id, document_id)).owner_id = user.id
+            attached = {"organization_id": self.id, "document_id": document_id, "name": "a.pdf", "number": 1}
+            session.add(DocumentAttachment(**attached, attachment_id=pending_id, sha256="0" * 64))
             job = {"kind": "x", "max_attempts": 3, "organization_id": self.id}
             session.add(Job(**job, state=JobState.SUCCEEDED, result={"n": 1}, attempt=1, dispatched_lsn=2**60))
             session.add(Job(**job, state=JobState.FAILED, error_message="why", faults=2, attempt=3))

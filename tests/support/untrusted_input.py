@@ -9,6 +9,7 @@ from functools import partial
 from io import BytesIO, StringIO
 from uuid import UUID
 
+from docworker.db.documents.names import file_name_of
 from docworker.db.documents.search.query import Query
 from docworker.db.documents.search.snippets import Snippets
 from docworker.db.documents.search.terms import Terms
@@ -57,6 +58,7 @@ _PIPELINE = Pipeline([_EXTRACT, Normalize(), Describe()])
 _SOMEBODY = UUID(int=1)
 
 FED: dict[str, dict[str, Subject]] = {
+    "docworker.db.documents.names.file_name_of": {"": lambda data: file_name_of(text(data))},
     "docworker.db.documents.search.snippets.Snippets.cut": {
         "": lambda data: Snippets(Query("a ab 東 größe")).cut(text(data), "de"),
         "all": lambda data: Snippets(Query("a* b* 1* 東*")).cut(text(data), None),
@@ -133,6 +135,7 @@ SUBJECTS: dict[str, Subject] = {
 }
 
 FURTHER_MODULES = (
+    "docworker.db.documents.names",
     "docworker.db.documents.search.snippets",
     "docworker.db.documents.search.terms",
     "docworker.db.documents.search.words",
@@ -144,10 +147,14 @@ FURTHER_MODULES = (
 
 _A_WORD = "is called by `words_of`, `Terms.vector` and `Snippets.cut`"
 _DISK = "bounded by what a name, a path and a folder may be: see test_walking.py"
+_NAME = "bounded by what a name may be"
 _CHILD = "runs in the sandbox's child"
 _LIMITS_HOLD = "moves bytes to and from the child, in the time allowed: see test_sandbox.py"
 _INSTALLATION = "sees the installation and no document"
 EXEMPT: dict[str, str] = {
+    "docworker.db.documents.names.check_name": _NAME,
+    "docworker.db.documents.names.composed": _NAME,
+    "docworker.db.documents.names.spellings": _NAME,
     "docworker.db.documents.search.terms.Terms.word": _A_WORD,
     "docworker.db.documents.search.terms.Terms.title_word": _A_WORD,
     "docworker.db.documents.search.terms.Terms.stem": _A_WORD,
@@ -183,6 +190,10 @@ EXEMPT: dict[str, str] = {
     "docworker.jobs.pipeline.extract.Extract.build": _INSTALLATION,
     "docworker.jobs.pipeline.extract.Extract.picture_of": _LIMITS_HOLD,
     "docworker.jobs.pipeline.extract.Extract.pictures_of": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.extract.Extract.attachments_of": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.media_types.suffix_of": _CHILD,
+    "docworker.jobs.pipeline.parser_process.ParserProcess.unpack": _LIMITS_HOLD,
+    "docworker.jobs.pipeline.sandbox.Sandbox.unpack": _LIMITS_HOLD,
     "docworker.jobs.pipeline.parser_process.ParserProcess.render": _LIMITS_HOLD,
     "docworker.jobs.pipeline.sandbox.Sandbox.render": _LIMITS_HOLD,
     "docworker.jobs.pipeline.tesseract.is_installed": _INSTALLATION,

@@ -52,16 +52,29 @@ class Reading:
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[tuple[str, str]] = ()
     pictures: Sequence[int] = ()
+    attachments: int = 0
+    """How many files are in it that `unpacker_of` its media type gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file within a file. `name` is what a stranger has called it, and may be anything."""
+
+    name: str
+    data: bytes
 
 
 PAGE_BREAK = "\f"
 MOST_PICTURES = 10_000
 SOURCE_FACTS = ("author", "created", "modified", "encoding")
 MOST_FACT_CHARACTERS = 300
+MOST_NAME_BYTES = 1024
+"""Of what a file is called within another one."""
 
 Reader = Callable[[bytes, Limits], Reading]
 Renderer = Callable[[bytes, int, Limits], bytes]
 """From a file and the number of a page to a picture of it, as a PGM file: grey, not packed."""
+Unpacker = Callable[[bytes, Limits], Sequence[Attachment]]
 
 _MODULES = {
     PDF: "pdf",
@@ -101,6 +114,12 @@ def renderer_of(media_type: str) -> Renderer:
     """The function that shows a page of this media type; raises as `reader_of` does."""
     renderer: Renderer = _module_of(media_type).render
     return renderer
+
+
+def unpacker_of(media_type: str) -> Unpacker:
+    """The function that gives the files within a file of this media type; raises as `reader_of` does."""
+    unpack: Unpacker = _module_of(media_type).attachments
+    return unpack
 
 
 def _module_of(media_type: str) -> ModuleType:

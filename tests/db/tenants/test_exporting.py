@@ -42,6 +42,7 @@ def test_export_holds_every_row_and_source_of_one_organization(exported: tuple[T
         "document_versions": 7,
         "document_tags": 1,
         "document_contributors": 1,
+        "document_attachments": 2,
         "audit_log": 1,
     }
     assert {one.name for one in (path / "sources").iterdir()} == {sha256_of(f"bytes {n}".encode()) for n in range(3)}

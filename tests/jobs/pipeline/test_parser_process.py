@@ -11,7 +11,7 @@ import pytest
 from docworker.jobs.pipeline import parser_process
 from docworker.jobs.pipeline.draft import PipelineError
 from docworker.jobs.pipeline.limits import MIB, Limits
-from docworker.jobs.pipeline.media_types import HTML
+from docworker.jobs.pipeline.media_types import EML, HTML
 from docworker.jobs.pipeline.parser_process import SandboxError
 from docworker.jobs.pipeline.sandbox import Sandbox
 from tests.support.waiting import eventually
@@ -45,6 +45,25 @@ def read_with(sandbox: Sandbox, deed: str) -> str:
         return sandbox.read(HTML, GOOD).text
 
 
+@pytest.mark.parametrize(
+    ("deed", "says"),
+    [
+        ("answer(b'{}')", "attachments are none"),
+        ("answer(b'{\"sizes\": ' + json.dumps([[0, 0]] * 101).encode() + b'}')", "attachments are none"),
+        ("answer(b'{\"sizes\": [[1, true]]}', b'aa')", "sizes"),
+        ("answer(b'{\"sizes\": [[-1, 2]]}', b'a')", "sizes"),
+        ("answer(b'{\"sizes\": [[1]]}', b'a')", "sizes"),
+        ("answer(b'{\"sizes\": [[1, 2]]}', b'aa')", "other sizes"),
+    ],
+)
+def test_attachments_that_make_no_sense_are_none(sandbox: Sandbox, deed: str, says: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parser_process, "_BOOT", UNTRUE + deed)
+        with pytest.raises(PipelineError, match=says):
+            sandbox.unpack(EML, GOOD)
+    assert next_is_fine(sandbox)
+
+
 def next_is_fine(sandbox: Sandbox) -> bool:
     return sandbox.read(HTML, GOOD).text == "good"
 
@@ -59,6 +78,7 @@ def next_is_fine(sandbox: Sandbox) -> bool:
         ("answer(b'{\"title\": 1}')", "title"),
         ("answer(b'{\"pages\": true}')", "pages"),
         ("answer(b'{\"pages\": -1}')", "pages"),
+        ("answer(b'{\"attachments\": 101}')", "attachments"),
         ("answer(b'{\"pages\": ' + b'9' * 30 + b'}')", "pages"),
         ("answer(b'{\"pages\": ' + b'9' * 9000 + b'}')", "no JSON"),
         ('answer(b\'{"reason": "made up"}\')', "reason"),

@@ -64,14 +64,14 @@ def kind(name: Any = "step", version: Any = 1, order: Any = 150) -> type[Process
 
 def test_own_processors_are_installed_in_their_order() -> None:
     with Pipeline.load() as pipeline:
-        assert pipeline.signature == "extract/3 normalize/2 describe/5"
+        assert pipeline.signature == "extract/4 normalize/2 describe/5"
 
 
 def test_processor_of_another_package_takes_its_place(install: Install) -> None:
     install("redact_plugin", REDACT, redact="redact_plugin:Redact")
     with Pipeline.load() as pipeline:
         processed = pipeline.run(Original(text="a secret place"))
-    assert processed.pipeline == "extract/3 normalize/2 redact/3 describe/5"
+    assert processed.pipeline == "extract/4 normalize/2 redact/3 describe/5"
     assert processed.content == "a ██████ place"
     assert processed.facts["redacted"] is True
 
@@ -83,7 +83,7 @@ def test_decorated_function_is_a_processor() -> None:
 
     with Pipeline.load() as pipeline:
         processed = pipeline.run(Original(text="quiet"))
-    assert processed.pipeline == "extract/3 normalize/2 shout/2 describe/5"
+    assert processed.pipeline == "extract/4 normalize/2 shout/2 describe/5"
     assert processed.content == "QUIET"
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from docworker.db.documents.attachments import Attachments, find_attachments
 from docworker.db.documents.reading import (
     DocumentDetails,
     DocumentEntry,
@@ -66,18 +67,20 @@ Examples:
 @json_option
 def show(doc: str, number: int | None, slug: str, as_json: bool) -> None:
     """Print the text of a document, or all that is known of it with --json. What was wrong beside the text when it was
-    read goes to standard error."""
+    read goes to standard error, and so does what is attached to a mail, and to which mail a document was attached."""
     with organization_open("show", slug) as organization_id:
         entry, version = _load(organization_id, doc, number)
+        attached = read(organization_id, partial(find_attachments, document_id=entry.id))
         if as_json:
             details = load_details(organization_id, entry.id)
             searched = read(organization_id, partial(how_indexed, document_id=entry.id))
     if as_json:
-        print_json(_as_json(entry, version, details, searched))
+        print_json(_as_json(entry, version, details, attached, searched))
     else:
         _print_text(version.content)
         for warning in version.facts.get("warnings", ()):
             click.echo(f"warning: {printable(warning['message'])} ({printable(warning['code'])})", err=True)
+        _tell_attachments(attached)
 
 
 @click.command(
@@ -123,13 +126,18 @@ def _why_no_text(entry: DocumentEntry) -> str:
 
 
 def _as_json(
-    entry: DocumentEntry, version: DocumentVersion, details: DocumentDetails, searched: Indexed
+    entry: DocumentEntry,
+    version: DocumentVersion,
+    details: DocumentDetails,
+    attached: Attachments,
+    searched: Indexed,
 ) -> dict[str, Any]:
     return {
         "document_id": entry.id,
         "path": entry.path,
         "media_type": entry.media_type,
         **asdict(details),
+        **asdict(attached),
         "status": entry.status,
         "status_reason": entry.status_reason,
         "latest_version": entry.latest_version,
@@ -143,6 +151,14 @@ def _as_json(
         "created_at": version.created_at,
         "content": version.content,
     }
+
+
+def _tell_attachments(attached: Attachments) -> None:
+    if attached.attached_to is not None:
+        click.echo(f"attached to: {printable(attached.attached_to)}", err=True)
+    for one in attached.attachments:
+        left = "" if one.in_mail else " (not in the mail any more)"
+        click.echo(f"attachment: {printable(one.path or f'{one.name} (deleted)')}{left}", err=True)
 
 
 def _print_text(content: str) -> None:
