@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
-    ARRAY,
-    BindParameter,
     ColumnElement,
     Row,
     Text,
-    Uuid,
+    TextClause,
     and_,
-    bindparam,
     case,
     cast,
     delete,
@@ -27,11 +24,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from docworker.db.errors import NotFoundError
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
 from docworker.db.models.ledger.gate import Gate
-from docworker.db.models.ledger.job import LIVE_STATES, Job, JobState, Pause
+from docworker.db.models.ledger.job import JOBS, LIVE_STATES, Job, JobState, Pause
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def count_by_state(session: Session, wanted: Filter) -> Sequence[Row[UUID, str, 
 
 
 # Each key of a chunk by the primary key, whatever the planner believes of a queue's statistics.
-_BY_KEY = text("""
+BY_KEY = text("""
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)
 """)
@@ -227,34 +225,47 @@ def next_keys(session: Session, change: Change, wanted: Filter, *, after: Key | 
 def change_keys(session: Session, change: Change, keys: Sequence[Key], *, skip_locked: bool) -> list[UUID]:
     """Change those of these jobs that are still in such a state; returns their ids. With `skip_locked` those that
     somebody holds are left, else they are waited for, as long as a lock may take."""
-    session.execute(_BY_KEY)
+    session.execute(BY_KEY)
     organizations, ids = zip(*keys, strict=True)
-    given = func.unnest(_array_of(organizations), _array_of(ids)).table_valued("organization_id", "id").render_derived()
-    return _change(
-        session,
-        change,
-        [Job.organization_id == given.c.organization_id, Job.id == given.c.id],
-        skip_locked=skip_locked,
-    )
+    given = {"organizations": list(organizations), "ids": list(ids), "states": [str(one) for one in change.states]}
+    held = session.scalars(_LOCK_FREE if skip_locked else _LOCK, given).all()
+    return list(session.scalars(_changed(change).where(text("jobs.ctid = ANY(CAST(:held AS tid[]))")), {"held": held}))
 
 
-def _array_of(ids: Sequence[UUID]) -> BindParameter[Sequence[UUID]]:
-    return bindparam(None, ids, type_=ARRAY(Uuid))
+def _locked(wait: str) -> TextClause:
+    return text(f"""
+SELECT CAST(job.ctid AS text)
+FROM (SELECT * FROM unnest(CAST(:organizations AS uuid[]), CAST(:ids AS uuid[])) ORDER BY 1, 2)
+    AS given (organization_id, id)
+CROSS JOIN LATERAL (
+    SELECT ctid FROM {JOBS}
+    WHERE organization_id = given.organization_id AND id = given.id AND state || '' = ANY(CAST(:states AS text[]))
+    FOR NO KEY UPDATE {wait}
+) AS job
+""")
 
 
-def _change(
-    session: Session, change: Change, conditions: Sequence[ColumnElement[bool]], *, skip_locked: bool = False
-) -> list[UUID]:
+# A row that is locked stays where it is until it is changed. One statement for both would be free to look each job of
+# the table up among the keys.
+_LOCK, _LOCK_FREE = _locked(""), _locked("SKIP LOCKED")
+
+
+def _change(session: Session, change: Change, conditions: Sequence[ColumnElement[bool]]) -> list[UUID]:
     chosen = (
         select(Job.organization_id, Job.id)
         .where(Job.state.in_(change.states), *conditions)
         .order_by(Job.organization_id, Job.id)
-        .with_for_update(key_share=True, skip_locked=skip_locked, of=Job)
+        .with_for_update(key_share=True, of=Job)
         .cte("chosen")
     )
-    statement = (
+    mine = (Job.organization_id == chosen.c.organization_id, Job.id == chosen.c.id, Job.state.in_(change.states))
+    statement = _changed(change).where(*mine)
+    return list(session.scalars(statement))
+
+
+def _changed(change: Change) -> ReturningUpdate[UUID]:
+    return (
         update(Job)
-        .where(Job.organization_id == chosen.c.organization_id, Job.id == chosen.c.id, Job.state.in_(change.states))
         .values(
             redispatch_at=None,
             message_id=None,
@@ -266,7 +277,6 @@ def _change(
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
-    return list(session.scalars(statement))
 
 
 def pause(session: Session, *, kind: str | None, organization_id: UUID | None) -> None:

@@ -1,11 +1,11 @@
-"""`change_all`: many jobs changed from the command line, in chunks, each a transaction of its own, with progress on
-stderr.
+"""`change_all`, `change_tree`: many jobs changed from the command line, in chunks, each a transaction of its own, with
+progress on stderr.
 
 Whoever interrupts it leaves whole chunks, and may run it again for the rest. Jobs that somebody holds just now are
 passed over at first and waited for at the end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -34,14 +34,27 @@ def change_all(
 ) -> list[UUID]:
     """Change all jobs of the filter; adds their ids to `changed` as it goes on, and returns it. Ends the command with
     what has been done when it is interrupted or has waited in vain for somebody's lock."""
+    with _interrupted_between(changed, done), _progress(change, wanted, doing, hidden=hidden) as advance:
+        held = list(_first_pass(change, wanted, changed, advance))
+        _second_pass(change, held, changed, advance)
+    return changed
+
+
+def change_tree(chunks: Iterator[list[UUID]], changed: list[UUID], *, done: str) -> None:
+    """As `change_all`, for a tree."""
+    with _interrupted_between(changed, done):
+        for chunk in chunks:
+            changed += chunk
+
+
+@contextmanager
+def _interrupted_between(changed: Sequence[UUID], done: str) -> Iterator[None]:
+    """An interrupted command says what it has done."""
     try:
-        with _progress(change, wanted, doing, hidden=hidden) as advance:
-            held = list(_first_pass(change, wanted, changed, advance))
-            _second_pass(change, held, changed, advance)
+        yield
     except KeyboardInterrupt:
         click.echo(f"interrupted: {len(changed)} jobs {done}; run it again for the rest", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
-    return changed
 
 
 def _first_pass(change: Change, wanted: Filter, changed: list[UUID], advance: Callable[[int], None]) -> Iterator[Key]:

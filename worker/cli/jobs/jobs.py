@@ -19,7 +19,7 @@ from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.backlogs import backlogs
-from docworker.worker.cli.jobs.bulk import change_all
+from docworker.worker.cli.jobs.bulk import change_all, change_tree
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.story import print_story
@@ -178,8 +178,7 @@ def retry(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_jso
     named = _named(job_ids, tree)
     with selected_jobs(**chosen) as wanted, jobs_on_record("retried", wanted, named, chosen) as changed:
         if tree is not None:
-            with all_jobs_session() as session:
-                changed += ledger.retry_tree(session, tree)
+            change_tree(ledger.retry_tree(all_jobs_session, tree), changed, done="queued again")
         elif job_ids:
             with all_jobs_session() as session:
                 changed += ledger.retry_failed(session, wanted, job_ids)
@@ -223,8 +222,7 @@ def cancel(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_js
     ):
         try:
             if tree is not None:
-                with all_jobs_session() as session:
-                    changed += ledger.cancel_tree(session, tree)
+                change_tree(ledger.cancel_tree(all_jobs_session, tree), changed, done="cancelled")
             elif job_ids:
                 with all_jobs_session() as session:
                     changed += ledger.cancel(session, wanted, job_ids)
