@@ -21,6 +21,7 @@ from .errors import InvalidNameError as InvalidNameError
 from .errors import NameTakenError as NameTakenError
 from .errors import NotFoundError as NotFoundError
 from .errors import PoolTimeoutError as PoolTimeoutError
+from .errors import RetryLaterError as RetryLaterError
 from .errors import StaleMasterError as StaleMasterError
 from .errors import StoreError as StoreError
 from .errors import UnsupportedFileError as UnsupportedFileError
@@ -51,3 +52,10 @@ from .settings import settings as settings
 from .tenants import create_organization as create_organization
 from .tenants import list_organizations as list_organizations
 from .tenants import organization_id_of as organization_id_of
+from .webhooks import Webhook as Webhook
+from .webhooks import add_webhook as add_webhook
+from .webhooks import list_webhooks as list_webhooks
+from .webhooks import pause_webhook as pause_webhook
+from .webhooks import remove_webhook as remove_webhook
+from .webhooks import resume_webhook as resume_webhook
+from .webhooks import rotate_webhook as rotate_webhook

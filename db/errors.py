@@ -2,6 +2,9 @@
 
 from uuid import UUID
 
+MOST_DELAY_SECONDS = 366 * 86400
+"""For so long a job can be put off."""
+
 
 class DocworkerError(Exception):
     """Base of every error that docworker raises on purpose."""
@@ -53,6 +56,19 @@ class FencedError(DocworkerError):
 
 class BadInputError(DocworkerError):
     """What was given to be processed cannot be, and would not be another time."""
+
+
+class RetryLaterError(DocworkerError):
+    """Raised by a job: this attempt has failed, and the next one, if any is left, is due in so many seconds instead of
+    after the usual pause. Raises InvalidArgumentError for less than 0 seconds or more than `MOST_DELAY_SECONDS`."""
+
+    seconds: float = 0.0
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        if not 0 <= seconds <= MOST_DELAY_SECONDS:
+            raise InvalidArgumentError(f"a job is tried again in 0 seconds to a year, got {seconds!r}")
+        super().__init__(message)
+        self.seconds = float(seconds)
 
 
 class UnsupportedFileError(BadInputError):

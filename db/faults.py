@@ -18,6 +18,7 @@ from docworker.db.errors import (
     InvalidArgumentError,
     NotFoundError,
     PoolTimeoutError,
+    RetryLaterError,
     StoreError,
     UnacceptedArgumentsError,
     UnavailableOrganizationError,
@@ -43,6 +44,8 @@ class Fault(Enum):
     """A statement timed out or the server lacks resources: later, with growing pauses."""
     ARGUMENTS = "arguments"
     """Another release enqueued the job: later, when a worker may have it that takes its arguments."""
+    LATER = "later"
+    """The job has said itself when it is to be tried again: a bounded number of tries, as it says."""
     BAD_INPUT = "bad_input"
     """The data cannot be stored or processed as it is: fail with the reason, again would be the same."""
     OUR_BUG = "our_bug"
@@ -116,6 +119,7 @@ _OURS: tuple[tuple[type[BaseException], Fault], ...] = (
     (UnavailableOrganizationError, Fault.OVERLOAD),
     (BacklogFullError, Fault.OVERLOAD),
     (UnacceptedArgumentsError, Fault.ARGUMENTS),
+    (RetryLaterError, Fault.LATER),
     (DocworkerError, Fault.OUR_BUG),
     (UnicodeError, Fault.BAD_INPUT),  # a lone surrogate has no bytes to send
 )

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     FilePath,
+    IPvAnyNetwork,
     ValidationError,
     model_validator,
 )
@@ -83,6 +84,7 @@ def _parsed_json(value: Any) -> Any:
 
 PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]
 PostgresUrls = Annotated[tuple[PostgresUrl, ...], BeforeValidator(_split_on_spaces)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_on_spaces)]
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
 Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(gt=0)]
@@ -265,6 +267,20 @@ class Settings(BaseSettings):
 
     reprocess_failures: Annotated[int, Field(ge=0)] = 20
     """Documents of an organization that the new processors may fail on before reprocessing stops there."""
+
+    # Webhooks
+    webhook_allow_http: bool = False
+    """Whether webhooks may go to http:// addresses as well: what is sent can be read and changed on its way."""
+    webhook_allowed_networks: Annotated[Networks, NoDecode] = ()
+    """Networks to which webhooks may go although they are not public, such as 10.1.0.0/16, separated by spaces."""
+    webhook_ca_file: FilePath | None = None
+    """Who may sign the certificates of those who get webhooks, besides those that the system trusts."""
+    webhook_timeout: Annotated[float, Field(gt=0, le=100)] = 15
+    """How long a delivery may take, from the look-up of the host to the answer."""
+    webhook_pause_failures: Count = 10
+    """An endpoint is paused when so many deliveries in a row have failed, …"""
+    webhook_pause_after: Annotated[float, Field(ge=0)] = 86_400
+    """… the first of them at least so long ago."""
 
     # Documents
     max_source_bytes: Bytes = 64 * MIB

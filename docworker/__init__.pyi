@@ -7,6 +7,7 @@ from .db import InvalidNameError as InvalidNameError
 from .db import NameTakenError as NameTakenError
 from .db import NotFoundError as NotFoundError
 from .db import ReadYourWrites as ReadYourWrites
+from .db import RetryLaterError as RetryLaterError
 from .db import Settings as Settings
 from .db import SourceTooLargeError as SourceTooLargeError
 from .db import StoreError as StoreError
@@ -42,5 +43,6 @@ from .jobs import process_document as process_document
 from .jobs import process_folder as process_folder
 from .jobs import process_organization as process_organization
 from .jobs import receive as receive
+from .jobs import send_webhook as send_webhook
 from .jobs import spool as spool
 from .jobs import watch_jobs as watch_jobs

@@ -12,6 +12,7 @@ from .kinds.backfill import backfill as backfill
 from .kinds.documents import process_document as process_document
 from .kinds.fanout import process_folder as process_folder
 from .kinds.fanout import process_organization as process_organization
+from .kinds.webhooks import send_webhook as send_webhook
 from .progress import JobWatch as JobWatch
 from .progress import Progress as Progress
 from .progress import get_job as get_job

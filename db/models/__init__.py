@@ -14,6 +14,7 @@ from docworker.db.models.ledger.job import Job, JobState, Pause, Suspension, Wei
 from docworker.db.models.ledger.limit import Limit, LimitChange, RateSpent
 from docworker.db.models.ledger.process import ProcessBeat
 from docworker.db.models.ledger.schedule import KeptSchedule, Missed, ScheduleFire
+from docworker.db.models.ledger.webhook import WebhookEndpoint
 from docworker.db.models.organization import Organization
 from docworker.db.models.report import KeptReport
 from docworker.db.models.tag import DocumentTag, Tag
@@ -56,6 +57,7 @@ __all__ = [
     "Suspension",
     "Tag",
     "User",
+    "WebhookEndpoint",
     "Weight",
     "new_id",
 ]

@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.cluster.positions import WalPosition
-from docworker.db.errors import FencedError, InvalidArgumentError
+from docworker.db.errors import MOST_DELAY_SECONDS, FencedError, InvalidArgumentError
 from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claimed
 from docworker.db.sessions import read, settling, writing
 from docworker.jobs import metrics
@@ -29,7 +29,6 @@ A = TypeVar("A", bound=BaseModel, default=Any)
 """The arguments of a kind."""
 Result = dict[str, Any] | None
 Effect = Callable[[Session], Result]
-MOST_SNOOZED_SECONDS = 366 * 86400
 
 
 class Attempt(Generic[A]):
@@ -147,7 +146,7 @@ class Attempt(Generic[A]):
 
         Raises InvalidArgumentError for less than 0 seconds or more than a year.
         """
-        if not 0 <= seconds <= MOST_SNOOZED_SECONDS:
+        if not 0 <= seconds <= MOST_DELAY_SECONDS:
             raise InvalidArgumentError(f"a job is put off by 0 seconds to a year, got {seconds!r}")
         with settling(self.organization_id) as session:
             self.tell_the_rest(session)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.cluster import database
-from docworker.db.errors import UnavailableOrganizationError
+from docworker.db.errors import RetryLaterError, UnavailableOrganizationError
 from docworker.db.faults import Fault
 from docworker.db.ledger import AttemptEnd, Failure
 from docworker.db.retrying import again, may_pass
@@ -91,10 +91,13 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
     if issubclass(type(error), UnavailableOrganizationError):
         attempt.stop()
         return
-    _settle_failure(attempt, fault_of(error), failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds))
+    failure = failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds)
+    delay_seconds = error.seconds if isinstance(error, RetryLaterError) else None
+    _settle_failure(attempt, fault_of(error), failure, delay_seconds)
 
 
-def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
+def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seconds: float | None = None) -> None:
+    """`delay_seconds` is how long it waits for its next attempt; the backoff of the settings unless given."""
     settings = database().settings
     claimed = attempt.claimed
 
@@ -109,11 +112,12 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure) -> None:
         if not fault.retryable:
             return AttemptEnd.FAILED if ledger.fail(session, claimed, failure) else None
         rounds = claimed.attempt if fault.uses_attempt else claimed.faults + 1
+        backoff = backoff_seconds(rounds, base=settings.backoff_base, most=settings.backoff_max)
         return ledger.retry(
             session,
             claimed,
             failure,
-            delay_seconds=backoff_seconds(rounds, base=settings.backoff_base, most=settings.backoff_max),
+            delay_seconds=backoff if delay_seconds is None else delay_seconds,
             uses_attempt=fault.uses_attempt,
             max_faults=settings.max_faults,
         )

@@ -25,6 +25,7 @@ from docworker.db.models import (
     Suspension,
     Tag,
     User,
+    WebhookEndpoint,
     Weight,
 )
 from docworker.db.models.base import new_id
@@ -92,6 +93,7 @@ class MovedTenant(Tenant):
             session.add(Job(**job, id=waits, state=JobState.WAITING, gated=True))
             session.add(Gate(organization_id=self.id, id=waits, opens_when="any", pending=1, failed=1))
             session.add(GateMember(organization_id=self.id, gate_id=waits, job_id=awaited, is_tree=True))
+            session.add(WebhookEndpoint(organization_id=self.id, id=new_id(), url="https://é.example", secret="whsec_"))
             session.add(
                 KeptReport(organization_id=self.id, name="newest", rows=[[1, "é"]], computed_at=soon(), seconds=0.5)
             )

@@ -27,6 +27,7 @@ from docworker.jobs.pipeline.media_types import MARKDOWN, TEXT, media_type_of, u
 from docworker.jobs.pipeline.normalize import Normalize, normalized
 from docworker.jobs.pipeline.registry import Pipeline
 from docworker.jobs.pipeline.titles import title_of
+from docworker.jobs.webhooks.posting import retry_after_seconds
 from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
 from docworker.worker.cli.printable import printable, printable_lines, shell_word
 
@@ -69,6 +70,10 @@ FED: dict[str, dict[str, Subject]] = {
     },
     "docworker.db.documents.search.words.words_of": {"": lambda data: words_of(text(data))},
     "docworker.jobs.imports.walking.printable_path": {"": lambda data: printable_path((os.fsdecode(data),))},
+    "docworker.jobs.webhooks.posting.retry_after_seconds": {
+        "": lambda data: retry_after_seconds(text(data)),
+        "date": lambda data: retry_after_seconds(f"Wed, 21 Oct 2015 07:28:00 {text(data)}"),
+    },
     "docworker.worker.cli.output.cell_text": {"": lambda data: cell_text(text(data))},
     "docworker.worker.cli.output.print_json": {"": lambda data: _silently(print_json, text(data))},
     "docworker.worker.cli.output.print_json_line": {"": lambda data: _silently(print_json_line, text(data))},
@@ -140,6 +145,7 @@ FURTHER_MODULES = (
     "docworker.db.documents.search.terms",
     "docworker.db.documents.search.words",
     "docworker.jobs.imports.walking",
+    "docworker.jobs.webhooks.posting",
     "docworker.worker.cli.output",
     "docworker.worker.cli.printable",
 )
@@ -155,6 +161,7 @@ EXEMPT: dict[str, str] = {
     "docworker.db.documents.names.check_name": _NAME,
     "docworker.db.documents.names.composed": _NAME,
     "docworker.db.documents.names.spellings": _NAME,
+    "docworker.jobs.webhooks.posting.post": "reads a status and headers, in the time allowed: see test_posting.py",
     "docworker.db.documents.search.terms.Terms.word": _A_WORD,
     "docworker.db.documents.search.terms.Terms.title_word": _A_WORD,
     "docworker.db.documents.search.terms.Terms.stem": _A_WORD,

@@ -86,6 +86,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "jobs": Subcommand("jobs.jobs:jobs", "List, show, watch, retry, cancel and pause jobs."),
         "weights": Subcommand("jobs.weights:weights", "Give organizations more or less of the workers' time."),
         "limits": Subcommand("jobs.limits:limits", "Limit the jobs that run at a time, and how often, while they run."),
+        "webhooks": Subcommand("jobs.webhooks:webhooks", "Say where an organization has its events delivered."),
         "backfill": Subcommand("jobs.backfill:backfill", "Fill a column over many rows beside the running system."),
         "schedules": Subcommand(
             "jobs.schedules:schedules", "Show, add, edit, pause, run and delete what is done regularly."

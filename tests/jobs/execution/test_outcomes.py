@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject, Retry, WorkerShutdown, WorkerTermi
 from structlog.testing import capture_logs
 
 from docworker.db import ledger
-from docworker.db.errors import BadInputError
+from docworker.db.errors import BadInputError, InvalidArgumentError, RetryLaterError
 from docworker.db.sessions import writing
 from docworker.jobs.execution.leases import clear_stop, leases, request_stop
 from docworker.jobs.task import Attempt, Batch
@@ -75,6 +75,27 @@ def test_whatever_a_job_raises_uses_an_attempt_and_leaves_its_reason(tenant: Ten
     advance_clock(60)
     deliver_although(task)
     assert (state(job_id).state, state(job_id).attempt) == ("failed", 2)
+
+
+def test_a_job_that_says_when_to_try_again_is_due_then_and_uses_up_its_attempts(tenant: Tenant) -> None:
+    task = single(raising(RetryLaterError("the service is closed until tomorrow", seconds=86400)), max_attempts=2)
+    job_id = enter(tenant, task)
+    assert deliver(task) == 1
+    waiting = state(job_id)
+    assert (waiting.state, waiting.attempt, waiting.later) == ("queued", 1, True)
+    assert waiting.claimed_at is not None
+    assert 86400 <= (waiting.run_at - waiting.claimed_at).total_seconds() < 86400 + 60
+    advance_clock(86000)
+    assert deliver(task) == 0
+    advance_clock(400)
+    assert deliver(task) == 1
+    assert (state(job_id).state, state(job_id).error_message) == ("failed", "the service is closed until tomorrow")
+
+
+def test_nobody_can_ask_for_a_delay_that_the_ledger_could_not_keep() -> None:
+    for seconds in (-1, 400 * 86400, float("nan")):
+        with pytest.raises(InvalidArgumentError, match="0 seconds to a year"):
+            RetryLaterError("later", seconds=seconds)
 
 
 def test_ctrl_c_in_a_program_that_runs_jobs_itself_ends_it(tenant: Tenant) -> None:
