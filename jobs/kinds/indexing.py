@@ -44,11 +44,18 @@ def enqueue_indexing(session: Session, outcomes: dict[UUID, Outcome]) -> None:
 
 @job(priority=7, soft_limit_seconds=60, hard_limit_seconds=90)
 def index_documents(attempt: Attempt, document_ids: list[UUID]) -> None:
-    """Fill the full-text index with the latest text of these documents."""
-    terms = [one for _, made in _terms(attempt, document_ids) for one in made]
+    """Fill the full-text index with the latest text of these documents; what takes longer than a page may is left to
+    a job of its own, which commits with what was made."""
+    rest = sorted(document_ids)
+    terms: list[IndexedTerms] = []
+    for last, made in _terms(attempt, rest, time.monotonic() + PAGE_SECONDS):
+        terms.extend(made)
+        rest = [one for one in rest if one > last]
 
     def effect(session: Session) -> None:
         write_terms(session, terms)
+        if rest:
+            enqueue(session, index_documents, document_ids=rest)
 
     attempt.finish(effect)
 
@@ -64,12 +71,9 @@ class _Run(PagedRun[IndexedPages]):
         after = UUID(self.done.after or _BEFORE_ALL)
         ids = self.attempt.read(partial(unindexed, after=after, most=most))
         terms: list[IndexedTerms] = []
-        ends_at = time.monotonic() + PAGE_SECONDS
-        for last, made in _terms(self.attempt, ids):
+        for last, made in _terms(self.attempt, ids, time.monotonic() + PAGE_SECONDS):
             after = last
             terms.extend(made)
-            if time.monotonic() > ends_at:
-                break
         with writing(self.attempt.organization_id) as session:
             if not self.is_owned(session):
                 return
@@ -81,10 +85,15 @@ class _Run(PagedRun[IndexedPages]):
             self.attempt.settle(AttemptEnd.SUCCEEDED)
 
 
-def _terms(attempt: Attempt, document_ids: Sequence[UUID]) -> Iterator[tuple[UUID, list[IndexedTerms]]]:
-    """Of those that the index does not know, read from a replica, some at a time with the last of their ids; texts are
-    let go of as soon as they are indexed."""
+def _terms(attempt: Attempt, document_ids: Sequence[UUID], ends_at: float) -> Iterator[tuple[UUID, list[IndexedTerms]]]:
+    """Of those that the index does not know, read from a replica, some at a time with the last of their ids, which are
+    in order; ends after the text during which it becomes `ends_at`. Texts are let go of as soon as some are indexed."""
     for start in range(0, len(document_ids), TEXTS_AT_ONCE):
         some = document_ids[start : start + TEXTS_AT_ONCE]
-        texts = attempt.read(partial(load_texts, document_ids=some))
-        yield some[-1], [terms_of(attempt.organization_id, text) for text in texts]
+        made = []
+        for text in attempt.read(partial(load_texts, document_ids=some)):
+            made.append(terms_of(attempt.organization_id, text))
+            if time.monotonic() > ends_at:
+                yield text.document_id, made
+                return
+        yield some[-1], made

@@ -64,7 +64,8 @@ _HAS_TEXT = and_(
 
 
 def load_texts(session: Session, document_ids: Collection[UUID]) -> list[IndexedText]:
-    """Those of these documents whose newest text the index does not know; without a text they are passed over."""
+    """Those of these documents whose newest text the index does not know, in the order of their ids; without a text
+    they are passed over."""
     statement = (
         select(
             Document.id,
@@ -81,6 +82,7 @@ def load_texts(session: Session, document_ids: Collection[UUID]) -> list[Indexed
             Document.is_live,
             ~select(DocumentSearch.document_id).where(_IS_INDEXED).exists(),
         )
+        .order_by(Document.id)
     )
     return [IndexedText(*row) for row in session.execute(statement)]
 

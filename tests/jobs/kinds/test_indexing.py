@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.documents.search import search_documents
-from docworker.db.models import DocumentSearch, Job
+from docworker.db.models import Document, DocumentSearch, Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session, reading, writing
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds import indexing, pages
-from docworker.jobs.kinds.indexing import index_organization
+from docworker.jobs.kinds.indexing import index_documents, index_organization
 from docworker.jobs.kinds.maintenance import index_unindexed
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
 from docworker.worker.local.stack import LocalStack
@@ -150,3 +150,16 @@ def test_a_page_ends_when_its_time_is_over(tenant: Tenant, monkeypatch: pytest.M
     drain()
     assert cursors == [1, 2, 3, 4, 5]
     assert (job(job_id).state, indexed(tenant)) == ("succeeded", DOCUMENTS)
+
+
+def test_what_takes_longer_than_a_page_is_left_to_a_job_that_commits_with_what_was_made(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "PAGE_SECONDS", 0.0)
+    with writing(tenant.id) as session:
+        document_ids = list(session.scalars(select(Document.id).order_by(Document.id.desc())))
+        enqueue(session, index_documents, document_ids=document_ids)
+    for known in range(1, DOCUMENTS + 1):
+        run(dispatch_due())
+        assert indexed(tenant) == known
+    assert drain() == 0
