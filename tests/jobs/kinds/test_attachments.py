@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, update
 
-from docworker.db.documents.attachments import Attachments, find_attachments
+from docworker.db.documents.attachments import Attachments, find_attachments, write_attachments
 from docworker.db.documents.reading import load_unprocessed
 from docworker.db.models import Document, Job, JobState
 from docworker.db.sessions import reading, writing
@@ -20,7 +20,7 @@ from docworker.jobs.imports.pruning import Seen, find_gone, started_at
 from docworker.jobs.imports.receiving import receive
 from docworker.jobs.kinds import maintenance
 from docworker.jobs.kinds.attachments import attached_files
-from docworker.jobs.kinds.documents import keep_attachments, process_document
+from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
@@ -198,11 +198,13 @@ def test_bytes_of_a_job_that_was_killed_before_its_commit_are_swept_and_the_next
 
 
 def test_a_mail_that_is_replaced_while_its_files_are_kept_leaves_them_to_the_next_job(tenant: Tenant) -> None:
-    document_id = put(tenant, mail(("a.txt", b"one")))
-    process(tenant, document_id)
-    with writing(tenant.id) as session:
-        enqueue(session, keep_attachments, document_id=document_id)
+    document_id = put(tenant, mail(("a.txt", b"one"), ("b.txt", b"only in the old one")))
+    with reading(tenant.id, source="master") as session:
+        old = load_unprocessed(session, [document_id])[document_id]
+    files = [file for file, _ in attached_files(tenant.id, old)]
     put(tenant, mail(("a.txt", b"two")))
+    with writing(tenant.id) as session:
+        assert write_attachments(session, old, files) is None
     drain()
     assert documents(tenant) == {"a.txt": ("processed", "two")}
 
