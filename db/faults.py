@@ -3,6 +3,7 @@
 Told by SQLSTATE, not by exception class: drivers disagree on classes, and several meanings share one.
 """
 
+import re
 from enum import Enum
 
 import psycopg
@@ -151,6 +152,14 @@ def sqlstate_of(error: BaseException) -> str | None:
     """The five characters PostgreSQL gave the error, if it came from there."""
     original = error.orig if isinstance(error, exc.StatementError) else error
     return original.sqlstate if isinstance(original, psycopg.Error) else None
+
+
+_LIBPQ_QUESTION = re.compile(r"\n\s*Is the server running .*\?")
+
+
+def connection_reason(error: psycopg.Error) -> str:
+    """Why there is no connection, on one line and without what libpq asks the user."""
+    return " ".join(_LIBPQ_QUESTION.sub("", str(error)).removeprefix("connection failed: ").split())
 
 
 def mark_as_read_from_replica(error: BaseException) -> None:

@@ -5,14 +5,14 @@ Durations are in seconds, but for names that end in `_days`; sizes are in bytes.
 """
 
 import json
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,23 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, split_on_spaces, without_secrets
 from docworker.db.errors import ConfigurationError
-
-
-def _postgresql_url(value: str) -> str:
-    if not value.startswith(("postgresql://", "postgres://")):
-        raise ValueError(f"not a postgresql:// address: {_without_password(value)!r}")
-    try:
-        conninfo_to_dict(value)
-    except ProgrammingError as error:
-        raise ValueError(f"not a PostgreSQL address that libpq understands: {error}") from error
-    return value
-
-
-def _broker_url(value: str) -> str:
-    if urlsplit(value).scheme not in {"redis", "rediss", "sentinel", "amqp", "amqps"}:
-        raise ValueError(f"not a redis://, rediss://, sentinel:// or amqp:// address: {_without_password(value)!r}")
-    return value
 
 
 def _key_prefix(value: str) -> str:
@@ -66,15 +51,6 @@ def _time_zone(value: str) -> str:
     return value
 
 
-def _without_password(url: str) -> str:
-    head, at, tail = url.rpartition("@")
-    return f"{head.split('://')[0]}://…@{tail}" if at else url
-
-
-def _split_on_spaces(value: Any) -> Any:
-    return value.split() if isinstance(value, str) else value
-
-
 def _parsed_json(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -82,15 +58,13 @@ def _parsed_json(value: Any) -> Any:
         raise ValueError(f"not JSON: {error}") from error
 
 
-PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]
-PostgresUrls = Annotated[tuple[PostgresUrl, ...], BeforeValidator(_split_on_spaces)]
-Networks = Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_on_spaces)]
-BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+Networks = Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(split_on_spaces)]
 Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
+PREFIX = "DOCWORKER_"
 MIB = 1024 * 1024
 HOME = "home"
 """The cluster that every installation has."""
@@ -126,7 +100,7 @@ class Settings(BaseSettings):
     environment variable and the value.
     """
 
-    model_config = SettingsConfigDict(env_prefix="DOCWORKER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Servers
     master_url: PostgresUrl = "postgresql://docworker_worker@localhost:5432/docworker"
@@ -387,3 +361,46 @@ def _explain(error: ValidationError) -> str:
         is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls"))
         lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)
+
+
+def unknown_settings(names: Iterable[str]) -> dict[str, str | None]:
+    """Those of these environment variables that are called like settings and are none, each with the setting that is
+    probably meant."""
+    known = {name.upper() for name in Settings.model_fields}
+    unknown = sorted({name for name in names if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known})
+    return {name: _meant(name.removeprefix(PREFIX), known) for name in unknown}
+
+
+def _meant(name: str, known: Iterable[str]) -> str | None:
+    near = get_close_matches(name, known, n=1)
+    return f"{PREFIX}{near[0]}" if near else None
+
+
+class InForce(NamedTuple):
+    """A setting as it may be shown, and whether it was given or is the default."""
+
+    name: str
+    value: str
+    is_given: bool
+
+
+def settings_in_force(configured: Settings) -> Sequence[InForce]:
+    """All settings, in the order in which they are declared, without secrets."""
+    return [
+        InForce(f"{PREFIX}{name.upper()}", _shown(name, getattr(configured, name)), name in configured.model_fields_set)
+        for name in Settings.model_fields
+    ]
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return json.dumps({cluster: _shown_addresses(addresses) for cluster, addresses in value.items()})
+    if isinstance(value, tuple):
+        return " ".join(without_secrets(str(one)) for one in value)
+    return without_secrets(value) if name.endswith("_url") or name == "store" else str(value)
+
+
+def _shown_addresses(addresses: Addresses) -> dict[str, str]:
+    return {name: _shown(name, value) for name, value in addresses if value}

@@ -14,6 +14,7 @@ SYSTEM = (
     "worker/consumer",
     "worker/local",
     "worker/cli",
+    "worker/doctor",
     "worker/tenants",
     "test_installation.py",
     "test_readme.py",

@@ -50,6 +50,8 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
         "health": Subcommand("run.health:health", "Ask a running process whether it is well."),
         "status": Subcommand("run.status:status", "Show which processes of the installation live, on all machines."),
+        "doctor": Subcommand("run.doctor:doctor", "Find what is wrong with an installation, and say what to do."),
+        "config": Subcommand("run.doctor:config", "Print the settings in force, without passwords."),
         "demo": Subcommand("run.demo:demo", "Start everything, process the samples, show the result.", "local"),
     },
     "Tenants": {
@@ -112,8 +114,9 @@ class LazyGroup(click.Group):
             return None
         if not ctx.resilient_parsing:  # a shell that completes a line runs nothing
             # Here, because it imports pydantic: `docworker --help` would take five times as long.
-            from docworker.worker.cli.local_settings import use_local_stack  # noqa: PLC0415
+            from docworker.worker.cli.local_settings import use_local_stack, warn_of_unknown  # noqa: PLC0415
 
+            warn_of_unknown(cmd_name)
             use_local_stack(cmd_name)
         return subcommand.load()
 

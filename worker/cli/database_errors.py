@@ -1,15 +1,12 @@
 """`reason_of`: why the database did not do what a command asked, and what to do about it."""
 
-import re
-
 import psycopg
 import psycopg.errors
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 
+from docworker.db.faults import connection_reason
 from docworker.db.settings import settings
-
-_LIBPQ_QUESTION = re.compile(r"\n\s*Is the server running .*\?")
 
 
 def reason_of(error: Exception) -> str | None:
@@ -21,7 +18,7 @@ def reason_of(error: Exception) -> str | None:
         return f"{cause.diag.message_primary}: does each DOCWORKER_…_URL name the role that is meant for it?"
     if not isinstance(cause, psycopg.OperationalError):
         return None
-    message = " ".join(_LIBPQ_QUESTION.sub("", str(cause)).removeprefix("connection failed: ").split())
+    message = connection_reason(cause)
     if cause.sqlstate is None:
         return f"no connection to the database: {message}; check {_setting_of(cause)}, or start one with `docworker up`"
     return f"the database refused ({cause.sqlstate}): {message}"

@@ -1,11 +1,15 @@
-"""`use_local_stack`: apply the settings of the stack that `docworker up` runs here to a command that is given none."""
+"""`use_local_stack`: apply the settings of the stack that `docworker up` runs here to a command that is given none.
+
+`warn_of_unknown` tells of variables that were meant as settings."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
 from docworker.db.errors import DocworkerError
-from docworker.db.settings import settings
+from docworker.db.settings import settings, unknown_settings
 from docworker.worker.local.home import (
     DEFAULT_DIRECTORY,
     PROCESSES,
@@ -33,6 +37,15 @@ def use_local_stack(command: str) -> None:
             "set DOCWORKER_MASTER_URL and the others to say which servers to use"
         ) from error
     apply_settings(found)
+
+
+def warn_of_unknown(command: str) -> None:
+    """Say on stderr which variables are called like settings and change nothing; the doctor says so itself."""
+    if command == "doctor":
+        return
+    for name, meant in unknown_settings(os.environ).items():
+        hint = f"did you mean {meant}?" if meant else "`docworker config` lists them"
+        click.echo(f"docworker: {name} is no setting: {hint}", err=True)
 
 
 def _is_address(name: str) -> bool:

@@ -1,0 +1,118 @@
+"""`examine_schema`, `examine_ledger`: whether the databases are as this release needs them, and who works on them."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, text
+
+from docworker.db import ledger
+from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.cluster import close_database, open_database
+from docworker.db.cluster.snapshots import SnapshotWatch
+from docworker.db.ledger.telling.processes import processes
+from docworker.db.models.revision import KNOWN_REVISIONS
+from docworker.db.sessions import all_jobs_session
+from docworker.db.settings import Settings
+from docworker.jobs.kind import Kind
+from docworker.migrations.places import behind, revision_of_home
+from docworker.worker.doctor.finding import Finding, error, warning
+from docworker.worker.tenants.isolation import check_isolation
+from docworker.worker.tenants.owner import owning
+
+LONG_HELD_SECONDS = 300.0
+_MIGRATE = "run `docworker migrate`"
+_SHOWN = 5
+
+_MISSING_GRANTS = text("""
+WITH needed AS (
+    SELECT role, namespace.nspname AS schema, class.oid::regclass AS name, unnest(privileges) AS wanted
+    FROM (VALUES
+        ('docworker_worker', ARRAY['app', 'auth'], '%', ARRAY['SELECT', 'INSERT']),
+        ('docworker_worker', ARRAY['app'], 'document%', ARRAY['UPDATE', 'DELETE']),
+        ('docworker_dispatcher', ARRAY['ledger'], '%', ARRAY['SELECT']),
+        ('docworker_worker', ARRAY['ledger'], 'jobs', ARRAY['SELECT', 'INSERT', 'UPDATE']),
+        ('docworker_dispatcher', ARRAY['ledger'], 'jobs', ARRAY['INSERT', 'UPDATE', 'DELETE'])
+    ) AS need (role, schemas, names, privileges)
+    JOIN pg_catalog.pg_namespace AS namespace ON namespace.nspname = ANY(schemas)
+    JOIN pg_catalog.pg_class AS class ON class.relnamespace = namespace.oid AND class.relname LIKE names
+    WHERE class.relkind IN ('r', 'p')
+)
+SELECT role, name, pg_catalog.string_agg(wanted, ', ' ORDER BY wanted) AS missing
+FROM needed
+WHERE NOT pg_catalog.has_table_privilege(role, name, wanted)
+   OR NOT pg_catalog.has_schema_privilege(role, schema, 'USAGE')
+GROUP BY role, name ORDER BY role, name
+""")
+
+
+def examine_schema(configured: Settings) -> Iterator[Finding]:
+    """Revisions, grants and isolation, as the owner of each database."""
+    revision = revision_of_home()
+    if revision is None:
+        yield error("the database", "has no tables of docworker", _MIGRATE)
+        return
+    if revision > KNOWN_REVISIONS[-1]:
+        yield error(
+            "the database",
+            f"is at revision {revision}, of a newer release; this one knows {KNOWN_REVISIONS[-1]}",
+            "run the newer release on this machine as well",
+        )
+        return
+    late = behind("head", ())
+    for one in late[:_SHOWN]:
+        yield error(f"{one.place.name}, {one.place.target}", f"is at revision {one.revision or 'none'}", _MIGRATE)
+    if len(late) > _SHOWN:
+        yield error("other places", f"{len(late) - _SHOWN} more are behind", "see `docworker migrate --check`")
+    if late:
+        return
+    for cluster in configured.cluster_names:
+        with owning(Place(cluster, SHARED_SCHEMA)) as connection:
+            yield from _grants(connection, cluster)
+    for found in check_isolation():
+        place = found.cluster if found.database is None else f"{found.cluster}/{found.database}"
+        yield error(
+            f"{place}: {found.subject}", found.fault, "see docs/tenancy.md; `docworker check isolation` looks again"
+        )
+
+
+def _grants(connection: Connection, cluster: str) -> Iterator[Finding]:
+    for role, name, missing in connection.execute(_MISSING_GRANTS):
+        yield error(f"{cluster}: {name}", f"{role} may not {missing}", f"GRANT {missing} ON {name} TO {role}")
+
+
+def examine_ledger(configured: Settings, kinds: dict[str, Kind]) -> Iterator[Finding]:
+    """Processes, what nobody can run, and who holds old snapshots, as the dispatcher at home."""
+    open_database(configured, application_name="docworker doctor")
+    try:
+        with all_jobs_session() as session:
+            found = processes(session)
+            waiting = {kind for kind, state, _ in ledger.count_live(session) if state in ("queued", "dispatched")}
+            watch = SnapshotWatch()
+            holders = watch.look(session)
+    finally:
+        close_database()
+    living = [one for one in found if one.lives]
+    for role in ("worker", "dispatcher", "beat"):
+        if not any(one.role == role for one in living):
+            yield warning(f"docworker {role}", "none lives", f"start `docworker {role}`; `docworker status` shows all")
+    if len(releases := sorted({one.release for one in living})) > 1:
+        yield warning("processes", f"several releases run: {', '.join(releases)}", "end those of the older release")
+    known = frozenset().union(*(one.kinds for one in living if one.role == "worker")) or frozenset(kinds)
+    for kind in sorted(waiting - known):
+        yield error(
+            f"kind {kind}",
+            "its jobs wait, and no worker knows it",
+            "install the package that defines it with the workers",
+        )
+    if not watch.sees_all:
+        yield warning(
+            "docworker_dispatcher",
+            "cannot see who holds old snapshots",
+            "as a superuser, GRANT pg_read_all_stats TO docworker_dispatcher",
+        )
+    for holder in holders:
+        if holder.seconds > LONG_HELD_SECONDS:
+            yield warning(
+                f"{holder.holder} {holder.who}",
+                f"has held a snapshot for {holder.seconds:.0f} s: dead rows of the queue stay",
+                holder.remedy,
+            )
