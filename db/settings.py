@@ -5,11 +5,9 @@ Durations are in seconds, but for names that end in `_days`; sizes are in bytes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from psycopg.conninfo import make_conninfo
@@ -26,7 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, split_on_spaces, without_secrets
+from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, split_on_spaces
 from docworker.db.errors import ConfigurationError
 
 
@@ -361,46 +359,3 @@ def _explain(error: ValidationError) -> str:
         is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls"))
         lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)
-
-
-def unknown_settings(names: Iterable[str]) -> dict[str, str | None]:
-    """Those of these environment variables that are called like settings and are none, each with the setting that is
-    probably meant."""
-    known = {name.upper() for name in Settings.model_fields}
-    unknown = sorted({name for name in names if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known})
-    return {name: _meant(name.removeprefix(PREFIX), known) for name in unknown}
-
-
-def _meant(name: str, known: Iterable[str]) -> str | None:
-    near = get_close_matches(name, known, n=1)
-    return f"{PREFIX}{near[0]}" if near else None
-
-
-class InForce(NamedTuple):
-    """A setting as it may be shown, and whether it was given or is the default."""
-
-    name: str
-    value: str
-    is_given: bool
-
-
-def settings_in_force(configured: Settings) -> Sequence[InForce]:
-    """All settings, in the order in which they are declared, without secrets."""
-    return [
-        InForce(f"{PREFIX}{name.upper()}", _shown(name, getattr(configured, name)), name in configured.model_fields_set)
-        for name in Settings.model_fields
-    ]
-
-
-def _shown(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, dict):
-        return json.dumps({cluster: _shown_addresses(addresses) for cluster, addresses in value.items()})
-    if isinstance(value, tuple):
-        return " ".join(without_secrets(str(one)) for one in value)
-    return without_secrets(value) if name.endswith("_url") or name == "store" else str(value)
-
-
-def _shown_addresses(addresses: Addresses) -> dict[str, str]:
-    return {name: _shown(name, value) for name, value in addresses if value}

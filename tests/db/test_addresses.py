@@ -6,7 +6,7 @@ import pytest
 
 from docworker.db.addresses import without_secrets
 from docworker.db.errors import ConfigurationError
-from docworker.db.settings import settings, unknown_settings
+from docworker.db.settings import settings
 
 SECRET = "geheim"
 POSTGRES = [
@@ -87,8 +87,3 @@ def test_an_address_that_libpq_understands_is_taken(monkeypatch: pytest.MonkeyPa
 )
 def test_an_address_is_shown_without_its_secrets(address: str, shown: str) -> None:
     assert without_secrets(address) == shown
-
-
-def test_names_that_are_no_settings_are_told_with_what_was_meant() -> None:
-    names = ["DOCWORKER_POLSIZE", "DOCWORKER_XYZZY_PLUGH", "DOCWORKER_POOL_SIZE", "docworker_store", "HOME"]
-    assert unknown_settings(names) == {"DOCWORKER_POLSIZE": "DOCWORKER_POOL_SIZE", "DOCWORKER_XYZZY_PLUGH": None}

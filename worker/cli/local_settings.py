@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from docworker.db.errors import DocworkerError
-from docworker.db.settings import settings, unknown_settings
+from docworker.db.settings import settings
+from docworker.worker.doctor.configuration import unknown_settings
 from docworker.worker.local.home import (
     DEFAULT_DIRECTORY,
     PROCESSES,

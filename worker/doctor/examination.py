@@ -8,10 +8,11 @@ from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from docworker.db.errors import DocworkerError
-from docworker.db.settings import Settings, unknown_settings
+from docworker.db.settings import Settings
 from docworker.jobs.task import known_kinds
 from docworker.worker.consumer.worker import check_time_limits
 from docworker.worker.doctor.broker import examine_broker
+from docworker.worker.doctor.configuration import unknown_settings
 from docworker.worker.doctor.finding import Finding, Level, error, warning
 from docworker.worker.doctor.installation import examine_ledger, examine_schema
 from docworker.worker.doctor.machine import examine_machine

@@ -14,6 +14,7 @@ from docworker.db.tenants.organizations import create_organization
 from docworker.migrations.runner import upgrade
 from docworker.worker.app import build_app
 from docworker.worker.doctor import installation
+from docworker.worker.doctor.configuration import unknown_settings
 from docworker.worker.doctor.examination import Part, examine
 from docworker.worker.doctor.finding import Finding, Level
 from docworker.worker.local.servers.roles import drop_database
@@ -340,3 +341,8 @@ def test_the_settings_in_force_are_printed_without_secrets(healthy: LocalStack) 
     assert not any(str(one) in shown.out + given.out for one in [*passwords, "geheim"])
     assert "s3://key:***@bucket" in shown.out
     assert {one["name"] for one in given.json} == set(healthy.environment())
+
+
+def test_names_that_are_no_settings_are_told_with_what_was_meant() -> None:
+    names = ["DOCWORKER_POLSIZE", "DOCWORKER_XYZZY_PLUGH", "DOCWORKER_POOL_SIZE", "docworker_store", "HOME"]
+    assert unknown_settings(names) == {"DOCWORKER_POLSIZE": "DOCWORKER_POOL_SIZE", "DOCWORKER_XYZZY_PLUGH": None}

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import click
 
-from docworker.db.settings import settings, settings_in_force
+from docworker.db.settings import settings
 from docworker.worker.app import celery_app
 from docworker.worker.cli.output import json_option, print_json, print_table, quiet_logs
+from docworker.worker.doctor.configuration import settings_in_force
 from docworker.worker.doctor.examination import Part, examine
 
 
