@@ -20,7 +20,16 @@ from docworker.worker.brokers.options import HEARTBEAT_SECONDS, tls_options, tra
 
 TASK_MODULES = tuple(
     f"docworker.jobs.kinds.{name}"
-    for name in ("documents", "indexing", "fanout", "maintenance", "reprocessing", "scheduled", "webhooks")
+    for name in (
+        "documents",
+        "indexing",
+        "fanout",
+        "maintenance",
+        "reprocessing",
+        "scheduled",
+        "webhooks",
+        "auditing",
+    )
 )
 """Our own task modules; users add theirs by an entry point of the group `docworker.tasks`."""
 

@@ -142,10 +142,13 @@ class SourceStore:
                 self._write(source.key, spool.rewound())
         return source
 
-    def keys(self, organization_id: UUID, *, before: datetime) -> Iterator[str]:
-        """The keys of an organization whose bytes were written before this time. A folder is listed at a time."""
+    def keys(self, organization_id: UUID, *, before: datetime, after: str = "") -> Iterator[str]:
+        """The keys of an organization whose bytes were written before this time. A folder is listed at a time, in the
+        order of their names, the first two digits of what is in them; from behind `after` on."""
         filesystem, directory = self._directory_of(organization_id)
-        for folder in self._listed(filesystem, directory, organization_id, detail=False):
+        for folder in sorted(self._listed(filesystem, directory, organization_id, detail=False)):
+            if folder.rstrip("/").rsplit("/", 1)[-1] <= after:
+                continue
             for known in self._listed(filesystem, folder, organization_id, detail=True):
                 key = f"{organization_id}/{known['name'].rsplit('/', 1)[-1]}"
                 if _KEY.fullmatch(key) and _written_at(filesystem, known["name"], known) < before:

@@ -28,7 +28,7 @@ from docworker.db.ledger.control import (
     resume,
     retry_failed,
 )
-from docworker.db.ledger.counts import count_live, live, oldest_due_seconds
+from docworker.db.ledger.counts import count_live, last_succeeded, live, oldest_due_seconds
 from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
@@ -145,6 +145,7 @@ __all__ = [
     "hand_back",
     "insert_jobs",
     "is_refused",
+    "last_succeeded",
     "let_pass",
     "live",
     "load",

@@ -1,11 +1,14 @@
-"""`count_live`, `oldest_due_seconds`, `live`: live jobs by kind and state, and for how long one waits."""
+"""`count_live`, `oldest_due_seconds`, `live`: live jobs by kind and state, and for how long one waits; and
+`last_succeeded`."""
 
 from typing import NamedTuple
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.lanes import DUE_LATER, FOLLOWING_LANE, HEAD, first
+from docworker.db.models import Job, JobState
 from docworker.db.models.ledger.job import JOBS, READY
 
 _COUNT_LIVE = text(f"""
@@ -57,3 +60,20 @@ def count_live(session: Session) -> list[tuple[str, str, int]]:
 def oldest_due_seconds(session: Session) -> float:
     """How long the job that is due the longest has been waiting in the queue; 0 when none is due."""
     return max(0.0, session.scalar(_OLDEST_DUE) or 0.0)
+
+
+def last_succeeded(session: Session, organization_id: UUID, kind: str) -> Job | None:
+    """The job of this kind that has succeeded last, of those that are kept: read from the newest end of the index on
+    finished jobs."""
+    ended = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+    return session.scalar(
+        select(Job)
+        .where(
+            Job.organization_id == organization_id,
+            Job.state.in_(ended),
+            Job.state == JobState.SUCCEEDED,
+            Job.kind == kind,
+        )
+        .order_by(Job.finished_at.desc())
+        .limit(1)
+    )

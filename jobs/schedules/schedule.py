@@ -119,4 +119,5 @@ SCHEDULES: Sequence[Schedule] = distinct(
     Schedule("prune_versions", Cron("41 3 * * *"), "prune_old_versions"),
     Schedule("refresh_statistics", Cron("37 4 * * *"), "refresh_statistics"),
     Schedule("prune_audit_logs", Cron("11 4 * * *"), "prune_audit_logs"),
+    Schedule("audit_invariants", Cron("29 5 * * *"), "audit_invariants"),
 )

@@ -60,7 +60,9 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
             "tenants.tenants:tenants",
             "Place and list organizations: create, suspend, drop, export, import and restore them.",
         ),
-        "check": Subcommand("tenants.check:check", "Prove on the servers that organizations are kept apart."),
+        "check": Subcommand(
+            "tenants.check:check", "Prove on the servers that organizations are kept apart, and that invariants hold."
+        ),
     },
     "Documents": {
         "import": Subcommand("documents.imports:import_", "Mirror a folder of files and process them."),

@@ -12,11 +12,15 @@ from functools import partial
 
 import structlog
 from prometheus_client import Gauge
+from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.cluster.snapshots import HOLDERS, SnapshotHolder, SnapshotWatch
 from docworker.db.faults import classify
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
+from docworker.db.settings import HOME
+from docworker.jobs.kinds.auditing import audit_invariants
 from docworker.worker.logs import first_line
 
 log = structlog.get_logger(__name__)
@@ -40,6 +44,10 @@ LANES_SET_ASIDE = Gauge(
     "Queues whose jobs the server refuses to dispatch; the log says why. Tried again.",
     ("cluster",),
 )
+VIOLATIONS = Gauge(
+    "docworker_invariant_violations", "What the last whole audit has found; the log names it.", ("invariant",)
+)
+AUDITED_AT = Gauge("docworker_audit_completed_timestamp_seconds", "When the last audit of everything was through.", ())
 
 
 @dataclass
@@ -136,6 +144,8 @@ class LedgerGauges:
             if self._is_whole_cluster:
                 with self._session() as session:
                     self._tell_snapshots(self._snapshots.look(session))
+                    if self._cluster == HOME:
+                        _tell_audit(session)
             with self._session() as session:
                 counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
         except Exception as error:
@@ -172,3 +182,14 @@ class LedgerGauges:
                 remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",
             )
         self._hides_snapshots = not self._snapshots.sees_all
+
+
+def _tell_audit(session: Session) -> None:
+    """Where a cluster was skipped, not everything was looked at; what was found counts."""
+    audit = ledger.last_succeeded(session, SYSTEM_ORGANIZATION_ID, audit_invariants.kind.name)
+    if audit is None or audit.result is None or audit.finished_at is None:
+        return
+    for invariant, count in audit.result["violations"].items():
+        VIOLATIONS.labels(invariant).set(count)
+    if not audit.result["skipped"]:
+        AUDITED_AT.set(audit.finished_at.timestamp())
