@@ -5,6 +5,7 @@ Durations are in seconds, but for names that end in `_days`; sizes are in bytes.
 """
 
 import json
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    DirectoryPath,
     Field,
     FilePath,
     IPvAnyNetwork,
@@ -38,6 +40,16 @@ def _key_prefix(value: str) -> str:
 def _queue_name(value: str) -> str:
     if not value.isprintable():  # the client's own separator is made of control characters
         raise ValueError("use printable characters, such as 'docworker'")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"not a command: {error}") from error
+    if not words:
+        raise ValueError("not a command: give a program and its arguments")
     return value
 
 
@@ -112,6 +124,12 @@ class Settings(BaseSettings):
     """The dispatcher's address without a pooler between, for LISTEN; needed only where dispatcher_url has one."""
     owner_url: PostgresUrl | None = None
     """Master, as the owner role, for `docworker migrate`, `docworker tenants` and `docworker check`."""
+    password_directory: DirectoryPath | None = None
+    """Where the passwords of PostgreSQL's roles are, each in a file that is named after its role; read for each new
+    connection of an address that names no password."""
+    password_command: Annotated[str, AfterValidator(_command)] | None = None
+    """Instead of that directory: what prints the password; {user}, {host} and {port} in it are replaced. It may take as
+    long as `connect_timeout`."""
     clusters: Annotated[dict[ClusterName, Addresses], NoDecode, BeforeValidator(_parsed_json)] = {}
     """Clusters besides the one of the addresses above, which is called home: a JSON object of objects with
     `master_url` and, where there are any, `replica_urls`, `dispatcher_url`, `listen_url` and `owner_url`."""
@@ -299,6 +317,10 @@ class Settings(BaseSettings):
                         f"DOCWORKER_{name.upper()} is set, but DOCWORKER_BROKER_URL is no rediss:// or amqps:// "
                         "address: nothing would be encrypted or checked"
                     )
+        if self.password_directory is not None and self.password_command is not None:
+            raise ValueError(
+                "DOCWORKER_PASSWORD_DIRECTORY and DOCWORKER_PASSWORD_COMMAND are both set: a password is in one place"
+            )
         if HOME in self.clusters:
             raise ValueError(
                 f"DOCWORKER_CLUSTERS names {HOME!r}, which is the cluster of DOCWORKER_MASTER_URL: take another name"
@@ -356,6 +378,6 @@ def _explain(error: ValidationError) -> str:
             lines.append(message)
             continue
         name = ": ".join([f"DOCWORKER_{place[0].upper()}", *place[1:]])
-        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls"))
+        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls", "_command"))
         lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)

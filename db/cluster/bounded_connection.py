@@ -13,12 +13,13 @@ import struct
 import time
 from collections.abc import Generator
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 import structlog
 
 from docworker.db import metrics
+from docworker.db.passwords import with_password
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,11 @@ class BoundedConnection(psycopg.Connection[Any]):
     answer_seconds: float = 4.0
     limit_seconds: float | None = None
 
+    @classmethod
+    def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """As psycopg's, with the password of now (`db.passwords`), whose errors it raises, too."""
+        return super().connect(conninfo, **with_password(arguments))
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.prepared: set[str] = set()
@@ -130,6 +136,11 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[Any]):
 
     answer_seconds: float = 4.0
     limit_seconds: float | None = None
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **arguments: Any) -> Self:
+        """The same, without stopping the loop while a password is asked for."""
+        return await super().connect(conninfo, **await asyncio.to_thread(with_password, arguments))
 
     async def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
         if timeout is not None:

@@ -29,6 +29,7 @@ from docworker.db.cluster.servers import Server, examine_master
 from docworker.db.cluster.transactions import IDENTIFY
 from docworker.db.errors import ConfigurationError
 from docworker.db.faults import Fault, classify, mark_as_read_from_replica, mark_as_read_only, sqlstate_of
+from docworker.db.passwords import passwords_of
 from docworker.db.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -48,7 +49,10 @@ def connect_arguments(url: str, settings: Settings, application_name: str) -> di
     address = conninfo_to_dict(url)
     if address.get("target_session_attrs") == "read-write":
         address["target_session_attrs"] = "primary"
+    passwords = passwords_of(settings)
     return {
+        # Read when a connection is made. An address that says where its password is has none of ours.
+        **({} if passwords is None or "passfile" in address else {"password": passwords}),
         "application_name": application_name,
         "connect_timeout": settings.connect_timeout,
         # A silent cut is noticed within eleven seconds, also where nothing is sent (LISTEN, a long statement).

@@ -23,6 +23,7 @@ from docworker.db.cluster.replica_status import LagHistory, ReplicaSample, Repli
 from docworker.db.cluster.roundtrip import Row, ask_async
 from docworker.db.cluster.servers import Server, Timelines, replica_role
 from docworker.db.cluster.transactions import IDENTIFY
+from docworker.db.passwords import with_password
 from docworker.db.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -149,6 +150,7 @@ class ReplicaMonitor:
                     if connection is None:
                         arguments = await find()
                         async with asyncio.timeout(ANSWER_SECONDS + self.settings.connect_timeout):
+                            arguments = await asyncio.to_thread(with_password, arguments)
                             connection = await AsyncConnection.connect(**arguments, autocommit=True)
                     await watch(connection)
                 except Exception as error:  # noqa: BLE001  the monitor outlives whatever it meets

@@ -6,6 +6,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 
 from docworker.db.faults import connection_reason
+from docworker.db.passwords import PasswordError
 from docworker.db.settings import settings
 
 
@@ -18,6 +19,8 @@ def reason_of(error: Exception) -> str | None:
         return f"{cause.diag.message_primary}: does each DOCWORKER_…_URL name the role that is meant for it?"
     if not isinstance(cause, psycopg.OperationalError):
         return None
+    if isinstance(cause, PasswordError):
+        return f"no connection to the database: {cause}"
     message = connection_reason(cause)
     if cause.sqlstate is None:
         return f"no connection to the database: {message}; check {_setting_of(cause)}, or start one with `docworker up`"
