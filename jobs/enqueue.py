@@ -18,6 +18,7 @@ from docworker.db.ledger.enqueue import checked_rows
 from docworker.db.ledger.producing import AsyncProducer, Producer, enqueue_by
 from docworker.db.ledger.values import shortened
 from docworker.db.ledger.waiting.gates import After, When, checked_after, wait_for
+from docworker.db.ledger.waiting.keys import checked_limit_key, under_key
 from docworker.db.ledger.waiting.order import InOrder, OnFailure, checked_order, in_order
 from docworker.db.sessions import TenantSession, organization_of
 from docworker.jobs.kind import Kind
@@ -38,6 +39,7 @@ class EnqueueOptions(TypedDict, total=False):
     when: When
     order_keys: Iterable[str] | None
     on_failure: OnFailure
+    limit_key: str | None
 
 
 @overload
@@ -58,6 +60,7 @@ def enqueue(
     when: When = "succeeded",
     order_key: str | None = None,
     on_failure: OnFailure = "block",
+    limit_key: str | None = None,
     **arguments: Any,
 ) -> UUID: ...
 
@@ -80,6 +83,7 @@ def enqueue(
     when: When = "succeeded",
     order_key: str | None = None,
     on_failure: OnFailure = "block",
+    limit_key: str | None = None,
     **arguments: Any,
 ) -> Awaitable[UUID]: ...
 
@@ -101,6 +105,7 @@ def enqueue(
     when: When = "succeeded",
     order_key: str | None = None,
     on_failure: OnFailure = "block",
+    limit_key: str | None = None,
     **arguments: Any,
 ) -> UUID | Awaitable[UUID]:
     """Enqueue one job of `task`; returns its id (awaitable with what is asyncio's).
@@ -112,6 +117,7 @@ def enqueue(
     until those jobs have ended, with `after_children_of` until that job has and all its children, theirs included;
     then it runs, if they have ended as `when` says, or is cancelled. Jobs of one `order_key` run one after another, in
     this order; one that has failed for good holds up those behind it, unless `on_failure` is "pass".
+    Of those of one `limit_key` no more are under way at a time than `docworker limits` says.
 
     Raises InvalidArgumentError when the arguments do not fit the task's signature, or an option or argument is nothing
     that the ledger could read back. The server has seen nothing then: the caller's transaction goes on.
@@ -129,6 +135,7 @@ def enqueue(
         "when": when,
         "order_keys": None if order_key is None else [order_key],
         "on_failure": on_failure,
+        "limit_key": limit_key,
     }
     ids: Any = enqueue_many(cast(Any, session), task, [arguments], **options)
     return ids[0] if isinstance(ids, list) else _first_of(ids)
@@ -163,7 +170,7 @@ def enqueue_many(
                 "this session is not one of docworker.writing(…): give organization_id=… as well"
             )
         rows = checked_rows(organization_id, kind.name, kept, **_chosen(kind, options))
-        return enqueue_by(session, rows, _order(options, len(kept)), _after(options))
+        return enqueue_by(session, rows, _order(options, len(kept)), _after(options), _limit_key(options))
     organization_id = organization_of(ours)
     if options.get("organization_id") not in (None, organization_id):
         raise InvalidArgumentError(
@@ -178,10 +185,12 @@ def enqueue_many(
 
 
 def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
-    order, after = _order(options, len(kept)), _after(options)
+    order, after, limit_key = _order(options, len(kept)), _after(options), _limit_key(options)
     ids = insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
     if order is not None:
         in_order(session, organization_of(session), ids, order)
+    if limit_key is not None:
+        under_key(session, organization_of(session), ids, limit_key)
     if after is not None:
         wait_for(session, organization_of(session), ids, after)
     return ids
@@ -196,6 +205,15 @@ def _order(options: EnqueueOptions, jobs: int) -> InOrder | None:
             "a job that waits for its turn has no unique_key: what would fold into it runs later"
         )
     return checked_order(_listed("order_keys", keys), options.get("on_failure", "block"), jobs=jobs)
+
+
+def _limit_key(options: EnqueueOptions) -> str | None:
+    key = options.get("limit_key")
+    if key is None:
+        return None
+    if options.get("unique_keys") is not None or options.get("order_keys") is not None:
+        raise InvalidArgumentError("a job with a limit_key has no unique_key and no order_key: give one of them")
+    return checked_limit_key(key)
 
 
 def _after(options: EnqueueOptions) -> After | None:

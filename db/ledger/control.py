@@ -181,11 +181,12 @@ _IS_HELD = (
     .correlate(Job)
     .exists()
 )
-_WAITS = or_(Job.order_key.is_not(None), and_(Job.gated, _IS_HELD))
+_WAITS = or_(Job.order_key.is_not(None), Job.limit_key.is_not(None), and_(Job.gated, _IS_HELD))
 RETRY = Change(
     (JobState.FAILED,),
     {
-        # Behind others of its key it stands in line again, at its old place, and what waits for others waits for them.
+        # Behind others of its key it stands in line again, of an order key at its old place, and what waits for others
+        # waits for them.
         "state": case((_WAITS, JobState.WAITING), else_=JobState.QUEUED),
         "attempt": 0,
         "faults": 0,

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.dispatching.limiting import Rate
-from docworker.db.ledger.values import check_integer, check_kind
+from docworker.db.ledger.values import MOST_RUNNING, check_integer, check_kind
 from docworker.db.models import Limit, RateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 
-MOST_RUNNING = 1_000_000
 LONGEST_PERIOD_SECONDS = 366 * 86400.0
 
 

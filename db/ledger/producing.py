@@ -41,6 +41,9 @@ _ORDER = """ledger.order_jobs(
     CAST(CAST({organization_id} AS text) AS uuid), CAST(CAST({ordered} AS text[]) AS uuid[]),
     CAST({order_keys} AS text[]), CAST({blocks} AS boolean)
 )"""
+_KEY = """ledger.key_jobs(
+    CAST(CAST({organization_id} AS text) AS uuid), CAST(CAST({ordered} AS text[]) AS uuid[]), CAST({limit_key} AS text)
+)"""
 _AWAIT = """ledger.await_jobs(
     CAST(CAST({organization_id} AS text) AS uuid), ids, CAST(CAST({after} AS text[]) AS uuid[]),
     CAST(CAST({trees} AS text[]) AS uuid[]), CAST({opens_when} AS text)
@@ -50,7 +53,9 @@ _CALL = f"SELECT CAST({_ENQUEUE} AS text[])"
 _CALL_WAITING = f"""
 WITH enqueued AS MATERIALIZED (SELECT {_ENQUEUE} AS ids),
 ordered AS MATERIALIZED (
-    SELECT CASE WHEN {{is_ordered}} THEN CASE WHEN ids IS NOT NULL THEN {_ORDER} END ELSE ids END AS ids FROM enqueued
+    SELECT CASE WHEN ids IS NULL THEN NULL WHEN {{is_ordered}} THEN {_ORDER} WHEN {{is_keyed}} THEN {_KEY} ELSE ids END
+           AS ids
+    FROM enqueued
 ),
 waiting AS MATERIALIZED (
     SELECT ids, CASE WHEN {{is_after}} THEN CAST({_AWAIT} AS text) END FROM ordered
@@ -73,7 +78,9 @@ _NAMES = (
     "ordered",
     "order_keys",
     "blocks",
+    "limit_key",
     "is_ordered",
+    "is_keyed",
     "is_after",
 )
 
@@ -96,7 +103,7 @@ _ENTER, _ENTER_WAITING = _for_drivers(_CALL), _for_drivers(_CALL_WAITING)
 
 
 def enqueue_by(
-    producer: Any, rows: Rows, order: InOrder | None = None, after: After | None = None
+    producer: Any, rows: Rows, order: InOrder | None = None, after: After | None = None, limit_key: str | None = None
 ) -> list[UUID] | Awaitable[list[UUID]]:
     """Enter the jobs, to wait for their turn or for others if that is given; returns their ids in the order of the
     call, awaitable where the producer is.
@@ -107,8 +114,8 @@ def enqueue_by(
     then, so the transaction (or savepoint) is to be rolled back.
     """
     call, values = _ENTER, _as_text(rows)
-    if order is not None or after is not None:
-        call, values = _ENTER_WAITING, values | _waiting_as_text(rows, order, after)
+    if order is not None or after is not None or limit_key is not None:
+        call, values = _ENTER_WAITING, values | _waiting_as_text(rows, order, after, limit_key)
     in_order = _order(rows)
     if isinstance(producer, scoped_session | async_scoped_session):
         producer = producer()
@@ -175,13 +182,15 @@ def _as_text(rows: Rows) -> dict[str, Any]:
     }
 
 
-def _waiting_as_text(rows: Rows, order: InOrder | None, after: After | None) -> dict[str, Any]:
+def _waiting_as_text(rows: Rows, order: InOrder | None, after: After | None, limit_key: str | None) -> dict[str, Any]:
     nothing = {"after": None, "trees": None, "opens_when": None, "order_keys": None, "blocks": None}
     given = (nothing | (order.parameters if order else {}) | (after.parameters if after else {})).items()
     return {
         **{name: [*map(str, one)] if isinstance(one, list) else one for name, one in given},
         "ordered": [*map(str, rows.ids)],
+        "limit_key": limit_key,
         "is_ordered": order is not None,
+        "is_keyed": limit_key is not None,
         "is_after": after is not None,
     }
 

@@ -22,6 +22,7 @@ LATEST = datetime(9900, 1, 1, tzinfo=UTC)
 
 MAX_KIND_BYTES = 200
 MAX_KEY_LENGTH = 500
+MOST_RUNNING = 1_000_000
 """Kind and key stand in one index entry together, which PostgreSQL limits."""
 
 MAX_ATTEMPTS = 1000

@@ -44,6 +44,7 @@ from docworker.db.models.ledger.attempt import ATTEMPTS
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.gate import GATE_MEMBERS, GATES
 from docworker.db.models.ledger.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
+from docworker.db.models.ledger.key import KEY_LIMITS
 from docworker.db.models.ledger.limit import LIMITS, RATES_SPENT
 from docworker.db.models.ledger.webhook import WEBHOOK_ENDPOINTS
 from docworker.db.settings import settings
@@ -87,7 +88,10 @@ def owned_tables() -> list[Table]:
 
 def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
-    kept = (GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, BACKLOGS, ATTEMPTS, LIMITS, RATES_SPENT, WEBHOOK_ENDPOINTS)
+    kept = (
+        *(GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, BACKLOGS, ATTEMPTS, LIMITS, RATES_SPENT),
+        *(KEY_LIMITS, WEBHOOK_ENDPOINTS),
+    )
     return [table for table in Base.metadata.sorted_tables if table.fullname in kept]
 
 

@@ -91,6 +91,18 @@ def test_a_transaction_of_another_program_enqueues_in_order(tenant: Tenant, defi
     assert ended == sorted(ended)  # type: ignore[type-var]  # all have ended
 
 
+def test_a_transaction_of_another_program_enqueues_under_a_key(tenant: Tenant, defined: dict[str, Any]) -> None:
+    with psycopg.connect(settings().master_url) as connection:
+        pages = enqueue_many(
+            connection, defined["count_page"], [{"page": 1}, {"page": 2}], organization_id=tenant.id, limit_key="a"
+        )
+        total = enqueue(connection, defined["add_up"], organization_id=tenant.id, limit_key="a", after=pages)
+    told = [get_job(tenant.id, one) for one in (*pages, total)]
+    assert {(one.state, one.limit_key) for one in told} == {("waiting", "a")}
+    assert drained(defined) == 3
+    assert get_job(tenant.id, total).result == {"pages": 2, "words": 300}
+
+
 def test_asyncio_enqueues_what_waits(tenant: Tenant, defined: dict[str, Any]) -> None:
     async def produce() -> UUID:
         async with aio.lifespan(), aio.writing(tenant.id) as session:
@@ -110,6 +122,9 @@ def test_what_cannot_wait_is_refused_before_the_server_sees_it(tenant: Tenant, d
             ("no unique_key", {"order_key": "a", "unique_key": "k"}),
             ("on_failure is one of", {"order_key": "a", "on_failure": "stop"}),
             ("an order_key", {"order_key": ""}),
+            ("a limit_key", {"limit_key": ""}),
+            ("no unique_key and no order_key", {"limit_key": "a", "unique_key": "k"}),
+            ("no unique_key and no order_key", {"limit_key": "a", "order_key": "b"}),
             ("after", {"after": 7}),
             ("after", {"after": ["x"]}),
         ):

@@ -13,6 +13,7 @@ from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
 from docworker.db.ledger.waiting.gates import When, checked_after, wait_for
+from docworker.db.ledger.waiting.keys import under_key
 from docworker.db.ledger.waiting.order import OnFailure, checked_order, in_order
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
@@ -78,6 +79,15 @@ class LedgerSteps:
             arguments = [{"key": key} for key in keys]
             ids = ledger.insert_jobs(session, self.organization_id, self.kind, arguments, **options)
             in_order(session, self.organization_id, ids, checked_order(keys, on_failure, jobs=len(keys)))
+        return ids
+
+    def enqueue_under_key(self, key: str, count: int, **options: Any) -> list[UUID]:
+        """So many jobs of this limit key, in the order in which they go."""
+        with writing(self.organization_id) as session:
+            options.setdefault("max_attempts", 3)
+            arguments = [{"number": number} for number in range(count)]
+            ids = ledger.insert_jobs(session, self.organization_id, self.kind, arguments, **options)
+            under_key(session, self.organization_id, ids, key)
         return ids
 
     def awaited(self, job_id: UUID) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from docworker.db.models import (
     Job,
     JobState,
     KeptReport,
+    KeyLimit,
     Limit,
     PastAttempt,
     Pause,
@@ -88,6 +89,7 @@ class MovedTenant(Tenant):
             session.add(PastAttempt(**past, attempt=1, outcome="retried", log=[{"seconds": 1.5, "message": "é"}]))
             session.add(Job(**job, unique_key="k", cursor={"at": 7}, children=2, priority=1))
             session.add(Job(**job, later=True, run_at=soon()))
+            session.add(Job(**job, state=JobState.WAITING, limit_key="a"))
             waits, awaited = new_id(), new_id()
             session.add(Job(**job, id=awaited, later=True, run_at=soon(), awaited=True))
             session.add(Job(**job, id=waits, state=JobState.WAITING, gated=True))
@@ -101,6 +103,7 @@ class MovedTenant(Tenant):
             owner.execute(insert(Pause).values(organization_id=self.id, kind="x"))
             owner.execute(insert(Weight).values(organization_id=self.id, weight=3))
             owner.execute(insert(Limit).values(organization_id=self.id, kind="x", max_running=3))
+            owner.execute(insert(KeyLimit).values(organization_id=self.id, limit_key="a", max_running=2))
             owner.execute(insert(RateSpent).values(organization_id=self.id, kind="x", spent_until=soon()))
             become(owner, self.id)
             owner.execute(insert(Backlog).values(organization_id=self.id, most=1000))

@@ -28,6 +28,7 @@ from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.ledger.dispatching.turns import Turns, Walk
 from docworker.db.ledger.message import Message, Part
+from docworker.db.ledger.waiting.keys import admit as admit_by_limits
 from docworker.db.ledger.waiting.order import admit as admit_next
 from docworker.db.models.ledger.job import JOBS, READY
 
@@ -80,7 +81,7 @@ def dispatch_due(
     in_force: LimitsInForce | None = None,
 ) -> Dispatched:
     """`queued -> dispatched` for the jobs whose turn it is, as many as fit into `capacity` messages; those that are the
-    next of their keys come into their lanes first.
+    next of their order keys, or that the limits of their keys let go, come into their lanes first.
 
     The turns are taken (`turns.take`) by the caller, once this is committed. Raises what the server refuses
     (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on. What is spent of rates is
@@ -88,7 +89,7 @@ def dispatch_due(
     """
     shortcuts = shortcuts or Shortcuts()
     if under_way.is_told:
-        admitted = admit_next(session)
+        admitted = [*admit_next(session), *admit_by_limits(session)]
         shortcuts.lanes.came(
             (LaneKey(one.organization_id, one.kind, one.alone, one.priority), one.run_at) for one in admitted
         )

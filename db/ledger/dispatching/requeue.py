@@ -75,10 +75,10 @@ class _Change:
 PROMOTE = _Change(
     f"{DUE_LATER} AND run_at >= coalesce(CAST(:since AS timestamptz), '-infinity')",
     "run_at",
-    "later = false",
+    "later = false, state = CASE WHEN limit_key IS NULL THEN state ELSE 'waiting' END",
     "ix_jobs_later",
 )
-"""Jobs whose time has come get into their lanes."""
+"""Jobs whose time has come get into their lanes, or stand in line for their keys."""
 _PROMOTED_LATE = timedelta(seconds=2)
 """So late one may commit that is due, where walking them all is dear."""
 

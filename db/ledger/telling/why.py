@@ -27,6 +27,7 @@ from docworker.db.ledger.telling.forecast import (
 )
 from docworker.db.ledger.telling.processes import ProcessState
 from docworker.db.ledger.telling.story import progress_of
+from docworker.db.ledger.waiting.keys import limit_of_key
 from docworker.db.models import Gate, GateMember, Job, JobState, Pause, Suspension
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.job import LIVE_STATES
@@ -109,6 +110,8 @@ def _of_waiting(session: Session, job: Job) -> list[Reason]:
     gate = session.get(Gate, (job.organization_id, job.id))
     if job.order_key is not None and (gate is None or not gate.pending):
         return [_of_order(session, job)]
+    if job.limit_key is not None and (gate is None or not gate.pending):
+        return [_of_key(session, job)]
     if gate is None:
         return [Reason("waits", "it waits, and no gate of its own tells for what: `docworker jobs cancel` ends it")]
     rows = session.execute(
@@ -145,6 +148,17 @@ def _of_order(session: Session, job: Job) -> Reason:
         remedy = ": `docworker jobs retry` runs it again, `docworker jobs release` lets the others pass"
     text = f"it waits for its turn: of its order key the job {row.id} is {row.state}{remedy}"
     return Reason("waits_for_order_key", text, {"order_key": job.order_key, **_named([row])})
+
+
+def _of_key(session: Session, job: Job) -> Reason:
+    """Which ones hold the places of its key."""
+    of_key = and_(Job.organization_id == job.organization_id, Job.limit_key == job.limit_key)
+    most = limit_of_key(session, job.organization_id, str(job.limit_key))
+    details = {"limit_key": job.limit_key, "max_running": most, **_holders(session, of_key)}
+    if most is None:
+        return Reason("next_of_key", "its key has no limit: a look of the dispatcher lets it go", details)
+    text = f"of its limit key {job.limit_key!r} at most {most} run at a time: see `docworker limits list`"
+    return Reason("limit_of_key", text, details)
 
 
 def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> Answer:

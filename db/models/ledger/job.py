@@ -50,6 +50,7 @@ class Job(TenantOwned, Base):
     `progress` is what an attempt has told last of how far it is, and NULL for jobs that tell nothing.
     `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.ledger.gate`).
     Jobs of one `order_key` run in the order of `order_position`; one that `blocks` holds up the others once it failed.
+    Of those of one `limit_key` as many are under way as its limit lets (`db.models.ledger.key`).
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -92,6 +93,7 @@ class Job(TenantOwned, Base):
     order_key: Mapped[str | None]
     order_position: Mapped[int | None] = mapped_column(BigInteger)
     blocks: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    limit_key: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint(
@@ -100,6 +102,11 @@ class Job(TenantOwned, Base):
         CheckConstraint("state <> 'waiting' OR unique_key IS NULL", name="waiting"),
         CheckConstraint(
             "(order_key IS NULL) = (order_position IS NULL) AND char_length(order_key) BETWEEN 1 AND 500", name="order"
+        ),
+        CheckConstraint(
+            "limit_key IS NULL"
+            " OR char_length(limit_key) BETWEEN 1 AND 500 AND order_key IS NULL AND unique_key IS NULL",
+            name="limit_key",
         ),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
@@ -152,6 +159,16 @@ class Job(TenantOwned, Base):
             "order_key",
             unique=True,
             postgresql_where=ADMITTED,
+        ),
+        Index(
+            "ix_jobs_limit_key",
+            "limit_key",
+            "organization_id",
+            "state",
+            "run_at",
+            "id",
+            postgresql_where="limit_key IS NOT NULL AND NOT later"
+            " AND state IN ('waiting', 'queued', 'dispatched', 'running')",
         ),
         Index("ix_jobs_waiting", "organization_id", "id", postgresql_where="state = 'waiting'"),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),

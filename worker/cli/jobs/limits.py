@@ -10,7 +10,8 @@ import click
 from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
-from docworker.db.models import Limit
+from docworker.db.ledger.waiting.keys import find_key_limits, remove_key_limit, set_key_limit
+from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
@@ -42,6 +43,7 @@ def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--each", "is_each", is_flag=True, help="Of each organization that has no limit of its own."),
         click.option("-o", "--organization", "slug", metavar="SLUG", help="The organization."),
         click.option("--kind", help="The kind of job."),
+        click.option("--key", help="A limit key: of one organization, or of each that has no limit of its own for it."),
     ):
         function = option(function)
     return function
@@ -49,7 +51,7 @@ def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def limits() -> None:
-    """Show, set and remove limits: of the jobs of a kind, of an organization, or of both."""
+    """Show, set and remove limits: of the jobs of a kind, of an organization, of both, or of a key."""
 
 
 @limits.command("set", short_help="Limit what runs at a time, or how often.")
@@ -59,6 +61,7 @@ def limits() -> None:
 @click.option("--burst", type=int, metavar="N", help="So many at once after a pause; as many as the rate's.")
 def set_(
     kind: str | None,
+    key: str | None,
     slug: str | None,
     is_each: bool,
     max_running: int | None,
@@ -72,36 +75,41 @@ def set_(
     if burst is not None and given_rate is None:
         raise click.UsageError("--burst is of a rate: give --rate as well")
     rate = None if given_rate is None else rate_of(*given_rate, burst)
-    _demand_something(kind, slug, is_each=is_each)
-    told = {"kind": kind, "each": is_each or None, "running": max_running, "rate": _told(rate)}
+    _demand_something(kind, slug, key, is_each=is_each)
+    if key is not None and (max_running is None or rate is not None):
+        raise click.UsageError("a limit of a key is of the jobs that run at a time: give --running, and no --rate")
+    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
     with database_open("jobs"):
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
             for place in ledgers_of(owner):
                 with all_jobs_session(*place) as session:
-                    ledger.set_limit(
-                        session,
-                        kind=kind,
-                        organization_id=owner,
-                        is_each=is_each,
-                        max_running=max_running,
-                        rate=rate,
-                    )
-    click.echo(f"limited {_place(kind, slug, is_each=is_each)}: {_what(max_running, rate)}")
+                    if key is not None:
+                        set_key_limit(session, key, organization_id=owner, max_running=max_running or 0)
+                    else:
+                        ledger.set_limit(
+                            session,
+                            kind=kind,
+                            organization_id=owner,
+                            is_each=is_each,
+                            max_running=max_running,
+                            rate=rate,
+                        )
+    click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
 
 
 @limits.command(short_help="Take a limit back.")
 @of_what
-def remove(kind: str | None, slug: str | None, is_each: bool) -> None:
+def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -> None:
     """Take a limit back; name the same jobs."""
-    _demand_something(kind, slug, is_each=is_each)
+    _demand_something(kind, slug, key, is_each=is_each)
     with database_open("jobs"):
         owner = _owner(slug)
-        with limit_on_record("unlimited", owner, kind=kind, each=is_each or None):
-            removed = [_removed(place, kind, owner, is_each=is_each) for place in ledgers_of(owner)]
+        with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
+            removed = [_removed(place, kind, key, owner, is_each=is_each) for place in ledgers_of(owner)]
             if not any(removed):
-                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, is_each=is_each)}")
-    click.echo(f"removed the limit of {_place(kind, slug, is_each=is_each)}")
+                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, key, is_each=is_each)}")
+    click.echo(f"removed the limit of {_place(kind, slug, key, is_each=is_each)}")
 
 
 @limits.command("list", short_help="List the limits.")
@@ -110,21 +118,25 @@ def list_(as_json: bool) -> None:
     """List what is limited by this command. The caps of kinds in code (`max_running`) come besides."""
     with database_open("jobs"):
         found: dict[tuple[UUID, str, bool], Limit] = {}
+        of_keys: dict[tuple[UUID, str], KeyLimit] = {}
         for place in ledgers():
             with all_jobs_session(*place) as session:
                 for one in ledger.find_limits(session):
                     found.setdefault((one.organization_id, one.kind, one.is_each), one)
-        slugs = slugs_of({one.organization_id for one in found.values()})
-    rows = [_row(one, slugs) for one in found.values()]
+                for of_key in find_key_limits(session):
+                    of_keys.setdefault((of_key.organization_id, of_key.limit_key), of_key)
+        slugs = slugs_of({key[0] for key in found} | {key[0] for key in of_keys})
+    rows = [_row(one, slugs) for one in found.values()] + [_row_of_key(one, slugs) for one in of_keys.values()]
     if as_json:
         print_json(rows)
         return
     print_table(
-        ("organization", "kind", "running", "rate", "burst"),
+        ("organization", "kind", "key", "running", "rate", "burst"),
         (
             [
                 row["organization"] or ("each" if row["each"] else "all"),
                 row["kind"] or "all",
+                row["key"] or "",
                 "" if row["running"] is None else row["running"],
                 row["rate"] or "",
                 row["burst"] or "",
@@ -141,14 +153,18 @@ def _owner(slug: str | None) -> UUID | None:
     return owner
 
 
-def _removed(place: LedgerPlace, kind: str | None, owner: UUID | None, *, is_each: bool) -> bool:
+def _removed(place: LedgerPlace, kind: str | None, key: str | None, owner: UUID | None, *, is_each: bool) -> bool:
     with all_jobs_session(*place) as session:
+        if key is not None:
+            return remove_key_limit(session, key, organization_id=owner)
         return ledger.remove_limit(session, kind=kind, organization_id=owner, is_each=is_each)
 
 
-def _demand_something(kind: str | None, slug: str | None, *, is_each: bool) -> None:
-    if kind is None and slug is None and not is_each:
-        raise click.UsageError("say what to limit: --kind, --organization, both, or --each")
+def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> None:
+    if key is not None and (kind is not None or is_each):
+        raise click.UsageError("a key is of jobs of all kinds, and of each organization: leave out --kind and --each")
+    if kind is None and slug is None and key is None and not is_each:
+        raise click.UsageError("say what to limit: --kind, --organization, both, --each, or --key")
     if kind is not None:
         from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415 - it needs Celery and the pipeline
 
@@ -162,6 +178,7 @@ def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
         "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
         "each": one.is_each,
         "kind": one.kind or None,
+        "key": None,
         "running": one.max_running,
         "rate": _told(rate),
         "burst": one.rate_burst,
@@ -169,7 +186,23 @@ def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
     }
 
 
-def _place(kind: str | None, slug: str | None, *, is_each: bool) -> str:
+def _row_of_key(one: KeyLimit, slugs: dict[UUID, str]) -> dict[str, Any]:
+    is_each = one.organization_id == SYSTEM_ORGANIZATION_ID
+    return {
+        "organization": None if is_each else slugs.get(one.organization_id, str(one.organization_id)),
+        "each": is_each,
+        "kind": None,
+        "key": one.limit_key,
+        "running": one.max_running,
+        "rate": None,
+        "burst": None,
+        "since": one.updated_at,
+    }
+
+
+def _place(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> str:
+    if key is not None:
+        return f"the key {key!r} of {slug or 'each organization'}"
     return " of ".join(part for part in (kind or "all kinds", slug, "each organization" if is_each else None) if part)
 
 
