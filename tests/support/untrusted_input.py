@@ -179,6 +179,7 @@ EXEMPT: dict[str, str] = {
     "docworker.worker.cli.output.quiet_logs": _INSTALLATION,
     "docworker.worker.cli.output.print_table": "shows cells, each made by `cell_text`",
     "docworker.worker.cli.output.size_text": "shows a number",
+    "docworker.jobs.pipeline.limits.limited_cpu_seconds": "reads a clock",
     "docworker.jobs.pipeline.child.main": _CHILD,
     "docworker.jobs.pipeline.confinement.Offer.is_whole": _INSTALLATION,
     "docworker.jobs.pipeline.confinement.check": _INSTALLATION,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from docworker.db.addresses import without_secrets
+from docworker.db.addresses import HIDDEN, without_secrets
 from docworker.db.settings import PREFIX, Addresses, Settings
 
 
@@ -41,6 +41,8 @@ def settings_in_force(configured: Settings) -> Sequence[InForce]:
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return ""
+    if name == "password_command":
+        return " ".join([value.split()[0], *(HIDDEN for _ in value.split()[1:])])
     if isinstance(value, dict):
         return json.dumps({cluster: _shown_addresses(addresses) for cluster, addresses in value.items()})
     if isinstance(value, tuple):

@@ -335,11 +335,18 @@ def test_without_the_owner_it_says_what_it_did_not_look_at(environment: Environm
 def test_the_settings_in_force_are_printed_without_secrets(healthy: LocalStack) -> None:
     with applied(healthy.environment()):
         passwords = {psycopg.conninfo.conninfo_to_dict(settings().master_url)["password"]}
-        shown = docworker("config", environment={"DOCWORKER_STORE": "s3://key:geheim@bucket"})
+        shown = docworker(
+            "config",
+            environment={
+                "DOCWORKER_STORE": "s3://key:geheim@bucket",
+                "DOCWORKER_PASSWORD_COMMAND": "vault --token geheim",
+            },
+        )
         given = docworker("config", "--given", "--json")
     assert shown.exit_code == 0
     assert not any(str(one) in shown.out + given.out for one in [*passwords, "geheim"])
     assert "s3://key:***@bucket" in shown.out
+    assert "vault *** ***" in shown.out
     assert {one["name"] for one in given.json} == set(healthy.environment())
 
 
