@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def occupy(attempt: Attempt, path: str, seconds: int) -> None:
     _append(path, "begun")
     ctypes.PyDLL(None).sleep(seconds)
     _append(path, "finished")
+
+
+@job(name="tests.last", max_attempts=100)
+def last(attempt: Attempt, seconds: float) -> None:
+    """Occupy the process that long."""
+    time.sleep(seconds)
 
 
 @job(name="tests.poison", max_attempts=2)
