@@ -19,7 +19,7 @@ _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
 
 def _postgresql_url(value: str) -> str:
     if not value.startswith(("postgresql://", "postgres://")):
-        raise ValueError("not an address that begins with postgresql://")
+        raise ValueError("not a postgresql:// address")
     try:
         address = conninfo_to_dict(value)
     except ProgrammingError as error:
@@ -46,7 +46,7 @@ def _broker_url(value: str) -> str:
         except ValueError:
             raise ValueError(f"its host or port cannot be read: {_ESCAPE}") from None
         if address.scheme not in BROKER_SCHEMES or (not address.netloc and number == 0):
-            raise ValueError(f"not an address that begins with {'://, '.join(BROKER_SCHEMES)}://")
+            raise ValueError("not a redis://, rediss://, sentinel://, amqp:// or amqps:// address")
         if "@" in (address.hostname or ""):
             raise ValueError(f"its host holds an @: {_ESCAPE}")
     return value

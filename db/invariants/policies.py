@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 from docworker.db.catalog import TENANT_SCHEMAS
 from docworker.db.models import Placement
 from docworker.db.models.ledger.job import PAUSES, SUSPENSIONS, WEIGHTS
+from docworker.db.models.ledger.key import KEY_LIMITS
 from docworker.db.models.ledger.limit import LIMITS, RATES_SPENT
 from docworker.db.models.ledger.schedule import SCHEDULES
 
 WORKERS = ("docworker_worker", "docworker_dispatcher", "docworker_producer")
-_WITHOUT_TENANT = (str(Placement.__table__), PAUSES, SUSPENSIONS, WEIGHTS, SCHEDULES, LIMITS, RATES_SPENT)
+_WITHOUT_TENANT = (str(Placement.__table__), PAUSES, SUSPENSIONS, WEIGHTS, SCHEDULES, LIMITS, RATES_SPENT, KEY_LIMITS)
 """Tables that name organizations and are no organization's to use; the ledger's are the dispatcher's alone."""
 
 # What a table is isolated by: its organization_id, or the id of the organizations themselves.

@@ -7,7 +7,7 @@ or whose organization was suspended: those are given back.
 
 import random
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -92,7 +92,7 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
         attempt.stop()
         return
     failure = failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds)
-    delay_seconds = error.seconds if isinstance(error, RetryLaterError) else None
+    delay_seconds = cast("RetryLaterError", error).seconds if issubclass(type(error), RetryLaterError) else None
     _settle_failure(attempt, fault_of(error), failure, delay_seconds)
 
 
