@@ -33,7 +33,7 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if value < (limit.name != "attachments"):
+            if value < 0 or (value == 0 and limit.name != "attachments"):
                 raise ValueError(f"{limit.name} must be positive, got {value!r}")
 
 
