@@ -9,6 +9,8 @@ from types import FrameType
 
 from celery import platforms
 
+from docworker.db.cluster.engines import leave_to_parent
+
 _EX_FAILURE = 1
 _MAIN_PROCESS = multiprocessing.current_process()
 _NOT_OURS = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
@@ -54,6 +56,7 @@ class _ForkHooks:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
 
     def in_child(self) -> None:
+        leave_to_parent()
         for number in _NOT_OURS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

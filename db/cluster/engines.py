@@ -112,6 +112,7 @@ class Database:
 
 
 _current: Database | None = None
+_of_parent: Database | None = None
 
 
 def open_database(settings: Settings | None = None, *, application_name: str = "docworker") -> Database:
@@ -139,6 +140,13 @@ def database() -> Database:
     if _current is None:
         raise ConfigurationError("no database is open in this process: call docworker.open_database() first")
     return _current
+
+
+def leave_to_parent() -> None:
+    """In a process that was forked: have no database, so that no connection of the parent's is used by both. It is kept
+    as it is, because its connections are closed by who forgets them."""
+    global _current, _of_parent
+    _current, _of_parent = None, _current
 
 
 def close_database() -> None:
