@@ -9,6 +9,8 @@ OWN_PROCESSES = frozenset({"processes", "bare_workers", "own_stack", "new_stack"
 """Fixtures that start our processes, or servers for one test alone."""
 SYSTEM = (
     "system",
+    "db/invariants",
+    "jobs/kinds/test_webhooks.py",
     "deploy",
     "worker/brokers",
     "worker/consumer",
@@ -21,7 +23,7 @@ SYSTEM = (
     "migrations/test_example.py",
     "support/test_signals.py",
 )
-"""Folders and files whose tests start programs by other means, and commands."""
+"""Folders and files whose tests start programs by other means, commands, and tests that take long."""
 LONGEST = (
     "worker/consumer/test_keeper.py",
     "system/test_chaos.py",

@@ -86,7 +86,7 @@ def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(tenant: Tenant, fil
 
 
 def test_missing_worker_is_told(tenant: Tenant, files: Path, processes: Processes) -> None:
-    processes.start("dispatcher")
+    processes.start("dispatcher").wait_for_log("dispatcher.started")
     process = processes.start("import", str(files), "-o", tenant.slug)
     process.wait_for_log("2 jobs wait: no worker takes jobs from the broker")
 
