@@ -7,13 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import text
 
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.cli import main
 from docworker.worker.tenants.creating import create_tenant
-from tests.support.commands import Answer
+from tests.support.commands import ask
 from tests.support.database import opened_database
 from tests.support.project import PROJECT
 
@@ -25,13 +23,6 @@ def acme(environment: dict[str, str]) -> UUID:
         with all_jobs_session() as session:
             session.execute(text("DELETE FROM ledger.backlogs"))
         return create_tenant("acme")[0]
-
-
-def ask(*arguments: str) -> Answer:
-    done = CliRunner().invoke(main, arguments, prog_name="docworker")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return Answer(done.exit_code, done.stdout, done.stderr)
 
 
 def listed() -> list[dict[str, Any]]:

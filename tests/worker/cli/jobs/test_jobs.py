@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 from sqlalchemy import text
 
 from docworker.db import ledger
@@ -23,8 +22,7 @@ from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.testing import dispatch_due, drain, run
-from docworker.worker.cli import main
-from tests.support.commands import Answer, docworker
+from tests.support.commands import Answer, ask, docworker
 from tests.support.database import opened_database
 from tests.support.ledger import without_constraints
 from tests.support.project import PROJECT
@@ -41,14 +39,6 @@ def tenant(environment: dict[str, str]) -> Tenant:
         with all_jobs_session() as session:
             session.query(Job).delete()
         return Tenant()
-
-
-def ask(*arguments: object) -> Answer:
-    """As `docworker …`, in this process."""
-    done = CliRunner().invoke(main, [str(one) for one in arguments], prog_name="docworker")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return Answer(done.exit_code, done.stdout, done.stderr)
 
 
 @contextmanager

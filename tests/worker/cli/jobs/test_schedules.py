@@ -6,10 +6,9 @@ import shlex
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from docworker.jobs.schedules.schedule import Schedule
-from docworker.worker.cli import main
+from tests.support import commands
 from tests.support.database import opened_database
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
@@ -21,18 +20,10 @@ def slug(environment: dict[str, str]) -> str:
         return Tenant().slug
 
 
-def invoke(*arguments: str) -> Result:
-    """As `docworker …`, in this process."""
-    done = CliRunner().invoke(main, arguments, prog_name="docworker")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
 def ask(*arguments: str) -> str:
-    done = invoke("schedules", *arguments)
-    assert done.exit_code == 0, done.stderr
-    return done.stdout
+    done = commands.ask("schedules", *arguments)
+    assert done.exit_code == 0, done.err
+    return done.out
 
 
 JOBS_PAGE = (PROJECT / "docs" / "jobs.md").read_text()
@@ -42,8 +33,8 @@ def test_the_commands_and_the_definitions_that_the_page_on_jobs_shows(slug: str)
     shown = re.findall(r"^    docworker (schedules [^#\n]*)", JOBS_PAGE, re.MULTILINE)
     assert len(shown) >= 8
     for command in shown:
-        done = invoke(*shlex.split(command.replace(" acme ", f" {slug} ")))
-        assert done.exit_code == 0, (command, done.stderr)
+        done = commands.ask(*shlex.split(command.replace(" acme ", f" {slug} ")))
+        assert done.exit_code == 0, (command, done.err)
     (example,) = [one for one in re.findall(r"```python\n([^`]*)```", JOBS_PAGE) if "SCHEDULES = " in one]
     defined: dict[str, Any] = {}
     exec(example, defined)
@@ -71,7 +62,7 @@ def test_schedules_of_a_tenant_from_the_shell(slug: str) -> None:
     ask("resume", "nightly")
     assert len(ask("run", "nightly").strip()) == 36
     ask("delete", "nightly")
-    actions = json.loads(invoke("audit", "list", "-o", slug, "--json").stdout)
+    actions = json.loads(commands.ask("audit", "list", "-o", slug, "--json").out)
     done = ["added", "edited", "paused", "resumed", "run", "deleted"]
     assert [one["action"] for one in actions][::-1] == [f"schedule.{action}" for action in done]
     for refused, reason in (
@@ -82,6 +73,6 @@ def test_schedules_of_a_tenant_from_the_shell(slug: str) -> None:
         (("edit", "prune_jobs", "--priority", "1"), "is defined in code"),
         (("delete", "prune_jobs"), "is defined in code"),
     ):
-        answer = invoke("schedules", *refused)
-        assert (answer.exit_code, answer.stdout) == (1, "")
-        assert reason in answer.stderr
+        answer = commands.ask("schedules", *refused)
+        assert (answer.exit_code, answer.out) == (1, "")
+        assert reason in answer.err

@@ -6,15 +6,13 @@ import shlex
 from uuid import UUID
 
 import pytest
-from click.testing import CliRunner
 
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading
 from docworker.jobs.kinds.webhooks import deliver_webhook
 from docworker.jobs.testing import assert_enqueued
-from docworker.worker.cli import main
 from docworker.worker.tenants.creating import create_tenant
-from tests.support.commands import Answer
+from tests.support.commands import ask
 from tests.support.database import opened_database
 from tests.support.project import PROJECT
 
@@ -27,13 +25,6 @@ def acme(environment: dict[str, str]) -> UUID:
     """The organization of the page."""
     with opened_database():
         return create_tenant("acme")[0]
-
-
-def ask(*arguments: str) -> Answer:
-    done = CliRunner().invoke(main, arguments, prog_name="docworker")
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return Answer(done.exit_code, done.stdout, done.stderr)
 
 
 def test_the_commands_of_the_page_do_what_it_says_and_show_each_secret_once(acme: UUID) -> None:
