@@ -175,9 +175,8 @@ def media_type_of(filename: str, head: bytes, declared: str | None = None) -> st
         return named if _looks_like_text(head) else None
     if named is None and _DELIVERED.match(head):
         return EML
-    if head and (
-        _is_plain(head) or _has_few_controls(head)
-    ):  # what a name ends with is not always what kind of file it is
+    # What a name ends with is not always what kind of file it is.
+    if head and (_is_plain(head) or _has_few_controls(head)):
         return TEXT
     return named
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-_PREFIX = "whsec_"
+from docworker.db.webhooks import PREFIX
 
 
 def signed_headers(message_id: str, timestamp: int, body: bytes, secrets: Sequence[str]) -> dict[str, str]:
@@ -17,6 +17,6 @@ def signed_headers(message_id: str, timestamp: int, body: bytes, secrets: Sequen
 
 def signature(message_id: str, timestamp: int, body: bytes, secret: str) -> str:
     """HMAC-SHA256 of id, time and body, by the key that the secret has in base64."""
-    key = base64.b64decode(secret.removeprefix(_PREFIX))
+    key = base64.b64decode(secret.removeprefix(PREFIX))
     made = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return f"v1,{base64.b64encode(made.digest()).decode()}"

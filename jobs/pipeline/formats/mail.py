@@ -88,8 +88,8 @@ class _Story:
             return
         kind = part.get_content_type()
         if part.get_content_disposition() == "attachment" or (part.get_filename() and kind not in MAILS):
-            pass
-        elif kind in MAILS and part.is_multipart():
+            return
+        if kind in MAILS and part.is_multipart():
             for inner in mails_in(part):
                 yield from self.blocks(inner, depth + 1)
         elif part.is_multipart():
