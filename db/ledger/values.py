@@ -22,8 +22,8 @@ LATEST = datetime(9900, 1, 1, tzinfo=UTC)
 
 MAX_KIND_BYTES = 200
 MAX_KEY_LENGTH = 500
-MOST_RUNNING = 1_000_000
 """Kind and key stand in one index entry together, which PostgreSQL limits."""
+MOST_RUNNING = 1_000_000
 
 MAX_ATTEMPTS = 1000
 MAX_JSON_BYTES = 8 * 1024 * 1024

@@ -13,7 +13,7 @@ from docworker.jobs.task import known_kinds
 from docworker.worker.consumer.worker import check_time_limits
 from docworker.worker.doctor.broker import examine_broker
 from docworker.worker.doctor.configuration import unknown_settings
-from docworker.worker.doctor.finding import Finding, Level, error, warning
+from docworker.worker.doctor.finding import Finding, Level, error
 from docworker.worker.doctor.installation import examine_ledger, examine_schema
 from docworker.worker.doctor.machine import examine_machine
 from docworker.worker.doctor.postgres import Servers
@@ -60,12 +60,6 @@ def _settings(configured: Settings, app: Celery) -> Iterator[Finding]:
     except DocworkerError as fault:
         reason, _, remedy = str(fault).rpartition(": ")
         yield error("DOCWORKER_VISIBILITY_TIMEOUT", reason, remedy)
-    if configured.redispatch_after < configured.dispatch_interval:
-        yield warning(
-            "DOCWORKER_REDISPATCH_AFTER",
-            f"{configured.redispatch_after:g} s are shorter than DOCWORKER_DISPATCH_INTERVAL",
-            "jobs are sent twice for nothing: raise it",
-        )
 
 
 def _part(name: str, look: Callable[[], Iterator[Finding]]) -> Part:

@@ -42,6 +42,7 @@ _RETRY = RETRY._replace(states=(JobState.FAILED, JobState.CANCELLED))
 
 
 _CHUNK = 200
+"""Jobs that a transaction changes at most."""
 
 Sessions = Callable[[], AbstractContextManager[Session]]
 
