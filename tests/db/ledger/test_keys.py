@@ -259,7 +259,8 @@ def act(steps: LedgerSteps, what: str, ids: Sequence[UUID], number: int) -> None
     if what == "end":
         operate(what, job_id)
         return
-    claimed = steps.claim([job_id])
+    # One that was rescued is set apart, and only the message it was sent with may claim it.
+    claimed = steps.claim([job_id], message_id=steps.job(job_id).message_id)
     match what:
         case "fail" | "put off":
             with writing(steps.organization_id) as session:
