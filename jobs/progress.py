@@ -1,5 +1,5 @@
-"""`JobWatch`, `watch_jobs`, `get_job`, `get_story`: how far jobs are, what became of them, and who is missing when
-none moves.
+"""`JobWatch`, `watch_jobs`, `who_is_missing`, `get_job`, `get_story`: how far jobs are, what became of them, and who
+is missing when none moves.
 """
 
 import time
@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from docworker.db import ledger
+from docworker.db.catalog import AT_HOME
 from docworker.db.errors import NotFoundError
 from docworker.db.ledger import Story, progress
+from docworker.db.ledger.telling.processes import living_roles
 from docworker.db.models import Job, JobState
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import reading
+from docworker.db.sessions.opening import reading_at
 
 LOOK_SECONDS = 0.5
 
@@ -30,19 +34,6 @@ class Progress:
     @property
     def live(self) -> int:
         return self.waiting + self.queued + self.dispatched + self.running
-
-    def missing(self) -> str | None:
-        """Who does not do their part, if nothing has moved for a while; None while jobs run."""
-        if self.running or not self.live:
-            return None
-        if self.waiting == self.live:
-            return "they wait for other jobs, which `docworker jobs list --state queued` may show"
-        if self.dispatched:
-            return "no worker takes jobs from the broker: is `docworker worker` running, and at the same broker?"
-        return (
-            "no dispatcher moves jobs to the broker: is `docworker dispatcher` running? "
-            "Are they paused, which `docworker jobs paused` shows?"
-        )
 
 
 class JobWatch:
@@ -81,6 +72,20 @@ def watch_jobs(
             return
         before = now
         time.sleep(every_seconds)
+
+
+def who_is_missing(now: Progress) -> str | None:
+    """Who does not do their part, if nothing has moved for a while; None while jobs run. Asks home's master."""
+    if now.running or not now.live:
+        return None
+    if now.waiting == now.live:
+        return "they wait for other jobs, which `docworker jobs list --state queued` may show"
+    with reading_at(AT_HOME, SYSTEM_ORGANIZATION_ID) as session:
+        living = living_roles(session)
+    for role in ("dispatcher", "worker"):
+        if role not in living:
+            return f"no {role} lives: is `docworker {role}` running?"
+    return "other jobs come before them, or they are paused: `docworker jobs why JOB` says what a job waits for"
 
 
 def get_job(organization_id: UUID, job_id: UUID) -> Job:

@@ -1,4 +1,6 @@
-"""`beat`, `leave`, `processes`: which processes of the installation live, by what they said last in home's ledger."""
+"""`beat`, `leave`, `processes`, `living_roles`: which processes of the installation live, by what they said last in
+home's ledger.
+"""
 
 import json
 from collections.abc import Sequence
@@ -91,6 +93,12 @@ def leave(session: Session, process: Beating) -> None:
     """Say that it has ended."""
     session.execute(_IN_PASSING)
     session.execute(_LEAVE, {"id": process.id})
+
+
+def living_roles(session: Session) -> frozenset[str]:
+    """Of which roles a process lives, such as `worker`. For any session at home."""
+    silent = func.extract("epoch", func.clock_timestamp() - ProcessBeat.seen_at)
+    return frozenset(session.scalars(select(ProcessBeat.role).where(silent < SILENT_SECONDS).distinct()))
 
 
 def processes(session: Session) -> Sequence[ProcessState]:

@@ -18,7 +18,7 @@ from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.importing import FileResult, import_tree
 from docworker.jobs.imports.pruning import Seen, find_gone, started_at
 from docworker.jobs.imports.walking import FoundFolder, walk
-from docworker.jobs.progress import JobWatch, failures
+from docworker.jobs.progress import JobWatch, failures, who_is_missing
 from docworker.worker.cli.errors import INTERRUPTED
 from docworker.worker.cli.options import actor, organization_open, organization_option
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
@@ -178,10 +178,11 @@ def _follow(organization_id: UUID, results: Sequence[FileResult], timeout: float
             return
         if state.running or state.ended > ended:
             moved_at, ended = now, state.ended
-        hint = state.missing()
-        if hint and hint not in hinted and now - moved_at >= HINT_SECONDS:
-            hinted.add(hint)
-            progress.console.print(f"{state.live} jobs wait: {hint}")
+        elif now - moved_at >= HINT_SECONDS:
+            moved_at, hint = now, who_is_missing(state)
+            if hint and hint not in hinted:
+                hinted.add(hint)
+                progress.console.print(f"{state.live} jobs wait: {hint}")
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - now)))
 
 

@@ -2,11 +2,14 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from docworker.worker.heartbeat import Heartbeat
 from tests.support.commands import docworker
+from tests.support.database import opened_database
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
 
@@ -14,6 +17,13 @@ from tests.support.tenants import Tenant
 @pytest.fixture
 def tenant(opened: object) -> Tenant:
     return Tenant()
+
+
+@pytest.fixture
+def fresh_tenant(fresh_environment: dict[str, str]) -> Iterator[Tenant]:
+    """In a ledger where no process has said that it lives."""
+    with opened_database():
+        yield Tenant()
 
 
 @pytest.fixture
@@ -76,19 +86,25 @@ def test_wait_that_takes_too_long_ends_with_an_error(tenant: Tenant, files: Path
     assert (answer.exit_code, answer.out) == (1, "0 processed, 2 pending, 0 failed\n")
 
 
-def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(tenant: Tenant, files: Path, processes: Processes) -> None:
-    process = processes.start("import", str(files), "-o", tenant.slug)
-    process.wait_for_log("2 jobs wait: no dispatcher moves jobs to the broker")
+def test_missing_dispatcher_is_told_and_ctrl_c_ends_the_wait(
+    fresh_tenant: Tenant, files: Path, processes: Processes
+) -> None:
+    process = processes.start("import", str(files), "-o", fresh_tenant.slug)
+    process.wait_for_log("2 jobs wait: no dispatcher lives")
     process.send(signal.SIGINT)
     assert process.wait(within_seconds=10) == 130
     assert "Traceback" not in process.log
     assert "interrupted: what has been imported stays" in process.log
 
 
-def test_missing_worker_is_told(tenant: Tenant, files: Path, processes: Processes) -> None:
-    processes.start("dispatcher").wait_for_log("dispatcher.started")
-    process = processes.start("import", str(files), "-o", tenant.slug)
-    process.wait_for_log("2 jobs wait: no worker takes jobs from the broker")
+def test_missing_worker_is_told_and_then_that_nobody_is_missing(
+    fresh_tenant: Tenant, files: Path, processes: Processes
+) -> None:
+    Heartbeat("dispatcher", dict).tick()
+    process = processes.start("import", str(files), "-o", fresh_tenant.slug)
+    process.wait_for_log("2 jobs wait: no worker lives")
+    Heartbeat("worker", dict).tick()
+    process.wait_for_log("2 jobs wait: other jobs come before them, or they are paused")
 
 
 def test_path_that_is_not_there_is_wrong_usage(tenant: Tenant, tmp_path: Path) -> None:
