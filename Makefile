@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test system soak check format bench clean
+.PHONY: help install up demo test system soak check docs format bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ check: $(STAMP) ## lint, types, layers, patterns, locks of migrations, schema dr
 	@$(BIN)/python -m tests.support.locking
 	@$(BIN)/docworker stack exec -- $(BIN)/alembic check
 
+docs: $(STAMP) ## build the documentation as a site, in site/
+	@$(BIN)/zensical build --strict
+
 format: $(STAMP) ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
@@ -66,4 +69,4 @@ bench: $(BENCH_STAMP) ## compare with the usual way and other queues, and print 
 
 clean: ## remove the local stack's data, caches and the virtual environment
 	@test ! -L .docworker/servers || rm -rf "$$(readlink .docworker/servers)"
-	rm -rf .docworker .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf site .cache .docworker .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

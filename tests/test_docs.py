@@ -17,7 +17,7 @@ from tests.support.http_server import answering
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
 
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 
 
