@@ -11,7 +11,7 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BeforeValidator
 
-BROKER_SCHEMES = ("redis", "rediss", "sentinel", "amqp", "amqps")
+BROKER_SCHEMES = ("redis", "rediss", "sentinel", "sentinels", "amqp", "amqps")
 HIDDEN = "***"
 _ESCAPE = "write / ? # @ : % and spaces in a user or a password as %2F %3F %23 %40 %3A %25 %20"
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
@@ -46,10 +46,15 @@ def _broker_url(value: str) -> str:
         except ValueError:
             raise ValueError(f"its host or port cannot be read: {_ESCAPE}") from None
         if address.scheme not in BROKER_SCHEMES or (not address.netloc and number == 0):
-            raise ValueError("not a redis://, rediss://, sentinel://, amqp:// or amqps:// address")
+            raise ValueError("not a redis://, rediss://, sentinel://, sentinels://, amqp:// or amqps:// address")
         if "@" in (address.hostname or ""):
             raise ValueError(f"its host holds an @: {_ESCAPE}")
     return value
+
+
+def scheme_of(address: str) -> str:
+    """What an address begins with, in lower case; of several, the first one's."""
+    return urlsplit(address).scheme
 
 
 def split_on_spaces(value: Any) -> Any:

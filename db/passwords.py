@@ -1,5 +1,5 @@
 """`Passwords`: what a role logs in with, read from a file or asked of a command each time a connection is made, so that
-a password may change while processes run."""
+a password may change while processes run. `worker.brokers.passwords` reads the broker's with the same functions."""
 
 import shlex
 import subprocess
@@ -33,28 +33,10 @@ class Passwords:
         """The password of a role at a server, now; raises PasswordError."""
         if self.directory is not None:
             return read_password(self.directory / role, setting="DOCWORKER_PASSWORD_DIRECTORY")
-        return self._ask(role, host, port)
-
-    def _ask(self, role: str, host: str, port: str) -> str:
-        told = "DOCWORKER_PASSWORD_COMMAND"
         values = {"{user}": role, "{host}": host, "{port}": port}
-        words = [_filled(word, values) for word in shlex.split(self.command or "")]
-        try:
-            done = subprocess.run(  # noqa: S603  the operator's own command, without a shell
-                words, capture_output=True, timeout=self.seconds, stdin=subprocess.DEVNULL, check=True
-            )
-        except subprocess.TimeoutExpired:
-            raise PasswordError(
-                f"{told} gave no password for {role} within {self.seconds:g} s: try it by hand"
-            ) from None
-        except subprocess.CalledProcessError as error:
-            # Not what it has printed: that may be half a password.
-            raise PasswordError(
-                f"{told} gave no password for {role}: it ended with status {error.returncode}; try it by hand"
-            ) from None
-        except OSError as error:
-            raise PasswordError(f"{told} cannot be run: {error.strerror}: {words[0]}") from None
-        return _one_line(done.stdout, f"{told} printed", role)
+        return ask_password(
+            self.command or "", values, whose=role, seconds=self.seconds, setting="DOCWORKER_PASSWORD_COMMAND"
+        )
 
 
 def passwords_of(settings: Settings) -> Passwords | None:
@@ -84,6 +66,26 @@ def read_password(path: Path, *, setting: str) -> str:
     except OSError as error:
         raise PasswordError(f"{setting}: no password in {path}: {error.strerror}") from None
     return _one_line(text, f"{setting}: in {path} is", path.name)
+
+
+def ask_password(command: str, values: Mapping[str, str], *, whose: str, seconds: float, setting: str) -> str:
+    """What a command prints within so many seconds, with these values in the places of their names; raises
+    PasswordError, which names the setting."""
+    words = [_filled(word, values) for word in shlex.split(command)]
+    try:
+        done = subprocess.run(  # noqa: S603  the operator's own command, without a shell
+            words, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise PasswordError(f"{setting} gave no password for {whose} within {seconds:g} s: try it by hand") from None
+    except subprocess.CalledProcessError as error:
+        # Not what it has printed: that may be half a password.
+        raise PasswordError(
+            f"{setting} gave no password for {whose}: it ended with status {error.returncode}; try it by hand"
+        ) from None
+    except OSError as error:
+        raise PasswordError(f"{setting} cannot be run: {error.strerror}: {words[0]}") from None
+    return _one_line(done.stdout, f"{setting} printed", whose)
 
 
 def _one_line(text: bytes, what: str, whose: str) -> str:

@@ -9,6 +9,7 @@ import shlex
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from psycopg.conninfo import make_conninfo
@@ -26,7 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, split_on_spaces
+from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, scheme_of, split_on_spaces
 from docworker.db.errors import ConfigurationError
 
 
@@ -134,15 +135,24 @@ class Settings(BaseSettings):
     """Clusters besides the one of the addresses above, which is called home: a JSON object of objects with
     `master_url` and, where there are any, `replica_urls`, `dispatcher_url`, `listen_url` and `owner_url`."""
     broker_url: BrokerUrl = "redis://localhost:6379/0"
-    """Several Sentinels are separated by semicolons; the password is the servers' that they watch."""
+    """Several Sentinels, or nodes of RabbitMQ, are separated by semicolons; the password is the servers' that Sentinels
+    watch. Encrypted with rediss://, sentinels:// and amqps://."""
+    broker_password_file: FilePath | None = None
+    """Where the broker's password is, for an address that names none; read for each new connection."""
+    broker_password_command: Annotated[str, AfterValidator(_command)] | None = None
+    """Instead of that file: what prints it; {user} in it is replaced. It may take as long as `connect_timeout`."""
     broker_sentinel_master: Annotated[str, Field(min_length=1)] | None = None
-    """The name under which the Sentinels of a sentinel:// address watch the broker."""
+    """The name under which the Sentinels of a sentinel:// or sentinels:// address watch the broker."""
+    broker_sentinel_user: Annotated[str, Field(min_length=1)] | None = None
+    """As whom the Sentinels themselves are asked, where that is not their default user."""
+    broker_sentinel_password_file: FilePath | None = None
+    """Where the Sentinels' own password is, if they ask for one; read for each new connection."""
     broker_queue_type: Literal["quorum", "classic"] = "quorum"
     """Of RabbitMQ: a quorum queue is kept by several of its nodes, and outlives the loss of one."""
     broker_ca_file: FilePath | None = None
-    """Who may sign the certificate of a rediss:// or amqps:// broker; those that the system trusts unless it is set."""
+    """Who may sign the certificate of an encrypted broker; those that the system trusts unless it is set."""
     broker_certificate_file: FilePath | None = None
-    """What a broker that asks for a certificate is shown, with its key."""
+    """What such a broker is shown if it asks for a certificate, with its key."""
     broker_key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "docworker:"
     queue: Annotated[str, Field(min_length=1), AfterValidator(_queue_name)] = "docworker"
     result_backend_url: str | None = None
@@ -156,7 +166,6 @@ class Settings(BaseSettings):
     databases_open: Count = 8
     """Databases of single organizations to which one process keeps connections, on each cluster; the one that was not
     used for longest makes room for the next."""
-
     database_poll: Seconds = 30
     """How often the dispatcher looks for jobs in a database of a single organization for which nothing rings."""
 
@@ -305,18 +314,7 @@ class Settings(BaseSettings):
                 f"DOCWORKER_VISIBILITY_TIMEOUT ({self.visibility_timeout:g} s) must be longer than "
                 f"DOCWORKER_SHUTDOWN_TIMEOUT ({self.shutdown_timeout:g} s)"
             )
-        if self.broker_url.startswith("sentinel") and self.broker_sentinel_master is None:
-            raise ValueError(
-                "DOCWORKER_BROKER_SENTINEL_MASTER is not set: a sentinel:// address needs the name under which the "
-                "Sentinels watch the broker, such as 'mymaster'"
-            )
-        if not self.broker_url.startswith(("rediss:", "amqps:")):
-            for name in ("broker_ca_file", "broker_certificate_file"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"DOCWORKER_{name.upper()} is set, but DOCWORKER_BROKER_URL is no rediss:// or amqps:// "
-                        "address: nothing would be encrypted or checked"
-                    )
+        self._check_broker()
         if self.password_directory is not None and self.password_command is not None:
             raise ValueError(
                 "DOCWORKER_PASSWORD_DIRECTORY and DOCWORKER_PASSWORD_COMMAND are both set: a password is in one place"
@@ -331,6 +329,26 @@ class Settings(BaseSettings):
                 f"DOCWORKER_BACKOFF_MAX ({self.backoff_max:g} s)"
             )
         return self
+
+    def _check_broker(self) -> None:
+        scheme = scheme_of(self.broker_url)
+        if scheme in {"sentinel", "sentinels"} and self.broker_sentinel_master is None:
+            raise ValueError(
+                "DOCWORKER_BROKER_SENTINEL_MASTER is not set: a sentinel:// address needs the name under which the "
+                "Sentinels watch the broker, such as 'mymaster'"
+            )
+        for name in () if scheme in {"rediss", "sentinels", "amqps"} else ("broker_ca_file", "broker_certificate_file"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"DOCWORKER_{name.upper()} is set, but DOCWORKER_BROKER_URL is no rediss://, sentinels:// or "
+                    "amqps:// address: nothing would be encrypted or checked"
+                )
+        given = [one for one in ("broker_password_file", "broker_password_command") if getattr(self, one) is not None]
+        if any(urlsplit(one).password for one in self.broker_url.split(";")):
+            given.append("broker_url")
+        if len(given) > 1:
+            names = " and ".join(f"DOCWORKER_{name.upper()}" for name in given)
+            raise ValueError(f"{names} each give the broker's password: it is in one place")
 
     @property
     def cluster_names(self) -> tuple[str, ...]:

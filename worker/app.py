@@ -16,7 +16,7 @@ from docworker.db.settings import Settings, settings
 from docworker.jobs.task import is_same_place
 from docworker.worker import children
 from docworker.worker.brokers import transport
-from docworker.worker.brokers.options import HEARTBEAT_SECONDS, tls_options, transport_options
+from docworker.worker.brokers.options import HEARTBEAT_SECONDS, client_address, tls_options, transport_options
 
 TASK_MODULES = tuple(
     f"docworker.jobs.kinds.{name}"
@@ -78,7 +78,7 @@ def build_app(configured: Settings) -> Celery:
     transport.install()
     celery = _App("docworker")
     celery.conf.update(
-        broker_url=configured.broker_url,
+        broker_url=client_address(configured),
         broker_transport_options=transport_options(configured),
         broker_use_ssl=tls_options(configured),
         broker_connection_retry_on_startup=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docworker.worker.local.launching import launch, server_user
+from docworker.worker.local.launching import launch, run_tool, server_user
 from docworker.worker.local.servers.server import HOST, free_port
 from tests.support.certificates import Certificates
 from tests.support.waiting import eventually
@@ -53,6 +53,11 @@ class RabbitMQ:
             with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
             node.wait()
+
+    def change_password(self, password: str) -> None:
+        """Of `guest`, while it runs; links that there are go on."""
+        command: list[str | Path] = [PROGRAM.with_name("rabbitmqctl"), "change_password", "guest", password]
+        run_tool(command, user=self._user, environment=self._environment)
 
     def _settings(self) -> Mapping[str, str]:
         home = self._directory / "home"

@@ -17,6 +17,7 @@ from docworker.db.ledger import Message
 from docworker.db.settings import HOME
 from docworker.jobs.task import LedgerTask, limits_of_message
 from docworker.worker.brokers.depth import waiting_in
+from docworker.worker.brokers.reasons import reason_of
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class Broker:
                 depth = waiting_in(self._queue, channel)
                 self._try(channel)
         except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not there
-            log.warning("broker.unreachable", error=str(error))
+            log.warning("broker.unreachable", error=reason_of(error))
             return None
         DEPTH.set(depth)
         return depth
@@ -73,7 +74,7 @@ class Broker:
             try:
                 self._send(message, cluster, timeline)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not taken
-                log.warning("broker.refused", messages=len(messages) - number, error=str(error))
+                log.warning("broker.refused", messages=len(messages) - number, error=reason_of(error))
                 return list(messages[number:])
         return []
 

@@ -3,7 +3,7 @@
 Celery's worker swallows a failed acknowledgement, and the message counts against the prefetch window for ever; an error
 reply ends the worker. Here either ends the link, and the next one begins with the full window. What was delivered over
 the old link and still runs (`Unsettled`) is acknowledged over the new one; what had not begun goes back to the queue.
-Not for other brokers: AMQP has links and windows of its own.
+Not for other brokers: AMQP has links and windows of its own (`worker.brokers.amqp` is about its certificates).
 """
 
 import time
@@ -146,6 +146,8 @@ class _GivenUp:
     """What makes a channel one that can be given up, for both kinds of it."""
 
     given_up = False
+    credentials: Any = None
+    """Asked for what to log in with, for each new connection; None: the address says it."""
     _in_poll: Any
     _in_listen: Any
     Message = Message
@@ -162,6 +164,11 @@ class _GivenUp:
                 part()
         return left
 
+    def _connparams(self: Any, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        self._process_credential_provider(self.credentials, parameters)
+        return parameters
+
     def _brpop_read(self: Any, **options: Any) -> Any:
         """Also that there is no message is an answer."""
         try:
@@ -176,9 +183,13 @@ class _GivenUp:
 class Channel(_GivenUp, redis.Channel):
     """A channel to one Redis."""
 
+    from_transport_options = (*redis.Channel.from_transport_options, "credentials")  # type: ignore[assignment]
+
 
 class SentinelChannel(_GivenUp, redis.SentinelChannel):
     """A channel to the primary that Sentinels name."""
+
+    from_transport_options = (*redis.SentinelChannel.from_transport_options, "credentials")  # type: ignore[assignment]
 
 
 class Poller(redis.MultiChannelPoller):
@@ -259,8 +270,9 @@ class SentinelTransport(_Link, redis.SentinelTransport):
 
 
 def install() -> None:
-    """Have kombu use these for the addresses of Redis."""
+    """Have kombu use these for the addresses of Redis, and our own for those of RabbitMQ behind TLS."""
     transports.TRANSPORT_ALIASES.update(
+        amqps="docworker.worker.brokers.amqp:TlsTransport",
         redis="docworker.worker.brokers.transport:Transport",
         rediss="docworker.worker.brokers.transport:Transport",
         sentinel="docworker.worker.brokers.transport:SentinelTransport",

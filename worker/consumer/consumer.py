@@ -11,6 +11,7 @@ from celery.worker.consumer import consumer as celery_consumer
 from celery.worker.consumer.tasks import Tasks
 from prometheus_client import Counter
 
+from docworker.worker.brokers.reasons import reason_of
 from docworker.worker.brokers.transport import unsettled
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,7 @@ class Consumer(celery_consumer.Consumer):
 
         def failed(error: Exception, seconds: float) -> None:
             self.link_errors += 1
-            log.warning("broker.unreachable", broker=conn.as_uri(), error=str(error), again_in_seconds=seconds)
+            log.warning("broker.unreachable", broker=conn.as_uri(), error=reason_of(error), again_in_seconds=seconds)
 
         conn.ensure_connection(
             failed, interval_start=0.5, interval_step=0.5, interval_max=2, callback=state.maybe_shutdown

@@ -7,6 +7,7 @@ from celery import Celery
 
 from docworker.db.addresses import without_secrets
 from docworker.db.settings import Settings
+from docworker.worker.brokers.reasons import reason_of
 from docworker.worker.doctor.finding import Finding, error, warning
 
 _TIMEOUT_SECONDS = 5
@@ -25,8 +26,7 @@ def examine_broker(configured: Settings, app: Celery) -> Iterator[Finding]:
             with channel.conn_or_acquire() as client:
                 yield from _redis(client, configured, place)
     except Exception as fault:  # noqa: BLE001 - each transport has its own errors
-        reason = " ".join(str(fault).split()) or type(fault).__name__
-        yield error(place, reason, f"check {_SETTING}, the broker and the way to it")
+        yield error(place, reason_of(fault), f"check {_SETTING}, the broker and the way to it")
     finally:
         connection.release()
 

@@ -41,7 +41,7 @@ def settings_in_force(configured: Settings) -> Sequence[InForce]:
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name == "password_command":
+    if name.endswith("password_command"):
         return " ".join([value.split()[0], *(HIDDEN for _ in value.split()[1:])])
     if isinstance(value, dict):
         return json.dumps({cluster: _shown_addresses(addresses) for cluster, addresses in value.items()})

@@ -1,145 +1,141 @@
 """A broker under Sentinel: its primary is killed, a replica takes over, and all go on there without a restart."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from docworker.db.settings import settings
-from docworker.worker.local.home import write_private
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.servers.valkey import ValkeyServer
+from tests.support.certificates import Certificates
 from tests.support.metrics import get
 from tests.support.processes import Processes
-from tests.support.stack import InForce, OwnStack
+from tests.support.redis_servers import NAME, RedisBehindTls, Sentinel, needs_redis, replica_of
+from tests.support.stack import InForce, OwnStack, temporary_directory
 from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 from tests.support.workers import Workers
 
-MASTER = "docworker"
+
+@dataclass(frozen=True)
+class Watched:
+    """A primary, its replica and their Sentinel, whose address is in force behind that of another one which is not
+    there."""
+
+    primary: ValkeyServer
+    replica: ValkeyServer
+    sentinel: Sentinel
+    workers: Workers
+
+    def fail_over(self) -> None:
+        with self.primary.connect() as client:
+            assert client.wait(1, 5000) == 1, "the replica has it all"
+        self.primary.kill()
+        eventually(
+            lambda: self.sentinel.primary_port() == self.replica.port, within_seconds=30, what="the replica is promoted"
+        )
 
 
-def beside(primary: ValkeyServer) -> dict[str, Any]:
-    """What another server has in common with the primary, and a port of its own."""
-    return {
-        "home": primary.home,
-        "port": free_port(),
-        "user": primary.user,
-        "programs": primary._programs,
-        "password": primary._password,
-    }
-
-
-class Sentinel(ValkeyServer):
-    """Watches one primary, and promotes its replica a second after it fell silent."""
-
-    def __init__(self, primary: ValkeyServer) -> None:
-        super().__init__(name="sentinel", **beside(primary))
-        self._primary = primary
-
-    @property
-    def address(self) -> str:
-        return f"sentinel://:{self._password}@{HOST}:{self.port}/0"
-
-    def primary_port(self) -> int:
-        with self._connect() as client:
-            _, port = client.sentinel_get_master_addr_by_name(MASTER)
-            return int(port)
-
-    def knows_replica(self) -> bool:
-        with self._connect() as client:
-            return any(not one["is_disconnected"] for one in client.sentinel_slaves(MASTER))
-
-    def _connect(self) -> redis.Redis:
-        return redis.Redis(host=HOST, port=self.port)
-
-    def _command(self) -> list[str | Path]:
-        return [*super()._command(), "--sentinel"]
-
-    @property
-    def _config_path(self) -> Path:
-        return self.data / "sentinel.conf"  # which it rewrites
-
-    def _prepare(self) -> None:
-        self.data.mkdir(mode=0o700)
-        self.user.own(self.data)
-        text = f"""
-            bind {HOST}
-            port {self.port}
-            dir {self.data}
-            pidfile {self._pid_path}
-            sentinel monitor {MASTER} {HOST} {self._primary.port} 1
-            sentinel auth-pass {MASTER} {self._password}
-            sentinel down-after-milliseconds {MASTER} 1000
-            sentinel failover-timeout {MASTER} 5000
-        """
-        write_private(self._config_path, text, owner=self.user)
-
-    def _answers(self) -> bool:
-        with suppress(redis.ConnectionError), self._connect() as client:
-            return bool(client.ping())
-        return False
-
-
-def replica_of(primary: ValkeyServer) -> ValkeyServer:
-    replica = ValkeyServer(name="replica", **beside(primary))
-    replica.start()
-    with replica.connect() as client:
-        client.config_set("masterauth", primary._password)
-        client.replicaof(HOST, primary.port)
-        eventually(lambda: client.info("replication")["master_link_status"] == "up", within_seconds=20)
-    return replica
-
-
-@pytest.fixture
-def sentinel(own_stack: OwnStack, in_force: InForce, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sentinel]:
-    """Its address is in force, behind that of another Sentinel which is not there."""
-    stack = own_stack(replicas=0, migrated=True)
-    in_force(stack)
-    replica = replica_of(stack.broker)
-    sentinel = Sentinel(stack.broker)
+@contextmanager
+def watched(primary: ValkeyServer, processes: Processes, directory: Path, **changed: str) -> Iterator[Watched]:
+    scheme, place = ("sentinel", f":{primary._password}@{HOST}")
+    if isinstance(primary, RedisBehindTls):
+        scheme, place = ("sentinels", HOST)
+    replica = replica_of(primary)
+    sentinel = Sentinel(primary)
     sentinel.start()
     try:
         eventually(sentinel.knows_replica, within_seconds=20)
-        absent = sentinel.address.replace(f":{sentinel.port}/", f":{free_port()}/")
-        monkeypatch.setenv("DOCWORKER_BROKER_URL", f"{absent};{sentinel.address}")
-        monkeypatch.setenv("DOCWORKER_BROKER_SENTINEL_MASTER", MASTER)
-        settings.cache_clear()
-        yield sentinel
+        addresses = [f"{scheme}://{place}:{port}/0" for port in (free_port(), sentinel.port)]
+        names = {"broker_url": ";".join(addresses), "broker_sentinel_master": NAME, **changed}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in names.items():
+                patch.setenv(f"DOCWORKER_{name.upper()}", value)
+            settings.cache_clear()
+            install_user_package(directory / "processes")
+            yield Watched(primary, replica, sentinel, Workers(processes, directory))
     finally:
-        sentinel.kill()
-        replica.kill()
+        for server in (sentinel, replica, primary):
+            server.kill()
 
 
 @pytest.fixture
-def workers(sentinel: Sentinel, processes: Processes, tmp_path: Path) -> Workers:
-    install_user_package(tmp_path / "processes")
-    return Workers(processes, tmp_path)
+def plain(own_stack: OwnStack, in_force: InForce, processes: Processes, tmp_path: Path) -> Iterator[Watched]:
+    stack = own_stack(replicas=0, migrated=True)
+    in_force(stack)
+    with watched(stack.broker, processes, tmp_path) as scene:
+        yield scene
 
 
-def test_when_the_primary_is_killed_all_go_on_at_the_replica(
-    sentinel: Sentinel, workers: Workers, processes: Processes
+@pytest.fixture
+def behind_tls(own_stack: OwnStack, in_force: InForce, processes: Processes, tmp_path: Path) -> Iterator[Watched]:
+    """All of them; the passwords, of the servers and of the Sentinel, are in files."""
+    stack = own_stack(replicas=0, migrated=True)
+    in_force(stack)
+    with temporary_directory() as directory:
+        ours = Certificates.made_in(directory / "certificates")
+        primary = RedisBehindTls(
+            name="primary",
+            home=stack.broker.home,
+            user=stack.broker.user,
+            password="the-first-1",
+            certificates=ours,
+        )
+        primary.start()
+        (tmp_path / "password").write_text("the-first-1\n")
+        (tmp_path / "sentinels").write_text("of-the-sentinels-3\n")
+        files = {
+            "broker_ca_file": ours.authority,
+            "broker_password_file": tmp_path / "password",
+            "broker_sentinel_password_file": tmp_path / "sentinels",
+        }
+        with watched(primary, processes, tmp_path, **{name: str(path) for name, path in files.items()}) as scene:
+            yield scene
+
+
+def test_when_the_primary_is_killed_all_go_on_at_the_replica(plain: Watched, processes: Processes) -> None:
+    all_go_on(plain, processes)
+
+
+@needs_redis
+def test_the_same_behind_tls_where_sentinels_ask_for_a_password_and_the_servers_for_one_that_has_changed(
+    behind_tls: Watched, processes: Processes, tmp_path: Path
 ) -> None:
-    primary = sentinel._primary
+    def change() -> None:
+        for server in (behind_tls.primary, behind_tls.replica):
+            with server.connect() as client:
+                client.config_set("masterauth", "the-second-2")
+                client.config_set("requirepass", "the-second-2")
+            server._password = "the-second-2"
+        with behind_tls.sentinel.connect() as client:
+            client.sentinel_set(NAME, "auth-pass", "the-second-2")
+        (tmp_path / "password").write_text("the-second-2\n")
+
+    all_go_on(behind_tls, processes, change=change)
+
+
+def all_go_on(scene: Watched, processes: Processes, *, change: Callable[[], None] = lambda: None) -> None:
+    workers = scene.workers
     dispatcher = processes.start("dispatcher")
     worker = workers.start(worker_processes="2")
     workers.hold_all(2, "before")
-    with primary.connect() as client:
-        assert client.wait(1, 5000) == 1, "the replica has it all"
+    change()
 
-    primary.kill()
-    eventually(lambda: sentinel.primary_port() != primary.port, within_seconds=20, what="the replica is promoted")
+    scene.fail_over()
     workers.release("release-before")
-    eventually(lambda: workers.lines("before").count("finished") == 2)
+    eventually(lambda: workers.lines("before").count("finished") == 2, within_seconds=20)
     workers.enqueue_held(2, "after")
 
-    eventually(lambda: len(workers.lines("after")) == 2, within_seconds=40, what="two jobs run at the same time")
+    eventually(lambda: len(workers.lines("after")) == 2, within_seconds=60, what="two jobs run at the same time")
     workers.release("release-after")
-    eventually(lambda: len(workers.lines("after")) == 4, within_seconds=20)
+    eventually(lambda: len(workers.lines("after")) == 4, within_seconds=30)
     for name, process in {"worker": worker, "dispatcher": dispatcher}.items():
-        eventually(lambda name=name: get("/readyz", process=name)[0] == 200)  # type: ignore[misc]
+        eventually(lambda name=name: get("/readyz", process=name)[0] == 200, within_seconds=20)  # type: ignore[misc]
         assert process.running
     assert len(workers.lines("before")) == 4, "nothing ran twice"
+    for process in (worker, dispatcher):
+        assert not re.search("the-first-1|the-second-2|of-the-sentinels-3", process.log)

@@ -1,53 +1,41 @@
 """Brokers behind TLS: whose certificate nobody of ours has signed, or is another host's, is not talked to."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import settings
 from docworker.worker.app import build_app
 from docworker.worker.brokers.depth import BrokerProbe
-from docworker.worker.local.launching import launch
-from docworker.worker.local.servers.server import HOST, free_port
+from docworker.worker.doctor.broker import examine_broker
+from docworker.worker.local.launching import server_user
+from docworker.worker.local.servers.server import HOST
 from tests.support.certificates import Certificates
 from tests.support.processes import Processes
 from tests.support.rabbitmq import RabbitMQ, needs_rabbitmq
+from tests.support.redis_servers import RedisBehindTls, needs_redis
 from tests.support.stack import InForce, OwnStack, temporary_directory
 from tests.support.user_package import install_user_package
 from tests.support.waiting import eventually
 from tests.support.workers import Workers
 
-REDIS = shutil.which("redis-server")
-
 
 @contextmanager
 def redis_behind_tls(certificates: Certificates) -> Iterator[str]:
     """Its address."""
-    port = free_port()
-    files = {"ca-cert": certificates.authority, "cert": certificates.certificate, "key": certificates.key}
-    options: list[str | Path] = [one for name, path in files.items() for one in (f"--tls-{name}-file", path)]
-    command = [str(REDIS), "--port", "0", "--tls-port", str(port), "--bind", HOST, "--save", "", *options]
-    server = launch([*command, "--tls-auth-clients", "no"])
-    try:
-        with redis.Redis(host=HOST, port=port, ssl=True, ssl_cert_reqs="none") as client:
-            eventually(lambda: _answers(client), within_seconds=20)
-        yield f"rediss://{HOST}:{port}/0"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
+    with temporary_directory() as directory:
+        server = RedisBehindTls(
+            name="redis", home=directory, user=server_user(), password="secret", certificates=certificates
+        )
+        server.start()
+        try:
+            yield server.url.partition("?")[0]
+        finally:
+            server.kill()
 
 
 @contextmanager
@@ -56,11 +44,12 @@ def rabbitmq_behind_tls(certificates: Certificates) -> Iterator[str]:
     with temporary_directory() as directory:
         rabbitmq = RabbitMQ(directory, certificates)
         with rabbitmq.running():
-            yield rabbitmq.url
+            # Before it a node that is not there, of another name: as its own certificate is expected of each.
+            yield f"{rabbitmq.url.replace(HOST, '127.0.0.2')};{rabbitmq.url}"
 
 
 KINDS = [
-    pytest.param(redis_behind_tls, marks=pytest.mark.skipif(REDIS is None, reason="redis-server is not installed")),
+    pytest.param(redis_behind_tls, marks=needs_redis),
     pytest.param(rabbitmq_behind_tls, marks=needs_rabbitmq),
 ]
 
@@ -93,6 +82,9 @@ def test_jobs_run_over_tls_and_an_authority_that_is_not_ours_is_not_believed(
             assert waiting() is None, "the system does not trust it"
             in_force_with(broker_ca_file=str(others.authority))
             assert waiting() is None, "another authority's"
+            [finding] = examine_broker(settings(), build_app(settings()))
+            assert "who has signed the broker's certificate in DOCWORKER_BROKER_CA_FILE" in finding.fault
+            assert "secret" not in str(finding)
             in_force_with(broker_ca_file=str(ours.authority))
             assert waiting() == 0
 
@@ -112,6 +104,8 @@ def test_a_certificate_of_another_host_is_not_believed(behind_tls: Any, in_force
         with behind_tls(certificates) as url:
             in_force_with(broker_url=url, broker_ca_file=str(certificates.authority))
             assert waiting() is None
+            [finding] = examine_broker(settings(), build_app(settings()))
+            assert "DOCWORKER_BROKER_URL has to name the host as its certificate does" in finding.fault
 
 
 def test_an_authority_for_an_address_without_tls_is_refused(in_force_with: Any, tmp_path: Path) -> None:

@@ -64,15 +64,17 @@ class ValkeyServer(Server):
         if not self.data.exists():
             self.data.mkdir(mode=0o700)
             self.user.own(self.data)
-        settings = {
+        text = "".join(f"{name} {value}\n" for name, value in self._settings().items())
+        write_private(self._config_path, text, owner=self.user)
+
+    def _settings(self) -> Mapping[str, str]:
+        return {
             **SETTINGS,
             "port": str(self.port),
             "dir": f'"{self.data}"',
             "pidfile": f'"{self._pid_path}"',
             "requirepass": self._password,
         }
-        text = "".join(f"{name} {value}\n" for name, value in settings.items())
-        write_private(self._config_path, text, owner=self.user)
 
     def _answers(self) -> bool:
         try:
