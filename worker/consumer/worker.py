@@ -36,6 +36,7 @@ from docworker.worker.brokers.depth import PROBE_TIMEOUT_SECONDS, BrokerProbe
 from docworker.worker.consumer.consumer import TakeOver
 from docworker.worker.consumer.keeper import KeeperProcess
 from docworker.worker.consumer.shutdown import Shutdown
+from docworker.worker.consumer.stacks import Stacks
 from docworker.worker.consumer.watchdog import Activity, Watchdog
 from docworker.worker.http.child_metrics import LivingCollector
 from docworker.worker.http.health import Pulse, Report
@@ -129,6 +130,7 @@ class Worker(_CeleryWorker):
         )
         self.keeper = KeeperProcess(self.board, _details(app, configured))
         self.keeper.launch()
+        self.stacks = Stacks(lambda: self.children() if is_prefork else [os.getpid()])
         self.loop_pulse: Pulse | None = None
         self._deaf = threading.Event()
         self.wakened, self.waker = os.pipe()

@@ -22,6 +22,7 @@ from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all, change_tree
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
+from docworker.worker.cli.jobs.stack import stack
 from docworker.worker.cli.jobs.story import print_story
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.jobs.why import why
@@ -46,6 +47,7 @@ def jobs() -> None:
 jobs.add_command(backlogs)
 jobs.add_command(watch)
 jobs.add_command(why)
+jobs.add_command(stack)
 
 
 @jobs.command("list")
