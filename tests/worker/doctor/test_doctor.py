@@ -2,6 +2,11 @@
 installation nothing is."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,6 +16,7 @@ import pytest
 from docworker.db.models.revision import KNOWN_REVISIONS
 from docworker.db.settings import settings
 from docworker.db.tenants.organizations import create_organization
+from docworker.jobs.pipeline.confinement import offered
 from docworker.migrations.runner import upgrade
 from docworker.worker.app import build_app
 from docworker.worker.doctor import installation
@@ -21,6 +27,7 @@ from docworker.worker.local.servers.roles import drop_database
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import docworker
 from tests.support.database import opened_database
+from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
 
 DATABASE = "docworker"
@@ -325,6 +332,45 @@ def test_the_command_says_it_and_ends_with_1(healthy: LocalStack) -> None:
         "remedy": "did you mean DOCWORKER_POOL_SIZE?",
     }
     assert ill.json["skipped"] == {}
+
+
+# Starts as in a container whose filter keeps Landlock from us.
+WITHOUT_LANDLOCK = """
+import ctypes, errno, os, sys
+from docworker.jobs.pipeline.confinement import seccomp
+ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
+refused = seccomp.when(444, [], 0x50000 | errno.ENOSYS)
+seccomp.install([(0x20, 0, 0, 0), *refused, (0x06, 0, 0, 0x7FFF0000)])
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def findings_of(environment: Environment, *before: str) -> list[dict[str, str]]:
+    """What `docworker doctor` finds as a program of its own, with these words before its name."""
+    with applied(environment):
+        command = [*before, "-m", "docworker.worker.cli", "doctor", "--json"]
+        surroundings = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=60, check=False)
+    found: list[dict[str, str]] = json.loads(done.stdout)["findings"]
+    return found
+
+
+@pytest.mark.skipif(not offered().is_whole, reason="this kernel offers no whole sandbox: nothing to be kept from us")
+@pytest.mark.parametrize(("sandbox", "level"), [("best", "warning"), ("required", "error")])
+def test_kernel_that_cannot_confine_parsers_is_named(environment: Environment, sandbox: str, level: str) -> None:
+    given = environment | {"DOCWORKER_SANDBOX": sandbox}
+    findings = findings_of(given, sys.executable, "-c", WITHOUT_LANDLOCK)
+    (found,) = (one for one in findings if one["subject"] == "DOCWORKER_SANDBOX")
+    assert found["level"] == level
+    assert "no Landlock here" in found["fault"]
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed (Debian: faketime)")
+def test_clocks_that_are_apart_are_named(environment: Environment) -> None:
+    findings = findings_of(environment, "faketime", "-f", "+90s", sys.executable)
+    found = [one for one in findings if re.fullmatch(r"its clock is \d+ s behind this machine's", one["fault"])]
+    assert {one["level"] for one in found} == {"warning"}
+    assert {one["subject"].split()[0] for one in found} >= {"DOCWORKER_MASTER_URL", "DOCWORKER_REPLICA_URLS"}
 
 
 def test_without_the_owner_it_says_what_it_did_not_look_at(environment: Environment) -> None:
