@@ -44,6 +44,15 @@ _WHO = question("""SELECT system_identifier, pg_catalog.pg_is_in_recovery(),
 Arguments = dict[str, Any]
 
 
+class NoMasterError(psycopg.OperationalError):
+    """No server of an address takes writes; as if the server were away."""
+
+    def __init__(self, role: str, message: str) -> None:
+        super().__init__(message)
+        self.role = role
+        """Whose address it is: master (the worker's), dispatcher, owner, …"""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a server says of itself; `number` is its place among those asked."""
@@ -190,10 +199,11 @@ class MasterDiscovery:
                 f"every server of the {self._role}'s address is a replica: name every server that may become the "
                 "master in it, with target_session_attrs=read-write"
             )
-        return psycopg.OperationalError(
+        return NoMasterError(
+            self._role,
             f"no server of the {self._role}'s address takes writes"
             + "".join(f"; {self._where(one)} is a replica" for one in answered)
-            + (f"; {failures}" if failures else "; no other answers")
+            + (f"; {failures}" if failures else "; no other answers"),
         )
 
     def _where(self, answer: Answer) -> str:

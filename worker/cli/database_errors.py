@@ -5,6 +5,7 @@ import psycopg.errors
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.exc import DBAPIError
 
+from docworker.db.cluster.discovery import NoMasterError
 from docworker.db.faults import connection_reason
 from docworker.db.passwords import PasswordError
 from docworker.db.settings import settings
@@ -23,12 +24,22 @@ def reason_of(error: Exception) -> str | None:
         return f"no connection to the database: {cause}"
     message = connection_reason(cause)
     if cause.sqlstate is None:
-        return f"no connection to the database: {message}; check {_setting_of(cause)}, or start one with `docworker up`"
+        setting = _setting_of(cause)
+        if "certificate" in message:
+            remedy = f"{setting} has to name its host as its certificate does, and in sslrootcert who has signed that"
+        else:
+            remedy = f"check {setting}, or start one with `docworker up`"
+        return f"no connection to the database: {message}; {remedy}"
     return f"the database refused ({cause.sqlstate}): {message}"
+
+
+_OF_ROLES = {"owner": "DOCWORKER_OWNER_URL", "dispatcher": "DOCWORKER_DISPATCHER_URL"}
 
 
 def _setting_of(error: psycopg.OperationalError) -> str:
     """The setting whose address was tried, by the role it logs in as."""
+    if isinstance(error, NoMasterError):
+        return _OF_ROLES.get(error.role, "DOCWORKER_MASTER_URL")
     configured = settings()
     urls = {
         "DOCWORKER_MASTER_URL": configured.master_url,
