@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     FilePath,
     IPvAnyNetwork,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -281,6 +282,17 @@ class Settings(BaseSettings):
     webhook_pause_after: Annotated[float, Field(ge=0)] = 86_400
     """… the first of them at least so long ago."""
 
+    # HTTP API
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    api_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9811
+    api_rate: Annotated[float, Field(gt=0)] = 50
+    """Requests a second that one process takes of one token; twice as many at once."""
+    api_kinds: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_on_spaces)] = ()
+    """Kinds of jobs that callers may enqueue, separated by spaces."""
+    api_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Signs how far a caller's writes were, for several processes alike; each makes its own unless it is set."""
+
     # Documents
     max_source_bytes: Bytes = 64 * MIB
     extract_memory_bytes: Bytes = 1024 * MIB
@@ -396,6 +408,6 @@ def _explain(error: ValidationError) -> str:
             lines.append(message)
             continue
         name = ": ".join([f"DOCWORKER_{place[0].upper()}", *place[1:]])
-        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls", "_command"))
+        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls", "_command", "_secret"))
         lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)

@@ -1,4 +1,4 @@
-"""`Listing`: the documents of an organization in the order of a tree, a page at a time.
+"""`Listing`: the documents of an organization in the order of a tree, a page at a time; `page_of`: a page by their ids.
 
 A folder's own documents come first, by name as the server sorts names, then its folders, by name. In memory are a page
 and, of each folder that has such documents, its path.
@@ -119,3 +119,20 @@ def _documents(places: Sequence[_Place]) -> int:
 def _in_folders(ids: Collection[UUID | None]) -> ColumnElement[bool]:
     named = Document.folder_id == any_of(one for one in ids if one is not None)
     return or_(named, Document.folder_id.is_(None)) if None in ids else named
+
+
+def page_of(
+    organization_id: UUID, filters: Filters, *, after: UUID | None = None, most: int = _PAGE
+) -> list[DocumentEntry]:
+    """So many documents with the next greater ids, which costs the same at any depth. The order means nothing, but
+    what is there all the while is shown once; what comes meanwhile may be shown or not."""
+    statement = selected(organization_id).where(*filters.conditions(organization_id)).order_by(Document.id).limit(most)
+    if after is not None:
+        statement = statement.where(Document.id > after)
+
+    def load(session: Session) -> list[DocumentEntry]:
+        rows = session.execute(statement).all()
+        paths = paths_of(session, {row.folder_id for row in rows})
+        return [entry_of(row, paths.get(row.folder_id, ROOT)) for row in rows]
+
+    return read(organization_id, load)

@@ -15,6 +15,7 @@ from docworker.db.models.ledger.key import KeyEvent, KeyLimit
 from docworker.db.models.ledger.limit import Limit, LimitChange, RateSpent
 from docworker.db.models.ledger.process import ProcessBeat
 from docworker.db.models.ledger.schedule import KeptSchedule, Missed, ScheduleFire
+from docworker.db.models.ledger.token import ApiToken
 from docworker.db.models.ledger.webhook import WebhookEndpoint
 from docworker.db.models.organization import Organization
 from docworker.db.models.report import KeptReport
@@ -23,6 +24,7 @@ from docworker.db.models.user import User
 from docworker.db.models.version import DocumentVersion
 
 __all__ = [
+    "ApiToken",
     "AuditEntry",
     "Backlog",
     "Base",

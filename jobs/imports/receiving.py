@@ -85,6 +85,7 @@ class _Wanted:
     tags: frozenset[str]
     media_type: str | None
     if_taken: IfTaken
+    job_id: UUID | None
 
 
 @overload
@@ -98,6 +99,7 @@ def receive(
     tags: Collection[str] = (),
     media_type: str | None = None,
     if_taken: IfTaken = "refuse",
+    job_id: UUID | None = None,
 ) -> Received: ...
 
 
@@ -112,6 +114,7 @@ def receive(
     tags: Collection[str] = (),
     media_type: str | None = None,
     if_taken: IfTaken = "refuse",
+    job_id: UUID | None = None,
 ) -> Awaitable[Received]: ...
 
 
@@ -125,18 +128,20 @@ def receive(
     tags: Collection[str] = (),
     media_type: str | None = None,
     if_taken: IfTaken = "refuse",
+    job_id: UUID | None = None,
 ) -> Received | Awaitable[Received]:
     """Keep a file's bytes, make its document and enqueue its processing (awaitable with an AsyncSession).
 
     `content` are bytes, a binary file, or what `spool` has gathered; with an AsyncSession also what has an awaitable
     `read`, or an async iterator of bytes. It is read in pieces, never in the event loop's thread. `folder` is a path,
-    whose folders are made where they are missing, or the id of one; `media_type` is what the sender said.
+    whose folders are made where they are missing, or the id of one; `media_type` is what the sender said. `job_id` is
+    what the job is to be called, for who has to know it again.
 
     Raises, with nothing written and the transaction as it was: InvalidNameError, EmptyFileError, SourceTooLargeError,
     UnsupportedFileError, NameTakenError, NotFoundError for an unknown folder or owner, StoreError when the store is
     away, InvalidArgumentError for a session that only reads.
     """
-    wanted = _checked(filename, folder, owner_id, tags, media_type, if_taken)
+    wanted = _checked(filename, folder, owner_id, tags, media_type, if_taken, job_id)
     inner: Any = session.sync_session if isinstance(session, AsyncSession) else session
     organization_of(inner)
     if getattr(inner, "read_only", False):
@@ -246,7 +251,9 @@ def _bytes(piece: Any) -> bytes:
     return bytes(piece)
 
 
-def _checked(filename: Any, folder: Any, owner_id: Any, tags: Any, media_type: Any, if_taken: Any) -> _Wanted:
+def _checked(
+    filename: Any, folder: Any, owner_id: Any, tags: Any, media_type: Any, if_taken: Any, job_id: Any
+) -> _Wanted:
     if if_taken not in get_args(IfTaken):
         raise InvalidArgumentError(f"if_taken is one of {', '.join(get_args(IfTaken))}, got {if_taken!r:.60}")
     if not isinstance(folder, str | UUID):
@@ -262,6 +269,7 @@ def _checked(filename: Any, folder: Any, owner_id: Any, tags: Any, media_type: A
         frozenset(check_name("a tag", name) for name in tags),
         media_type,
         if_taken,
+        job_id,
     )
 
 
@@ -330,7 +338,9 @@ def _enter(session: Session, wanted: _Wanted, incoming: Incoming) -> Received:
     folder_id = folder if isinstance(folder, UUID) else ensure_folders(session, [folder])[folder]
     written, document_id, is_new = _written(session, wanted, replace(incoming, folder_id=folder_id))
     tag_document(session, document_id, wanted.tags)
-    job_id = enqueue(session, process_document, unique_key=str(document_id), document_id=document_id)
+    # A key folds jobs that wait; one that has its id from the caller is not to be folded into another.
+    unique_key = str(document_id) if wanted.job_id is None else None
+    job_id = enqueue(session, process_document, unique_key=unique_key, id=wanted.job_id, document_id=document_id)
     return Received(document_id, job_id, written.filename, str(written.media_type), written.source.size_bytes, is_new)
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import Text, cast, func, insert, select
 
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.models import (
+    ApiToken,
     AuditEntry,
     Backlog,
     Document,
@@ -96,6 +97,7 @@ class MovedTenant(Tenant):
             session.add(Gate(organization_id=self.id, id=waits, opens_when="any", pending=1, failed=1))
             session.add(GateMember(organization_id=self.id, gate_id=waits, job_id=awaited, is_tree=True))
             session.add(WebhookEndpoint(organization_id=self.id, id=new_id(), url="https://é.example", secret="whsec_"))
+            session.add(ApiToken(organization_id=self.id, name="é", sha256="0" * 64, scopes=["a", 'b,"']))
             session.add(
                 KeptReport(organization_id=self.id, name="newest", rows=[[1, "é"]], computed_at=soon(), seconds=0.5)
             )

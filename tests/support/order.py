@@ -12,6 +12,8 @@ SYSTEM = (
     "db/invariants",
     "jobs/kinds/test_webhooks.py",
     "deploy",
+    "worker/api/test_api.py",
+    "worker/api/test_documented.py",
     "worker/brokers",
     "worker/consumer",
     "worker/local",

@@ -121,6 +121,7 @@ def isolated_settings(stack: LocalStack, database: str, directory: Path) -> dict
         "DOCWORKER_WORKER_METRICS_PORT": "0",
         "DOCWORKER_DISPATCHER_METRICS_PORT": "0",
         "DOCWORKER_BEAT_METRICS_PORT": "0",
+        "DOCWORKER_API_METRICS_PORT": "0",
     }
 
 

@@ -32,8 +32,8 @@ class Subcommand(NamedTuple):
             if self.extra is None:
                 raise
             raise DocworkerError(
-                f"the local stack needs the package {error.name!r}: install it with "
-                f"`pip install 'docworker[{self.extra}]'`, or point the DOCWORKER_* settings at servers of your own"
+                f"this needs the package {error.name!r}: install it with `pip install 'docworker[{self.extra}]'`"
+                + ("; or point the DOCWORKER_* settings at servers of your own" if self.extra == "local" else "")
             ) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{self.target} is not a click command")
@@ -48,6 +48,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "worker": Subcommand("run.worker:worker", "Run jobs."),
         "dispatcher": Subcommand("run.processes:dispatcher", "Move due jobs from the ledger to the broker."),
         "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
+        "api": Subcommand("run.api:api", "Answer callers of the HTTP API.", "api"),
         "health": Subcommand("run.health:health", "Ask a running process whether it is well."),
         "status": Subcommand("run.status:status", "Show which processes of the installation live, on all machines."),
         "doctor": Subcommand("run.doctor:doctor", "Find what is wrong with an installation, and say what to do."),
@@ -80,6 +81,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
     },
     "People": {
         "users": Subcommand("people.users:users", "Add, list, deactivate and delete users."),
+        "tokens": Subcommand("people.tokens:tokens", "Create, list and revoke tokens for the HTTP API."),
         "audit": Subcommand("people.audit:audit", "Show who did what to what."),
     },
     "Reports": {
