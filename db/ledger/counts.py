@@ -24,10 +24,11 @@ WITH RECURSIVE lane AS (
     UNION ALL
     SELECT following.* FROM lane CROSS JOIN LATERAL {FOLLOWING_LANE} AS following
 )
-SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(least(min(run_at), (
-    SELECT run_at FROM {JOBS} AS job WHERE {DUE_LATER} ORDER BY run_at LIMIT 1
-)), '1900-01-01')) AS double precision)
-FROM lane
+SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(oldest, '1900-01-01')) AS double precision)
+FROM (
+    SELECT least(min(run_at), (SELECT run_at FROM {JOBS} AS job WHERE {DUE_LATER} ORDER BY run_at LIMIT 1)) FROM lane
+) AS due (oldest)
+WHERE oldest IS NOT NULL -- greatest() passes over NULL
 """)
 _DUE_WITHIN = "EXISTS (SELECT FROM {jobs} WHERE state = 'queued' AND later AND run_at <= clock_timestamp() + {time})"
 _LIVE = text(f"""

@@ -1,6 +1,6 @@
 """A job's way through its states, and what each step refuses."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -25,6 +25,23 @@ def test_a_job_goes_from_queued_to_succeeded(steps: LedgerSteps) -> None:
     job = steps.job(job_id)
     assert job.state == "succeeded"
     assert job.finished_at is not None
+
+
+def waited_seconds() -> float:
+    with all_jobs_session() as session:
+        return ledger.oldest_due_seconds(session)
+
+
+def test_the_oldest_due_job_tells_for_how_long_jobs_wait_and_where_none_is_due_none_waits(steps: LedgerSteps) -> None:
+    now = datetime.now(UTC)
+    assert waited_seconds() == 0, "the ledger is empty"
+    steps.enqueue(run_at=now + timedelta(hours=1))
+    assert waited_seconds() == 0, "nothing is due yet"
+    for seconds in (200, 100):
+        steps.enqueue(run_at=now - timedelta(seconds=seconds))
+    assert 200 <= waited_seconds() < 260
+    steps.dispatch()
+    assert waited_seconds() == 0, "they are under way"
 
 
 def test_a_rolled_back_producer_leaves_no_job(steps: LedgerSteps) -> None:
