@@ -1,0 +1,196 @@
+"""What kustomize makes of deploy/kubernetes: right by the schemas of Kubernetes, and in agreement with itself, the
+settings and the command line."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate.utils import validate
+
+from docworker.db.settings import Settings
+from tests.support.commands import ask
+from tests.support.project import PROJECT
+
+KUBERNETES = PROJECT / "deploy" / "kubernetes"
+BUILDS = ("base", "overlays/example")
+RELEASES = ("1.30", "1.34")
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+
+Manifest = dict[str, Any]
+
+
+@cache
+def built(name: str) -> list[Manifest]:
+    made = subprocess.run(
+        ["kubectl", "kustomize", KUBERNETES / name], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert made.returncode == 0, made.stderr
+    return list(yaml.safe_load_all(made.stdout))
+
+
+def of_kind(build: str, *kinds: str) -> list[Manifest]:
+    return [one for one in built(build) if one["kind"] in kinds]
+
+
+def templates(build: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The pods of a build, by the names of what makes them."""
+    for one in of_kind(build, "Deployment", "Job"):
+        yield one["metadata"]["name"], one["spec"]["template"]
+
+
+def the_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
+    [container] = template["spec"]["containers"]
+    return container  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("release", RELEASES)
+def test_each_manifest_is_as_the_release_wants_it(build: str, release: str) -> None:
+    for manifest in built(build):
+        validate(manifest, release, strict=True)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_there_is_what_an_installation_needs(build: str) -> None:
+    deployments = {one["metadata"]["name"] for one in of_kind(build, "Deployment")}
+    assert deployments == {"docworker-worker", "docworker-dispatcher", "docworker-beat"}
+    for kind in ("Job", "NetworkPolicy"):
+        assert of_kind(build, kind)
+    autoscalers = of_kind(build, "HorizontalPodAutoscaler")
+    for one in autoscalers:
+        target = one["spec"]["scaleTargetRef"]
+        [worker] = [
+            each
+            for each in built(build)
+            if each["metadata"]["name"] == target["name"] and each["kind"] == target["kind"]
+        ]
+        assert "replicas" not in worker["spec"], "applied again, it would undo what was scaled"
+    assert bool(autoscalers) == (build != "base")
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_settings_are_settings_and_come_from_maps_that_there_are(build: str) -> None:
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(build, "ConfigMap")}
+    used = set()
+    for name, template in templates(build):
+        container = the_container(template)
+        given: dict[str, str] = {}
+        for source in container["envFrom"]:
+            used.add(source["configMapRef"]["name"])
+            given |= maps[source["configMapRef"]["name"]]
+        assert {one.removeprefix("DOCWORKER_").lower() for one in given} <= Settings.model_fields.keys()
+        files = {key: value for key, value in given.items() if value.startswith("/")}
+        mounted = [one["mountPath"] for one in container["volumeMounts"]]
+        for key, path in files.items():
+            assert any(path == place or path.startswith(f"{place}/") for place in mounted), (name, key)
+    assert used == maps.keys()
+
+
+ADDRESSES = {
+    "docworker-worker": {"MASTER_URL", "REPLICA_URLS", "BROKER_URL"},
+    "docworker-dispatcher": {"DISPATCHER_URL", "BROKER_URL"},
+    "docworker-beat": {"DISPATCHER_URL", "BROKER_URL"},
+    "docworker-migrate": {"OWNER_URL"},
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_each_has_the_addresses_it_needs_and_the_password_of_no_other_role(build: str) -> None:
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(build, "ConfigMap")}
+    for name, template in templates(build):
+        given = {key for source in the_container(template)["envFrom"] for key in maps[source["configMapRef"]["name"]]}
+        urls = {key.removeprefix("DOCWORKER_") for key in given if key.endswith(("_URL", "_URLS"))}
+        assert urls == ADDRESSES[name]
+        secrets = {one["secret"]["secretName"] for one in template["spec"]["volumes"] if "secret" in one}
+        role = {"docworker-migrate": "owner", "docworker-worker": "worker"}.get(name, "dispatcher")
+        assert secrets - {"docworker-broker"} == {f"docworker-{role}"}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_secrets_and_the_volume_are_those_that_the_page_makes(build: str) -> None:
+    page = (PROJECT / "docs" / "deploy.md").read_text()
+    for _, template in templates(build):
+        for volume in template["spec"]["volumes"]:
+            if "secret" in volume:
+                assert f"secret generic {volume['secret']['secretName']} " in page
+            if "persistentVolumeClaim" in volume:
+                assert volume["persistentVolumeClaim"]["claimName"] in page
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_processes_are_asked_where_they_answer_and_stopped_when_their_jobs_have_ended(build: str) -> None:
+    for name, template in templates(build):
+        container = the_container(template)
+        if name == "docworker-migrate":
+            continue
+        [port] = container["ports"]
+        process = name.removeprefix("docworker-")
+        assert port["containerPort"] == getattr(Settings(), f"{process}_metrics_port")
+        paths = {probe: container[f"{probe}Probe"]["httpGet"] for probe in ("startup", "liveness", "readiness")}
+        assert {one["port"] for one in paths.values()} == {port["name"]}
+        assert {probe: one["path"] for probe, one in paths.items()} == {
+            "startup": "/healthz",
+            "liveness": "/healthz",
+            "readiness": "/readyz",
+        }
+        assert template["spec"]["terminationGracePeriodSeconds"] >= Settings().shutdown_timeout + 5
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_nobody_is_root_or_writes_to_its_image_or_may_ask_kubernetes(build: str) -> None:
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    [user] = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
+    for _, template in templates(build):
+        pod, container = template["spec"], the_container(template)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == int(user)
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+        assert mounts.keys() == {one["name"] for one in pod["volumes"]}
+        [state] = re.findall(r"DOCWORKER_STATE_DIRECTORY=(\S+)", dockerfile)
+        assert mounts["state"] == state
+        assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_selectors_select(build: str) -> None:
+    labels = {name: template["metadata"]["labels"] for name, template in templates(build)}
+    for one in of_kind(build, "Deployment", "PodDisruptionBudget"):
+        chosen = one["spec"]["selector"]["matchLabels"]
+        matching = {name for name, given in labels.items() if chosen.items() <= given.items()}
+        assert matching == {one["metadata"]["name"]}
+    policies = {
+        one["metadata"]["name"]: {
+            name
+            for name, given in labels.items()
+            if one["spec"]["podSelector"].get("matchLabels", {}).items() <= given.items()
+        }
+        for one in of_kind(build, "NetworkPolicy")
+    }
+    assert policies == {"docworker": set(labels), "docworker-worker": {"docworker-worker"}}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_commands_are_commands(build: str) -> None:
+    for _, template in templates(build):
+        assert ask(*the_container(template)["args"], "--help").exit_code == 0
+
+
+def test_the_metric_that_scales_is_exported_and_alerted_on() -> None:
+    [autoscaler] = of_kind("overlays/example", "HorizontalPodAutoscaler")
+    [metric] = autoscaler["spec"]["metrics"]
+    name = metric["external"]["metric"]["name"]
+    alerts = (PROJECT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    [limit] = re.findall(rf"{name}\) > (\d+)", alerts)
+    assert int(metric["external"]["target"]["value"]) < int(limit), "there are more workers before anybody is woken"
+    assert name in (PROJECT / "docs" / "deploy.md").read_text()
