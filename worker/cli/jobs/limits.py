@@ -80,6 +80,10 @@ def set_(
         raise click.UsageError("a limit of a key is of the jobs that run at a time: give --running, and no --rate")
     told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
     with database_open("jobs"):
+        if kind is not None:
+            from docworker.worker.cli.jobs.kinds import demand_kind  # noqa: PLC0415 - it needs Celery and the pipeline
+
+            demand_kind(kind)
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
             for place in ledgers_of(owner):
@@ -165,10 +169,6 @@ def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is
         raise click.UsageError("a key is of jobs of all kinds, and of each organization: leave out --kind and --each")
     if kind is None and slug is None and key is None and not is_each:
         raise click.UsageError("say what to limit: --kind, --organization, both, --each, or --key")
-    if kind is not None:
-        from docworker.worker.cli.jobs.kinds import known_kind  # noqa: PLC0415 - it needs Celery and the pipeline
-
-        known_kind(kind)
 
 
 def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.testing import dispatch_due, drain, run
+from docworker.worker.heartbeat import Heartbeat
 from tests.support.commands import Answer, ask, docworker
 from tests.support.database import opened_database
 from tests.support.ledger import without_constraints
@@ -457,6 +458,23 @@ def test_a_kind_or_an_organization_is_paused_as_a_whole(tenant: Tenant) -> None:
     assert work() == 0
     ask("jobs", "resume", "--kind", "process_document")
     assert work() == 2
+
+
+def test_a_kind_that_only_a_worker_elsewhere_knows_is_paused_limited_and_let_go_when_its_package_is_gone(
+    tenant: Tenant,
+) -> None:
+    refused = ask("jobs", "pause", "--kind", "acme.letters")
+    assert (refused.exit_code, "no kind is called 'acme.letters'" in refused.err) == (1, True)
+    with opened_database():
+        worker = Heartbeat("worker", lambda: {"kinds": ["acme.letters"]})
+        worker.tick()
+    assert ask("jobs", "pause", "--kind", "acme.letters").out == "paused acme.letters\n"
+    assert ask("limits", "set", "--kind", "acme.letters", "--running", 1).exit_code == 0
+    assert "did you mean 'acme.letters'?" in ask("jobs", "pause", "--kind", "acme.leters").err
+    with opened_database():
+        worker.leave()
+    assert ask("jobs", "resume", "--kind", "acme.letters").out == "resumed acme.letters\n"
+    assert ask("limits", "remove", "--kind", "acme.letters").exit_code == 0
 
 
 def fan_out(tenant: Tenant, *texts: str) -> str:
