@@ -1,4 +1,4 @@
-"""`known_kind`: a kind of job by its name, among those that a worker would know here; `demand_kind`: somebody knows it."""
+"""`known_kind`: a kind of job by its name, that a worker would know here; `demand_kind`: that any process knows."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
