@@ -1,36 +1,56 @@
-"""docker-compose.yml and the Dockerfile agree with the Procfile, the settings, and the files they name."""
+"""docker-compose.yml and the Dockerfile agree with the Procfile, the settings, and the files they name; the commands of
+the pooler and the broker run."""
 
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+import redis
+import yaml
 from honcho.environ import parse_procfile
 
+from docworker.db.addresses import split_on_spaces
 from docworker.db.settings import Settings
+from docworker.worker.local.launching import launch, server_user
+from docworker.worker.local.servers.programs import valkey_programs
+from docworker.worker.local.servers.server import HOST, free_port
+from docworker.worker.local.stack import LocalStack
+from tests.support.bouncer import PROGRAM, needs_pgbouncer
 from tests.support.project import PACKAGED, PROJECT
+from tests.support.stack import temporary_directory
+from tests.support.waiting import eventually
 
 COMPOSE = PROJECT / "docker-compose.yml"
+FILE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = {name: one for name, one in SERVICES.items() if one["image"] == "docworker"}
+VARIABLE = re.compile(r"\$\{\w+:-(\w+)\}")
 
 
-def own_commands() -> dict[str, str]:
-    """What each service of our own image runs, by service."""
-    services = COMPOSE.read_text().partition("\nservices:\n")[2].partition("\nvolumes:\n")[0]
-    blocks = re.split(r"^  (\w+):\n", services, flags=re.MULTILINE)[1:]
-    ours = {
-        name: re.search(r"^    command: \[(.+)\]$", block, re.MULTILINE)
-        for name, block in zip(blocks[::2], blocks[1::2], strict=True)
-        if "<<: *docworker" in block
-    }
-    return {name: f"docworker {command[1]}" for name, command in ours.items() if command}
+def in_seconds(written: str) -> float:
+    return float(written.removesuffix("s"))
 
 
-def test_compose_runs_the_processes_of_the_procfile() -> None:
+def test_compose_runs_the_processes_of_the_procfile_and_two_of_what_may_fail() -> None:
     procfile = parse_procfile((PROJECT / "Procfile").read_text()).processes
     expected = {
         {"release": "migrate"}.get(name, name): command.removeprefix("exec ") for name, command in procfile.items()
     }
-    assert own_commands() == expected
+    assert {name: " ".join(["docworker", *one["command"]]) for name, one in OURS.items()} == expected
+    assert {name: one.get("deploy", {}).get("replicas", 1) for name, one in OURS.items()} == {
+        "worker": 2,
+        "dispatcher": 2,
+        "beat": 2,
+        "migrate": 1,
+    }
 
 
 @pytest.mark.parametrize("name", ["docker-compose.yml", "Dockerfile"])
@@ -55,6 +75,148 @@ def test_files_that_are_mounted_or_copied_exist() -> None:
     admitted = {line.removeprefix("!") for line in (PROJECT / ".dockerignore").read_text().split() if line[0] == "!"}
     assert set(copied) == admitted
     assert set(PACKAGED) <= set(copied), "the image installs the package from what is copied"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nobody_is_root_or_writes_to_its_image_and_each_says_whether_it_is_well(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    if name not in OURS:  # whose image has a user
+        assert service["user"] not in {"root", "0"}
+    health = service["healthcheck"]
+    assert health["disable"] if name == "migrate" else health["test"]
+    for port in service.get("ports", ()):
+        assert port.startswith("127.0.0.1:")
+    for volume in service.get("volumes", ()):
+        source, _, options = volume.partition(":")
+        assert options.endswith(":ro") if source.startswith(".") else source in FILE["volumes"]
+
+
+def test_ours_have_time_to_stop_and_memory_where_they_write() -> None:
+    [state] = re.findall(r"DOCWORKER_STATE_DIRECTORY=(\S+)", (PROJECT / "Dockerfile").read_text())
+    [user] = re.findall(r"^USER (\d+):\d+$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+    for service in OURS.values():
+        assert in_seconds(service["stop_grace_period"]) >= Settings().shutdown_timeout + 5
+        memory = dict(one.split(":") for one in service["tmpfs"])
+        assert memory.keys() == {"/tmp", state}
+        assert f"uid={user}" in memory[state]
+
+
+def test_addresses_lead_to_services_and_these_are_waited_for() -> None:
+    for name, service in SERVICES.items():
+        needed = service.get("depends_on", {})
+        assert needed.keys() <= SERVICES.keys()
+        for other, condition in needed.items():
+            healthy = SERVICES[other]["healthcheck"].get("test")
+            assert condition["condition"] == ("service_healthy" if healthy else "service_completed_successfully")
+        for setting, value in service["environment"].items() if name in OURS else ():
+            if setting.endswith(("_URL", "_URLS")):
+                assert hosts_of(value) <= SERVICES.keys(), setting
+
+
+def hosts_of(addresses: str) -> set[str]:
+    written = [VARIABLE.sub(r"\1", one) for one in split_on_spaces(addresses)]
+    places = [urlsplit(one).netloc.rpartition("@")[2].split(",") for one in written]
+    return {host.partition(":")[0] for place in places for host in place}
+
+
+def test_prometheus_and_grafana_ask_services() -> None:
+    scraped = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    names = {name for job in scraped for one in job["dns_sd_configs"] for name in one["names"]}
+    assert names == OURS.keys() - {"migrate"}
+    provisioning = PROJECT / "deploy/grafana/provisioning"
+    [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    address = urlsplit(source["url"])
+    assert f":{address.port}" in SERVICES[str(address.hostname)]["ports"][0]
+    [provider] = yaml.safe_load((provisioning / "dashboards/docworker.yml").read_text())["providers"]
+    assert provider["options"]["path"].startswith("/deploy/")
+    assert "./deploy/grafana:/deploy:ro" in SERVICES["grafana"]["volumes"]
+
+
+@contextmanager
+def running(command: list[str | Path], directory: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    user = server_user()
+    user.own(directory)
+    with (directory / "log").open("wb") as output:
+        process = launch(command, user=user, environment=environment, directory=directory, output=output)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_pgbouncer
+def test_the_pooler_lets_the_roles_of_processes_through(stack: LocalStack, database_name: str, tmp_path: Path) -> None:
+    addresses = stack.environment(database=database_name)
+    passwords = {
+        name: str(urlsplit(addresses[f"DOCWORKER_{setting}"]).password)
+        for name, setting in {"WORKER_PASSWORD": "MASTER_URL", "DISPATCHER_PASSWORD": "DISPATCHER_URL"}.items()
+    }
+    with temporary_directory() as directory:
+        script = directory / "start.sh"
+        text = (PROJECT / "deploy/pgbouncer/start.sh").read_text()
+        script.write_text(text.replace("docworker = host", f"docworker = dbname={database_name} host"))
+        script.chmod(0o755)
+        own = directory / "run"
+        own.mkdir()
+        port = free_port()
+        environment = {
+            "PATH": f"{Path(str(PROGRAM)).parent}:{os.defpath}",
+            "PGBOUNCER_DIRECTORY": str(own),
+            "SERVER": HOST,
+            "SERVER_PORT": str(stack.master.port),
+            "LISTEN_HOST": HOST,
+            "LISTEN_PORT": str(port),
+            **passwords,
+        }
+        with running([script], own, environment):
+            for role in ("worker", "dispatcher"):
+                password = passwords[f"{role.upper()}_PASSWORD"]
+                url = f"postgresql://docworker_{role}:{password}@{HOST}:{port}/docworker"
+                user = eventually(lambda url=url: user_of(url), within_seconds=20)  # type: ignore[misc]
+                assert user == f"docworker_{role}"
+            with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|SASL"):
+                user_of(f"postgresql://docworker_worker:wrong@{HOST}:{port}/docworker", patient=False)
+
+
+def user_of(url: str, *, patient: bool = True) -> str:
+    """Who we are there; nothing while it does not answer."""
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            [(name,)] = connection.execute("SELECT current_user").fetchall()
+            return str(name)
+    except psycopg.OperationalError:
+        if not patient:
+            raise
+        return ""
+
+
+def test_the_broker_asks_for_its_password() -> None:
+    service = SERVICES["redis"]
+    with temporary_directory() as directory:
+        own = directory / "run"
+        own.mkdir()
+        port = free_port()
+        shell, flag, script = service["command"]
+        script = script.replace("$$", "$").replace("/tmp/", f"{own}/").replace("/data", str(own))
+        script = f"{script.rstrip()} --bind {HOST} --port {port}"
+        environment = {"PATH": f"{valkey_programs(server_user())}:{os.defpath}", "BROKER_PASSWORD": "secret"}
+        with running([f"/bin/{shell}", flag, script], own, environment):
+            with redis.Redis(host=HOST, port=port, password="secret") as client:
+                eventually(lambda: answers(client), within_seconds=20)
+                assert client.config_get("appendonly") == {"appendonly": "yes"}
+            with redis.Redis(host=HOST, port=port) as client, pytest.raises(redis.AuthenticationError):
+                client.ping()
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def test_compose_file_is_valid() -> None:
