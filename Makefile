@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test system soak check docs format bench clean
+.PHONY: help install up demo test system soak check docs format metrics bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ docs: $(STAMP) ## build the documentation as a site, in site/
 format: $(STAMP) ## rewrite the code in the project's format
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format --quiet .
+
+metrics: $(STAMP) ## write docs/metrics.md anew, from the code
+	@$(BIN)/python -m tests.support.metrics_page
 
 bench: $(BENCH_STAMP) ## compare with the usual way and other queues, and print the table
 	@$(BIN)/python -m benchmarks

@@ -219,6 +219,8 @@ class Settings(BaseSettings):
     dispatcher_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9809
     beat_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9810
     """Ports of /metrics, /healthz and /readyz; 0 = any free one, which is logged."""
+    metrics_organizations: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Of so many organizations, those that wait longest, metrics tell how long; none unless it is set."""
     watchdog_timeout: Seconds = 60
     """A worker with idle processes and waiting messages that takes none for this long ends itself."""
     state_directory: Path = Path("var")

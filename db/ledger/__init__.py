@@ -28,7 +28,7 @@ from docworker.db.ledger.control import (
     resume,
     retry_failed,
 )
-from docworker.db.ledger.counts import count_live, last_succeeded, live, oldest_due_seconds
+from docworker.db.ledger.counts import Oldest, count_live, last_succeeded, live, oldest_due
 from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
@@ -105,6 +105,7 @@ __all__ = [
     "Listed",
     "Load",
     "Message",
+    "Oldest",
     "Part",
     "Permit",
     "Rate",
@@ -154,7 +155,7 @@ __all__ = [
     "master_seconds",
     "may_plan",
     "next_keys",
-    "oldest_due_seconds",
+    "oldest_due",
     "organizations_of",
     "pause",
     "pauses",

@@ -1,6 +1,8 @@
-"""`count_live`, `oldest_due_seconds`, `live`: live jobs by kind and state, and for how long one waits; and
+"""`count_live`, `oldest_due`, `live`: live jobs by kind and state, and for how long one waits; and
 `last_succeeded`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
@@ -23,12 +25,19 @@ WITH RECURSIVE lane AS (
     SELECT first.* FROM {first(HEAD, "true")} AS first
     UNION ALL
     SELECT following.* FROM lane CROSS JOIN LATERAL {FOLLOWING_LANE} AS following
+), due AS MATERIALIZED (
+    SELECT organization_id, kind, run_at FROM lane
+    UNION ALL (SELECT organization_id, kind, run_at FROM {JOBS} AS job WHERE {DUE_LATER} ORDER BY run_at LIMIT 1)
+), oldest AS (
+    SELECT left(kind, 200) AS kind, CAST(NULL AS uuid) AS organization_id, min(run_at) AS run_at FROM due GROUP BY kind
+    UNION ALL (
+        SELECT NULL, organization_id, min(run_at) FROM due GROUP BY organization_id
+        ORDER BY 3, organization_id LIMIT :organizations
+    )
 )
-SELECT CAST(extract(epoch FROM clock_timestamp() - greatest(oldest, '1900-01-01')) AS double precision)
-FROM (
-    SELECT least(min(run_at), (SELECT run_at FROM {JOBS} AS job WHERE {DUE_LATER} ORDER BY run_at LIMIT 1)) FROM lane
-) AS due (oldest)
-WHERE oldest IS NOT NULL -- greatest() passes over NULL
+SELECT kind, organization_id,
+       CAST(extract(epoch FROM clock_timestamp() - greatest(run_at, '1900-01-01')) AS double precision)
+FROM oldest
 """)
 _DUE_WITHIN = "EXISTS (SELECT FROM {jobs} WHERE state = 'queued' AND later AND run_at <= clock_timestamp() + {time})"
 _LIVE = text(f"""
@@ -58,9 +67,31 @@ def count_live(session: Session) -> list[tuple[str, str, int]]:
     return [(kind, state, jobs) for kind, state, jobs in session.execute(_COUNT_LIVE)]
 
 
-def oldest_due_seconds(session: Session) -> float:
-    """How long the job that is due the longest has been waiting in the queue; 0 when none is due."""
-    return max(0.0, session.scalar(_OLDEST_DUE) or 0.0)
+@dataclass(frozen=True)
+class Oldest:
+    """For how many seconds the job that is due the longest has been waiting in the queue, of each kind that has any,
+    and of the organizations whose jobs wait longest."""
+
+    of_kind: Mapping[str, float] = field(default_factory=dict)
+    of_organization: Mapping[UUID, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Of all; 0 when none is due."""
+        return max(self.of_kind.values(), default=0.0)
+
+
+def oldest_due(session: Session, *, organizations: int = 0) -> Oldest:
+    """How long the oldest due jobs have been waiting, of all kinds and of so many organizations, in one walk over the
+    heads of the queues."""
+    kinds: dict[str, float] = {}
+    owners: dict[UUID, float] = {}
+    for kind, organization_id, seconds in session.execute(_OLDEST_DUE, {"organizations": organizations}):
+        if organization_id is None:
+            kinds[kind] = max(kinds.get(kind, 0.0), seconds)
+        else:
+            owners[organization_id] = max(0.0, seconds)
+    return Oldest(kinds, owners)
 
 
 def last_succeeded(session: Session, organization_id: UUID, kind: str) -> Job | None:

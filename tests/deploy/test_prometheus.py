@@ -1,19 +1,19 @@
 """Prometheus' configuration and alerts: checked by promtool, and only about metrics that there are."""
 
 import re
-import shutil
 import subprocess
 import sys
 
-import pytest
-
+from tests.support.metrics_page import PAGE, metrics, page
 from tests.support.project import PROJECT
+from tests.support.promtool import promtool
 
 PROMETHEUS = PROJECT / "deploy" / "prometheus"
 
 EVERY_METRIC = """
-import docworker.db.metrics, docworker.jobs.metrics
+import docworker.db.metrics, docworker.jobs.metrics, docworker.jobs.kinds.webhooks
 import docworker.worker.beat.loop, docworker.worker.consumer.consumer, docworker.worker.dispatcher.loop
+import docworker.worker.api.operations
 from prometheus_client import REGISTRY
 from docworker.worker.http.health import LoopHealth
 from docworker.worker.http.server import WithReadiness
@@ -21,14 +21,6 @@ health = LoopHealth(stuck_after_seconds=60, ready_within_seconds=60)
 for metric in WithReadiness(REGISTRY, health).collect():
     print(metric.name)
 """
-
-
-def promtool(*arguments: str) -> None:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("promtool is not installed: it comes with Prometheus")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_configuration_and_rules_are_valid() -> None:
@@ -49,9 +41,24 @@ def test_each_alert_is_tested() -> None:
     assert silent == alerts
 
 
-def test_alerts_are_about_metrics_that_exist() -> None:
-    named = set(re.findall(r"\bdocworker_\w+", (PROMETHEUS / "alerts.yml").read_text()))
+def test_alerts_and_rules_are_about_metrics_that_exist() -> None:
+    alerts, rules = ((PROMETHEUS / name).read_text() for name in ("alerts.yml", "rules.yml"))
+    series = {name for one in metrics() for name in one.series}
+    assert set(re.findall(r"\bdocworker_\w+", alerts + rules)) <= series
+    recorded = set(re.findall(r"record: (\S+)", rules))
+    assert set(re.findall(r"\bdocworker:[\w:]+", alerts + rules)) <= recorded
+    tested = (PROMETHEUS / "alerts.test.yml").read_text().partition("promql_expr_test")[2]
+    assert {name for name in recorded if name not in tested} == set(), "what is recorded is tested"
+
+
+def test_the_page_of_metrics_is_as_the_code_has_it() -> None:
+    assert PAGE.read_text() == page(), "run `make metrics`"
+
+
+def test_the_page_names_what_processes_export_and_nothing_else() -> None:
     # In a process of its own: here other tests may have defined metrics as well.
     listed = subprocess.run([sys.executable, "-c", EVERY_METRIC], capture_output=True, text=True, check=True)
-    existing = set(listed.stdout.split())
-    assert {name.removesuffix("_total") for name in named} <= existing
+    exported = {name for name in listed.stdout.split() if name.startswith("docworker_")}
+    known = {one.name.removesuffix("_total") for one in metrics()}
+    assert known - exported == {"docworker_worker_slots", "docworker_worker_sandbox"}, "what only a worker has"
+    assert exported - known == set()

@@ -1,14 +1,17 @@
 """`LedgerGauges`: what waits in a ledger, and who keeps its dead rows, counted now and then by the one who plans.
 
-The gauges name the cluster and no organization: of the ledgers on one cluster they tell the sum (`ClusterGauges`).
+Of the ledgers on one cluster the gauges tell the sum (`ClusterGauges`). They name no organization, unless that is asked
+for: then those few whose jobs wait longest.
 """
 
+import heapq
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 
 import structlog
 from prometheus_client import Gauge
@@ -17,6 +20,7 @@ from sqlalchemy.orm import Session
 from docworker.db import ledger
 from docworker.db.cluster.snapshots import HOLDERS, SnapshotHolder, SnapshotWatch
 from docworker.db.faults import classify
+from docworker.db.ledger import Oldest
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import HOME
@@ -38,6 +42,16 @@ OLDEST_SNAPSHOT = Gauge(
     ("cluster", "holder"),
 )
 OLDEST = Gauge("docworker_ledger_oldest_due_seconds", "How long the oldest due job has been waiting.", ("cluster",))
+OLDEST_OF_KIND = Gauge(
+    "docworker_ledger_oldest_due_of_kind_seconds",
+    "How long the oldest due job of a kind has been waiting.",
+    ("cluster", "kind"),
+)
+OLDEST_OF_ORGANIZATION = Gauge(
+    "docworker_ledger_oldest_due_of_organization_seconds",
+    "The same, of the DOCWORKER_METRICS_ORGANIZATIONS organizations that wait longest.",
+    ("cluster", "organization"),
+)
 UNKNOWN = Gauge("docworker_unknown_kind_lanes", "Queues of a kind that this dispatcher does not know.", ("cluster",))
 LANES_SET_ASIDE = Gauge(
     "docworker_lanes_set_aside",
@@ -55,7 +69,7 @@ class _Part:
     """Of one ledger."""
 
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    oldest_seconds: float = 0.0
+    oldest: Oldest = field(default_factory=Oldest)
     set_aside: int = 0
     unknown: int = 0
 
@@ -64,18 +78,22 @@ class ClusterGauges:
     """What the ledgers on one cluster have, its own and those in databases of single organizations, added up. Safe in
     threads."""
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, *, organizations: int = 0) -> None:
+        self.organizations = organizations
+        """Of so many is told how long their jobs wait."""
         self._cluster = cluster
         self._guard = threading.Lock()
         self._parts: defaultdict[str, _Part] = defaultdict(_Part)
         self._shown: set[tuple[str, str]] = set()
+        self._told_kinds: set[str] = set()
+        self._told_organizations: set[str] = set()
 
-    def count(self, ledger_name: str, counts: Sequence[tuple[str, str, int]], oldest_seconds: float) -> None:
-        """Live jobs by kind and state, and how long the oldest due one has been waiting."""
+    def count(self, ledger_name: str, counts: Sequence[tuple[str, str, int]], oldest: Oldest) -> None:
+        """Live jobs by kind and state, and how long the oldest due ones have been waiting."""
         with self._guard:
             part = self._parts[ledger_name]
             part.jobs = Counter({(kind, state): jobs for kind, state, jobs in counts})
-            part.oldest_seconds = oldest_seconds
+            part.oldest = oldest
             self._publish_jobs()
 
     def leave_out(self, ledger_name: str, *, set_aside: int, unknown: int) -> None:
@@ -101,7 +119,19 @@ class ClusterGauges:
         self._shown = set(jobs)
         for (kind, state), count in jobs.items():
             BACKLOG.labels(self._cluster, kind, state).set(count)
-        OLDEST.labels(self._cluster).set(max((part.oldest_seconds for part in self._parts.values()), default=0.0))
+        self._publish_oldest()
+
+    def _publish_oldest(self) -> None:
+        kinds: dict[str, float] = {}
+        owners: dict[str, float] = {}
+        for part in self._parts.values():
+            for kind, seconds in part.oldest.of_kind.items():
+                kinds[kind] = max(kinds.get(kind, 0.0), seconds)
+            owners.update((str(one), seconds) for one, seconds in part.oldest.of_organization.items())
+        owners = dict(heapq.nlargest(self.organizations, owners.items(), key=itemgetter(1)))
+        OLDEST.labels(self._cluster).set(max(kinds.values(), default=0.0))
+        self._told_kinds = _tell(OLDEST_OF_KIND, self._cluster, self._told_kinds, kinds)
+        self._told_organizations = _tell(OLDEST_OF_ORGANIZATION, self._cluster, self._told_organizations, owners)
 
     def _publish_lanes(self) -> None:
         LANES_SET_ASIDE.labels(self._cluster).set(sum(part.set_aside for part in self._parts.values()))
@@ -147,7 +177,8 @@ class LedgerGauges:
                     if self._cluster == HOME:
                         _tell_audit(session)
             with self._session() as session:
-                counts, oldest = ledger.count_live(session), ledger.oldest_due_seconds(session)
+                counts = ledger.count_live(session)
+                oldest = ledger.oldest_due(session, organizations=self._sums.organizations)
         except Exception as error:
             if not classify(error).retryable:
                 raise
@@ -182,6 +213,15 @@ class LedgerGauges:
                 remedy="GRANT pg_read_all_stats TO docworker_dispatcher, to see sessions and standbys as well",
             )
         self._hides_snapshots = not self._snapshots.sees_all
+
+
+def _tell(gauge: Gauge, cluster: str, told: set[str], now: Mapping[str, float]) -> set[str]:
+    """Show these, and no longer those that were told before and are none of them; returns what is shown."""
+    for one in told - now.keys():
+        gauge.remove(cluster, one)
+    for one, seconds in now.items():
+        gauge.labels(cluster, one).set(seconds)
+    return set(now)
 
 
 def _tell_audit(session: Session) -> None:

@@ -67,7 +67,9 @@ class Shared:
         self.caps = Caps(kinds, settings.lease)
         self.continuity = {name: Continuity() for name in settings.cluster_names}
         """How long each cluster's judge has watched its server."""
-        self.gauges = {name: ClusterGauges(name) for name in settings.cluster_names}
+        self.gauges = {
+            name: ClusterGauges(name, organizations=settings.metrics_organizations) for name in settings.cluster_names
+        }
 
     def join(self, name: str) -> None:
         """Before any of them plans: this ledger is one of theirs."""

@@ -29,7 +29,7 @@ def test_a_job_goes_from_queued_to_succeeded(steps: LedgerSteps) -> None:
 
 def waited_seconds() -> float:
     with all_jobs_session() as session:
-        return ledger.oldest_due_seconds(session)
+        return ledger.oldest_due(session).seconds
 
 
 def test_the_oldest_due_job_tells_for_how_long_jobs_wait_and_where_none_is_due_none_waits(steps: LedgerSteps) -> None:

@@ -89,7 +89,7 @@ def look_at_everything(steps: LedgerSteps) -> None:
         ledger.requeue_overdue(session, waiting=3)
         ledger.load(session)
         ledger.count_live(session)
-        assert math.isfinite(ledger.oldest_due_seconds(session))
+        assert math.isfinite(ledger.oldest_due(session, organizations=3).seconds)
         ledger.pauses(session)
         assert list(ledger.find(session, ledger.Filter(organization_id=steps.organization_id), limit=10))
         ledger.count_by_state(session, ledger.Filter(organization_id=steps.organization_id))

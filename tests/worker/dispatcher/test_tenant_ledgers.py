@@ -161,6 +161,7 @@ def test_after_a_stall_of_one_database_alone_the_living_renew_first(tenants: lis
 
 def test_the_gauges_of_a_cluster_count_the_databases_with_its_own_ledger(tenants: list[LedgerSteps]) -> None:
     found = visits()
+    found._shared.gauges[HOME].organizations = 2
     own = LedgerSteps()
     dispatcher = Dispatcher(
         found._settings, build_app(found._settings), {LedgerSteps.kind: kind()}, shared=found._shared
@@ -177,12 +178,21 @@ def test_the_gauges_of_a_cluster_count_the_databases_with_its_own_ledger(tenants
     found.look()
     assert gauge("docworker_ledger_jobs", kind=LedgerSteps.kind, state="queued") == 9
     assert 100 <= (gauge("docworker_ledger_oldest_due_seconds") or 0) < 200
+    assert 100 <= (gauge("docworker_ledger_oldest_due_of_kind_seconds", kind=LedgerSteps.kind) or 0) < 200
+    told = [gauge(OF_ORGANIZATION, organization=str(one.organization_id)) for one in (own, *tenants[:2])]
+    assert 100 <= (told[2] or 0) < 200
+    assert told.count(None) == 1, "two of the three are told"
     for one in tenants[:2]:
         with all_jobs_session(*one.where) as session:
             session.execute(text("UPDATE ledger.jobs SET state = 'cancelled'"))
     visit_seldom(found, 1)
     assert gauge("docworker_ledger_jobs", kind=LedgerSteps.kind, state="queued") == 2
     assert (gauge("docworker_ledger_oldest_due_seconds") or 0) < 100
+    told = [gauge(OF_ORGANIZATION, organization=str(one.organization_id)) for one in (own, *tenants[:2])]
+    assert [one is None for one in told] == [False, True, True]
+
+
+OF_ORGANIZATION = "docworker_ledger_oldest_due_of_organization_seconds"
 
 
 def gauge(name: str, **labels: str) -> float | None:
