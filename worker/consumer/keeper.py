@@ -36,6 +36,8 @@ _PR_SET_PDEATHSIG = 1
 _UP_SECONDS, _UP_POLL_SECONDS = 20.0, 0.02
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _WATCH_SECONDS = 0.5
+_DISMISSAL = signal.SIGUSR1
+_LEAVE_SECONDS = 2.0
 _MOST_JOBS = 20
 """That a heartbeat names."""
 
@@ -50,6 +52,7 @@ class KeeperProcess:
         self._board = board
         self._descriptor = board.descriptor
         self._popen: subprocess.Popen[bytes] | None = None
+        self._dismissed = threading.Event()
 
     def launch(self) -> None:
         """Start the first one. In the main thread, before there are others: it dies with the thread that starts it, and
@@ -67,12 +70,23 @@ class KeeperProcess:
         """From now on, start another one whenever it ends, or is stopped: leases do not wait for who continues it."""
         threading.Thread(target=self._watch, name="keeper", daemon=True).start()
 
+    def dismiss(self) -> None:
+        """The worker has done its last job: have the keeper tell that it leaves, and end. Not waited for for long."""
+        self._dismissed.set()
+        if self._popen is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.send_signal(_DISMISSAL)
+                self._popen.wait(_LEAVE_SECONDS)
+
     def _watch(self) -> None:
         pause_seconds = _SHORTEST_PAUSE_SECONDS
         while True:
             started = time.monotonic()
             if self._popen is not None:
-                log.warning("keeper.ended", exit_code=_end_of(self._popen))
+                exit_code = _end_of(self._popen)
+                if self._dismissed.is_set():
+                    return
+                log.warning("keeper.ended", exit_code=exit_code)
             lived_long = time.monotonic() - started > 2 * _LONGEST_PAUSE_SECONDS
             pause_seconds = _SHORTEST_PAUSE_SECONDS if lived_long else min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
             time.sleep(pause_seconds)
@@ -112,8 +126,9 @@ def _environment() -> dict[str, str]:
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Keep the leases on the board with this descriptor until `parent` is gone."""
+    """Keep the leases on the board with this descriptor until `parent` is gone, or dismisses us."""
     _die_with(parent)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_DISMISSAL})  # it is waited for
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the worker, which needs its leases to the end
     logs.configure(settings())
@@ -121,14 +136,18 @@ def main(descriptor: int, parent: int) -> None:
     board = Board.open(descriptor)
     keeper = Keeper(board, board.places)
     details = json.loads(sys.stdin.buffer.read() or b"{}")
-    threading.Thread(target=_beat, args=[board, details, parent], name="heartbeat", daemon=True).start()
-    while os.getppid() == parent:
+    leaving = threading.Event()
+    heart = threading.Thread(target=_beat, args=[board, details, parent, leaving], name="heartbeat", daemon=True)
+    heart.start()
+    while os.getppid() == parent and not leaving.is_set():
         board.keeper_turned()
         keeper.tick()
-        time.sleep(TICK_SECONDS)
+        if signal.sigtimedwait({_DISMISSAL}, TICK_SECONDS):
+            leaving.set()
+    heart.join(_LEAVE_SECONDS)
 
 
-def _beat(board: Board, details: dict[str, Any], parent: int) -> None:
+def _beat(board: Board, details: dict[str, Any], parent: int, leaving: threading.Event) -> None:
     """Say that the worker lives, which has no connection itself. By one of its own: no lease waits for that."""
 
     def now() -> dict[str, Any]:
@@ -138,9 +157,9 @@ def _beat(board: Board, details: dict[str, Any], parent: int) -> None:
 
     session = partial(writing, SYSTEM_ORGANIZATION_ID)
     heartbeat = Heartbeat("worker", now, session=session, process_id=parent)
-    while True:
+    while not leaving.wait(TICK_SECONDS):
         heartbeat.tick(is_stopping=board.stop_at != 0)
-        time.sleep(TICK_SECONDS)
+    heartbeat.leave()
 
 
 def _die_with(parent: int) -> None:

@@ -76,6 +76,7 @@ def run(directory: ProcessDirectory) -> int:
         loglevel=configured.log_level.upper(),
     )
     worker.start()
+    worker.keeper.dismiss()
     exit_code = int(worker.exitcode or 0)
     log.info("worker.stopped", exit_code=exit_code)
     return exit_code

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.ledger.telling.processes import processes as ledger_processes
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME
@@ -124,6 +125,23 @@ def test_a_keeper_dies_with_its_worker(start: Callable[..., Process]) -> None:
     assert worker.keeper == keeper, "what is sent to the whole group is for the worker"
     worker.kill9()
     eventually(lambda: not Path(f"/proc/{keeper}").exists(), what="the keeper to be gone")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_that_ends_in_order_leaves_no_sign_of_life(
+    fresh_environment: dict[str, str], processes: Processes, pool: str
+) -> None:
+    worker = processes.start("worker", environment={"DOCWORKER_WORKER_POOL": pool})
+    with opened_database():
+        eventually(lambda: living() == ["worker"], within_seconds=40, what="it tells that it lives")
+        assert worker.stop() == 0
+        assert living() == []
+    assert "keeper.ended" not in worker.log
+
+
+def living() -> list[str]:
+    with all_jobs_session() as session:
+        return [one.role for one in ledger_processes(session)]
 
 
 def test_a_cancelled_job_hears_of_it_through_the_keeper(
