@@ -230,6 +230,7 @@ def engine_arguments(
         "pool_timeout": settings.pool_timeout,
         "pool_recycle": settings.pool_recycle,
         "pool_use_lifo": True,
+        "hide_parameters": True,  # among them texts of documents, which errors would carry into logs and the ledger
         **limits,
     }
 
