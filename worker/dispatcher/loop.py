@@ -100,6 +100,9 @@ class _Look:
     places_at: float | None = None
     """Since when it has held places of kinds with a cap."""
     planned_at: float = 0.0
+    limits: Limits | None = None
+    begun_at: datetime | None = None
+    """By the master's clock, before any jobs were marked."""
 
     @property
     def is_held_up(self) -> bool:
@@ -165,7 +168,6 @@ class Dispatcher:
         self._backlogs = Backlogs(self._session, self._log)
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
-        self._measured_at = time.monotonic()
         self._broker_takes = True
         self._latest: Tick | None = None
         self._unknown_failures = 0
@@ -325,6 +327,8 @@ class Dispatcher:
         look.planned_at = time.monotonic()
         for walk in look.walks:
             self._turns.take(walk)
+        if look.limits is not None:
+            self._turns.sent(look.messages, look.limits, look.begun_at)
         return look
 
     def _publish(self, look: "_Look") -> Sequence[Message]:
@@ -425,7 +429,7 @@ class Dispatcher:
             under_way = ledger.load(session, self._shortcuts)
             sent = 0 if look is None else len(look.messages)
             if look is None:
-                self._measure(under_way)
+                self._turns.accounts.measure(under_way, self._turns.samples.ended(session))
                 granted = self._take_room(under_way, depth, asked_at)
             left = granted - sent
             # What others have sent since a look at the broker that is too old is in neither count.
@@ -450,6 +454,7 @@ class Dispatcher:
                 in_force=self._in_force,
             )
             look.messages += dispatched.messages
+            look.limits, look.begun_at = limits, look.begun_at or under_way.clock
             look.walks.append(dispatched.walk)
             look.saw_all = dispatched.walk.saw_all
             look.wants_more = len(look.messages) >= left
@@ -461,10 +466,6 @@ class Dispatcher:
             left_out |= dispatched.short | dispatched.refused.keys()
             if not (dispatched.short or dispatched.refused):
                 return look
-
-    def _measure(self, under_way: Load) -> None:
-        before, self._measured_at = self._measured_at, time.monotonic()
-        self._turns.accounts.measure(under_way, self._measured_at - before)
 
     def _take_room(self, under_way: Load, depth: int, asked_at: float) -> int:
         shared = self._shared
@@ -479,8 +480,12 @@ class Dispatcher:
         planner = walk.planner
         return self._shared.caps.took(self.name, planner.jobs_of_kind, self._turns.queued(planner))
 
+    def _own_limits(self, under_way: Load) -> Limits:
+        usual = self._turns.accounts.usual_seconds
+        return limits_of(self._kinds, self._settings, under_way, self._in_force.book(), usual)
+
     def _limits(self, under_way: Load) -> Limits:
-        limits = limits_of(self._kinds, self._settings, under_way, self._in_force.book())
+        limits = self._own_limits(under_way)
         if not self._shared.window.is_shared:
             return limits
         if self.name == HOME:
@@ -495,7 +500,7 @@ class Dispatcher:
             session,
             self._turns,
             under_way,
-            limits_of(self._kinds, self._settings, under_way, self._in_force.book()),
+            self._own_limits(under_way),
             capacity=1,
             left_out=left_out,
             shortcuts=self._shortcuts,

@@ -1,24 +1,23 @@
 """`Accounts` and `Bill`: what turns cost, in seconds of a worker's process, and what each organization is owed. Pure.
 
-What a job of an organization and a kind costs on average is measured: each look counts the messages that run, and each
-of them occupies one process until the next look. A turn is charged what its jobs cost on average, when they are sent,
-and what jobs that have ended were charged too little or too much goes into the next turns' charges, a little in each.
+What a job of an organization and a kind costs on average is known from jobs that have ended
+(`db.ledger.dispatching.samples`). A turn is charged what its jobs cost on average, when they are sent. By how much that
+was too little or too much is found out when they end, or while they run for longer, and goes into the next turns'
+charges, a little in each.
 """
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from docworker.db.ledger.dispatching.planning import LaneKey, Load
+from docworker.db.ledger.dispatching.planning import Load
+from docworker.db.ledger.dispatching.samples import Ended
 
-LONGEST_LOOK_SECONDS = 5.0
-"""For longer than this nobody knows what ran between two looks."""
-_CORRECTED_AT_ONCE = 0.05
+_CORRECTED_AT_ONCE = 0.25
 _CHEAPEST_JOB_SECONDS = 0.0005
-_FORGET_AFTER_JOBS = 1000
+_FORGET_AFTER_JOBS = 50
 """Then what was measured counts half."""
 _KNOWN_AFTER_JOBS, _KNOWN_AFTER_SECONDS = 10, 60.0
 """Before so many jobs of a kind have ended, or one has run for so long, or several have together, all cost the same."""
@@ -26,27 +25,43 @@ _MOST_TURNS = 16
 _ROUNDING = 1e-9
 
 
+class _Running(NamedTuple):
+    """How many jobs run, and how many worker-seconds they have taken so far."""
+
+    jobs: int = 0
+    seconds: float = 0.0
+
+    def plus(self, other: "_Running") -> "_Running":
+        return _Running(self.jobs + other.jobs, self.seconds + other.seconds)
+
+
+_NOTHING_RUNS = _Running()
+
+
 @dataclass
 class _Measured:
     seconds: float = 0.0
     jobs: float = 0.0
-    looks: float = 0.0
+    ended: float = 0.0
+    """Each of which may stand for several jobs."""
 
-    def add(self, seconds: float, looks: int, jobs: int) -> None:
-        self.seconds += seconds
-        self.looks += looks
-        self.jobs += jobs
-        if self.jobs > _FORGET_AFTER_JOBS:
-            self.seconds, self.jobs, self.looks = self.seconds / 2, self.jobs / 2, self.looks / 2
+    def add(self, end: Ended) -> None:
+        self.seconds += end.jobs * end.seconds
+        self.jobs += end.jobs
+        self.ended += 1
+        if self.ended > _FORGET_AFTER_JOBS:
+            self.seconds, self.jobs, self.ended = self.seconds / 2, self.jobs / 2, self.ended / 2
 
-    @property
-    def is_known(self) -> bool:
-        return self.jobs >= _KNOWN_AFTER_JOBS or self.seconds >= _KNOWN_AFTER_SECONDS
+    def is_known(self, running: _Running) -> bool:
+        return self.ended >= _KNOWN_AFTER_JOBS or self.seconds + running.seconds >= _KNOWN_AFTER_SECONDS
 
-    def mean(self, running: int) -> float | None:
+    def mean(self, running: _Running) -> float | None:
         """Seconds of a job; those that run count as if they ended now."""
-        jobs = self.jobs + running
-        return max(_CHEAPEST_JOB_SECONDS, self.seconds / jobs) if self.looks and jobs else None
+        jobs = self.jobs + running.jobs
+        return max(_CHEAPEST_JOB_SECONDS, (self.seconds + running.seconds) / jobs) if jobs else None
+
+
+_NOTHING_ENDED = _Measured()
 
 
 class Account(NamedTuple):
@@ -81,72 +96,65 @@ class Accounts:
         self.of: dict[UUID, Account] = {}
         self._of_kind: dict[str, _Measured] = {}
         self._of_lane: dict[tuple[UUID, str], _Measured] = {}
-        self._under_way: Counter[tuple[UUID, str]] = Counter()
-        self._busy: Counter[tuple[UUID, str]] = Counter()
-        self._busy_of_kind: Counter[str] = Counter()
-        self._charged: dict[tuple[UUID, str], float] = {}
-        """For what is under way."""
+        self._running: dict[tuple[UUID, str], _Running] = {}
+        self._running_of_kind: dict[str, _Running] = {}
         self._arrears: dict[UUID, float] = {}
-        """By how much what was charged for ended jobs was too little."""
+        """By how much what was charged for ended jobs was too little, and has not been corrected."""
+        self._overdrawn: dict[UUID, float] = {}
+        """By how much those that run have already taken longer than they were charged."""
+        self._charged: dict[tuple[UUID, str], float] = {}
+        """For what is planned, and not sent yet."""
 
     @property
     def turns_of_a_visit(self) -> int:
         """No organization of a large ring is looked up for more turns than that."""
         return max(self.prices.most_turns, self.prices_before.most_turns)
 
-    def measure(self, load: Load, seconds: float) -> None:
-        """This was under way so many seconds after what was measured before."""
-        seconds = min(seconds, LONGEST_LOOK_SECONDS)
-        for key in {*self._under_way, *self._busy, *load.busy}:
-            spent = (self._busy[key] + load.busy[key]) / 2 * seconds
-            ended = max(0, self._under_way[key] - load.jobs[key])
-            for measured in (
-                self._of_kind.setdefault(key[1], _Measured()),
-                self._of_lane.setdefault(key, _Measured()),
-            ):
-                measured.add(spent, load.busy[key], ended)
-            self._settle(key, spent, ended)
-        self._under_way, self._busy = Counter(load.jobs), load.busy
-        self._busy_of_kind = Counter()
-        for (_, kind), messages in load.busy.items():
-            self._busy_of_kind[kind] += messages
-        for remembered in (self._of_lane, self._charged, self._arrears):
-            _forget_oldest(remembered, self.MOST_REMEMBERED)
+    def measure(self, load: Load, ended: Iterable[Ended] = ()) -> None:
+        """This is under way, and these have ended since the look before."""
+        for end in ended:
+            if end.seconds > 0:  # not handed back before it began
+                self._of_kind.setdefault(end.kind, _Measured()).add(end)
+                self._of_lane.setdefault((end.organization_id, end.kind), _Measured()).add(end)
+            self._owe(end.organization_id, end.jobs * (end.seconds - end.charged))
+        _forget_oldest(self._of_lane, self.MOST_REMEMBERED)
+        self._running, self._running_of_kind = {}, {}
+        for place, seconds in load.occupied.items():
+            self._running[place] = running = _Running(load.running[place], seconds)
+            self._running_of_kind[place[1]] = self._running_of_kind.get(place[1], _NOTHING_RUNS).plus(running)
+        self._overdrawn = {}
+        for (one, kind), running in self._running.items():
+            cost = self.cost(one, kind, running.jobs)
+            if cost is not None and running.seconds > cost:
+                self._overdrawn[one] = self._overdrawn.get(one, 0.0) + running.seconds - cost
 
-    def _settle(self, key: tuple[UUID, str], spent: float, ended: int) -> None:
-        settled = self._charged.get(key, 0.0) * ended / max(ended, self._under_way[key]) if ended else 0.0
-        self._arrears[key[0]] = self._arrears.get(key[0], 0.0) + spent - settled
-        if self._under_way[key] > ended:
-            self._charged[key] = self._charged.get(key, 0.0) - settled
-        else:
-            self._charged.pop(key, None)
-
-    def charge(self, organization_id: UUID, kind: str, jobs: int) -> float | None:
-        """What so many jobs are charged: their cost, and a part of what was charged too little before, at most as much
-        again, or too much, at most nine tenths of it."""
-        cost = self.cost(organization_id, kind, jobs)
-        if cost is None:
-            return None
-        correction = self._arrears.get(organization_id, 0.0) * _CORRECTED_AT_ONCE
-        return cost + min(cost, max(-0.9 * cost, correction))
+    def correction(self, organization_id: UUID, cost: float, corrected: float) -> float:
+        """What a turn of that cost is charged besides, where `corrected` has been charged since the latest measure: a
+        part of what was charged too little before, at most as much again, or too much, at most nine tenths of it."""
+        owed = self._arrears.get(organization_id, 0.0) + self._overdrawn.get(organization_id, 0.0) - corrected
+        return min(cost, max(-0.9 * cost, owed * _CORRECTED_AT_ONCE))
 
     def cost(self, organization_id: UUID, kind: str, jobs: int) -> float | None:
         """What so many jobs cost, in worker-seconds; None while that is not known. An organization of which little was
         measured is taken for one like the others."""
-        of_kind = self._of_kind.get(kind)
-        if of_kind is None or not of_kind.is_known:
+        of_kind, running = self._of_kind.get(kind, _NOTHING_ENDED), self._running_of_kind.get(kind, _NOTHING_RUNS)
+        usual = of_kind.mean(running)
+        if usual is None or not of_kind.is_known(running):
             return None
-        usual = of_kind.mean(self._busy_of_kind[kind])
-        if usual is None:
-            return None
-        own, running = self._of_lane.get((organization_id, kind)), self._busy[organization_id, kind]
-        mean = None if own is None else own.mean(running)
-        if own is None or mean is None:
+        place = organization_id, kind
+        own, running = self._of_lane.get(place, _NOTHING_ENDED), self._running.get(place, _NOTHING_RUNS)
+        mean = own.mean(running)
+        if mean is None:
             return usual * jobs
-        known = min(own.looks, own.jobs + running)
+        known = own.ended + running.jobs
         return (known * mean + usual) / (known + 1) * jobs
 
-    def take(self, bill: "Bill", picks: Mapping[LaneKey, Collection[UUID]]) -> None:
+    def usual_seconds(self, kind: str) -> float:
+        """What a job of the kind takes on average, whoever's it is; 0 while that is not known."""
+        of_kind = self._of_kind.get(kind, _NOTHING_ENDED)
+        return (of_kind.mean(_NOTHING_RUNS) or 0.0) if of_kind.is_known(_NOTHING_RUNS) else 0.0
+
+    def take(self, bill: "Bill") -> None:
         """What was planned by this bill is committed."""
         if bill.is_anew:
             self.of.clear()
@@ -156,10 +164,22 @@ class Accounts:
             self.of.pop(one, None)
             self.of[one] = account
         _forget_oldest(self.of, self.MOST_REMEMBERED)
-        for lane, ids in picks.items():
-            self._under_way[lane.organization_id, lane.kind] += len(ids)
-        for key, charged in bill.charged.items():
-            self._charged[key] = self._charged.get(key, 0.0) + charged
+        for one, corrected in bill.corrected.items():
+            self._owe(one, -corrected)
+        for place, charged in bill.charged.items():
+            self._charged[place] = self._charged.get(place, 0.0) + charged
+
+    def charges(self, sent: Collection[tuple[UUID, str]]) -> dict[tuple[UUID, str], float]:
+        """What was charged for jobs of these organizations and kinds, which are sent now. What was charged for others,
+        which could not be had, is owed to them."""
+        charged, self._charged = self._charged, {}
+        for place in charged.keys() - set(sent):
+            self._owe(place[0], -charged.pop(place))
+        return charged
+
+    def _owe(self, organization_id: UUID, seconds: float) -> None:
+        self._arrears[organization_id] = self._arrears.pop(organization_id, 0.0) + seconds
+        _forget_oldest(self._arrears, self.MOST_REMEMBERED)
 
 
 class Bill:
@@ -176,7 +196,9 @@ class Bill:
         self.is_anew = False
         """Whether costs have just become known: what was reckoned before them means nothing."""
         self.charged: dict[tuple[UUID, str], float] = {}
-        """Worker-seconds, where they are known."""
+        """Worker-seconds."""
+        self.corrected: dict[UUID, float] = {}
+        """Worker-seconds that were charged besides, for what was charged too little before."""
         self._accounts = accounts
         self._has_nothing: set[UUID] = set()
 
@@ -229,10 +251,17 @@ class Bill:
         """It sends so many jobs."""
         account = self._account(organization_id)
         assert account is not None
-        charged = self._accounts.charge(organization_id, kind, jobs)
-        if charged is not None:
-            self.charged[organization_id, kind] = self.charged.get((organization_id, kind), 0.0) + charged
-        cost = self._unit if charged is None else charged
+        cost = self._accounts.cost(organization_id, kind, jobs)
+        correction = 0.0
+        if cost is not None:
+            corrected = self.corrected.get(organization_id, 0.0)
+            correction = self._accounts.correction(organization_id, cost, corrected)
+            self.corrected[organization_id] = corrected + correction
+        cost = self._unit if cost is None else cost
+        if self.quantum is not None:
+            place = organization_id, kind
+            self.charged[place] = self.charged.get(place, 0.0) + cost
+        cost += correction
         self.changed[organization_id] = Account(account.credit - cost, account.round, cost)
 
     def wants_no_more(self, organization_id: UUID) -> None:

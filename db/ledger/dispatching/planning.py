@@ -47,17 +47,20 @@ class Lane(NamedTuple):
 class Load:
     """What is under way: messages sent a moment ago, and jobs dispatched or running. And what is to wait: `paused`
     holds (organization id or nil, kind or ''). `running_seconds` is for how long the running jobs of a kind have been
-    at it, on average. `jobs` are the jobs under way and `busy` the messages that run, each in a worker's process, of an
-    organization and a kind. `is_told`: of some keys jobs have come or ended."""
+    at it, on average. Of an organization and a kind: `jobs` are under way, of which some are `running`, and these have
+    `occupied` worker's processes for so many seconds. `is_told`: of some keys jobs have come or ended. It was counted
+    at `clock`, the master's."""
 
     messages: int = 0
     jobs_of_organization: Counter[UUID] = field(default_factory=Counter)
     jobs_of_kind: Counter[str] = field(default_factory=Counter)
     running_seconds: Mapping[str, float] = field(default_factory=dict)
     jobs: Counter[tuple[UUID, str]] = field(default_factory=Counter)
-    busy: Counter[tuple[UUID, str]] = field(default_factory=Counter)
+    running: Counter[tuple[UUID, str]] = field(default_factory=Counter)
+    occupied: Mapping[tuple[UUID, str], float] = field(default_factory=dict)
     paused: Collection[tuple[UUID, str]] = ()
     is_told: bool = False
+    clock: datetime | None = None
 
     def is_paused(self, lane: Lane) -> bool:
         organization_id, kind = lane.organization_id, lane.kind
@@ -75,12 +78,14 @@ class Size(NamedTuple):
 @dataclass(frozen=True)
 class Limits:
     """`size_of` a kind is None where the dispatcher does not know it. `largest` is the largest size of `batch_kinds`,
-    those that take batches, `largest_single` that of the others."""
+    those that take batches, `largest_single` that of the others, of which `concurrent_kinds` run the jobs of a message
+    at the same time."""
 
     size_of: Callable[[str], Size | None]
     largest: int = 200
     largest_single: int = 20
     batch_kinds: Collection[str] = ()
+    concurrent_kinds: Collection[str] = ()
     cap_of_kind: Callable[[str], int | None] = lambda _kind: None
     cap_of_organization: int | None = None
     book: Book = field(default_factory=Book)

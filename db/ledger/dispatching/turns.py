@@ -12,11 +12,14 @@ here no flow is visited twice in one round, however it came to the first.
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
 from docworker.db.ledger.dispatching.costs import Accounts, Bill
-from docworker.db.ledger.dispatching.planning import Lane, Planner, Turn
+from docworker.db.ledger.dispatching.planning import Lane, Limits, Planner, Turn
+from docworker.db.ledger.dispatching.samples import Samples
+from docworker.db.ledger.message import Message
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 
 MOST_VISITED = 1000
@@ -42,6 +45,7 @@ class Turns:
         self.passed: dict[tuple[UUID, str], int] = {}
         """As `Planner.passed`."""
         self.accounts = Accounts()
+        self.samples = Samples()
         self._queues_first = True
         self._served: set[UUID] = set()
         self._served_in_last_round = 0
@@ -108,7 +112,7 @@ class Turns:
         for one in walk.served:
             self._new.pop(one, None)
         planner = walk.planner
-        self.accounts.take(walk.bill, planner.picks)
+        self.accounts.take(walk.bill)
         for kind, one in planner.admitted:
             self.queues.get(kind, {}).pop(one, None)
         again = [one for one in planner.admitted if one in planner.denied]
@@ -123,6 +127,11 @@ class Turns:
             del self.passed[next(iter(self.passed))]
         if planner.had_queues:
             self._queues_first = not planner.admitted
+
+    def sent(self, messages: Sequence[Message], limits: Limits, sent_at: datetime | None) -> None:
+        """These are the messages of what has been taken, marked no sooner than `sent_at` by the master's clock."""
+        places = {(part.organization_id, message.kind) for message in messages for part in message.parts}
+        self.samples.follow(messages, self.accounts.charges(places), limits, sent_at)
 
 
 class Walk:

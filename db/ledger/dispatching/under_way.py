@@ -77,7 +77,8 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     running: Counter[str] = Counter()
     run_seconds: Counter[str] = Counter()
     jobs: Counter[tuple[UUID, str]] = Counter()
-    busy: Counter[tuple[UUID, str]] = Counter()
+    all_running: Counter[tuple[UUID, str]] = Counter()
+    occupied: dict[tuple[UUID, str], float] = {}
     paused: set[tuple[UUID, str]] = set()
     is_told = False
     sent = 0
@@ -106,13 +107,16 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
                 if seconds is not None:
                     running[kind] += counted
                     run_seconds[kind] += seconds
-                    busy[organization_id, kind] = messages
+                    all_running[organization_id, kind] = counted
+                    occupied[organization_id, kind] = max(seconds, 0.0) * messages / counted
             case _:
                 passed += counted if what == "after" else -counted
     after = rows[-1]
     shortcuts.under_way.ended(UnderWay(after.dispatched, after.foldable, after.running), clock=after.clock, dead=passed)
     averages = {kind: run_seconds[kind] / jobs for kind, jobs in running.items()}
-    return Load(sent, of_organization, of_kind, averages, jobs, busy, paused, is_told)
+    return Load(
+        sent, of_organization, of_kind, averages, jobs, all_running, occupied, paused, is_told, clock=after.clock
+    )
 
 
 def since_floor(floor: UnderWay | None) -> dict[str, datetime | None]:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, deque
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -16,6 +17,7 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Lane, Limits, Load, Size, Turns, Walk
 from docworker.db.ledger.dispatching.lanes import Due, lanes
 from docworker.db.ledger.dispatching.planning import Planner
+from docworker.db.ledger.dispatching.samples import Ended
 from docworker.db.ledger.weights import remove_weight, set_weight, weights
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
@@ -36,30 +38,48 @@ class _Sent(NamedTuple):
     organization: int
     kind: str
     seconds: float
+    charged: float
+
+    @property
+    def place(self) -> tuple[UUID, str]:
+        return UUID(int=self.organization), self.kind
+
+
+class _Begun(NamedTuple):
+    sent: _Sent
+    left: float
 
 
 class Workers:
-    """Processes that take messages of one job in their order, and a dispatcher that looks every 20 ms."""
+    """Processes that take messages of one job in their order, and a dispatcher that looks every so often."""
 
-    LOOK_SECONDS = 0.02
-    WINDOW = 32
+    STEP_SECONDS = 0.01
 
-    def __init__(self, processes: int = 8) -> None:
+    def __init__(
+        self, processes: int = 8, *, look_seconds: float = 0.02, window: int = 32, spread: float = 0.5
+    ) -> None:
         self.turns = Turns()
         self.used: Counter[int] = Counter()
         """Seconds of all processes together, in thousandths."""
         self.order: list[int] = []
         """Whose jobs were sent, one by one."""
-        self._left: list[tuple[_Sent, float] | None] = [None] * processes
+        self._steps_of_a_look = round(look_seconds / self.STEP_SECONDS)
+        self._window = window
+        self._spread = spread
+        self._left: list[_Begun | None] = [None] * processes
         self._queue: deque[_Sent] = deque()
+        self._ended: list[Ended] = []
         self._random = random.Random(7)
+        self._step = 0
 
     def run(self, waiting: Mapping[int, Waits], seconds: float) -> Counter[int]:
         """So much time passes; what each has had of it."""
         before = Counter(self.used)
-        for _ in range(round(seconds / self.LOOK_SECONDS)):
-            self._look(waiting)
+        for _ in range(round(seconds / self.STEP_SECONDS)):
+            if self._step % self._steps_of_a_look == 0:
+                self._look(waiting)
             self._work()
+            self._step += 1
         return self.used - before
 
     def shares(self, waiting: Mapping[int, Waits], seconds: float) -> dict[int, float]:
@@ -69,13 +89,16 @@ class Workers:
         return {number: used[number] / used.total() / (one.weight / weights) for number, one in waiting.items()}
 
     def _look(self, waiting: Mapping[int, Waits]) -> None:
-        load = Load()
-        for sent in [*self._queue, *(one[0] for one in self._left if one)]:
-            load.jobs[UUID(int=sent.organization), sent.kind] += 1
-        for sent in (one[0] for one in self._left if one):
-            load.busy[UUID(int=sent.organization), sent.kind] += 1
-        self.turns.accounts.measure(load, self.LOOK_SECONDS)
-        planner = Planner(load, Limits(lambda _: Size(1, 1)), capacity=self.WINDOW - len(self._queue))
+        begun = [one for one in self._left if one]
+        load, occupied = Load(), Counter[tuple[UUID, str]]()
+        for one in [*self._queue, *(one.sent for one in begun)]:
+            load.jobs[one.place] += 1
+        for sent, left in begun:
+            load.running[sent.place] += 1
+            occupied[sent.place] += sent.seconds - left  # type: ignore[assignment]
+        self.turns.accounts.measure(replace(load, occupied=occupied), self._ended)
+        self._ended.clear()
+        planner = Planner(load, Limits(lambda _: Size(1, 1)), capacity=self._window - len(self._queue))
         walk = Walk(self.turns, planner)
         ring = [[Lane(UUID(int=number), one.kind, False, 5, 900, NOW, one.weight)] for number, one in waiting.items()]
         ring.sort(key=lambda lanes: (lanes[0].organization_id <= self.turns.after, lanes[0].organization_id))
@@ -83,21 +106,30 @@ class Workers:
         assert planner.is_full or not ring, "no room is left while anybody waits"
         self.turns.take(walk)
         of_message = {message: lane for lane, messages in planner.picks.items() for message in messages}
-        for lane in (of_message[message] for message in planner.kind_of):
-            number = lane.organization_id.int
-            cost = waiting[number].cost * self._random.uniform(0.5, 1.5)
-            self._queue.append(_Sent(number, lane.kind, cost))
+        sent_lanes = [of_message[message] for message in planner.kind_of]
+        jobs = Counter((lane.organization_id, lane.kind) for lane in sent_lanes)
+        charges = self.turns.accounts.charges(jobs.keys())
+        for lane in sent_lanes:
+            number, place = lane.organization_id.int, (lane.organization_id, lane.kind)
+            cost = waiting[number].cost * self._random.uniform(1 - self._spread, 1 + self._spread)
+            each = charges.get(place, 0.0) / jobs[place]
+            self._queue.append(_Sent(number, lane.kind, cost, each))
             self.order.append(number)
 
     def _work(self) -> None:
         for process, running in enumerate(self._left):
-            free, now = self.LOOK_SECONDS, running
+            free, now = self.STEP_SECONDS, running
             while free > 0 and (now or self._queue):
-                sent, left = now or (self._queue[0], self._queue.popleft().seconds)
-                spent = min(free, left)
-                self.used[sent.organization] += round(spent * 1000)
+                if now is None:
+                    sent = self._queue.popleft()
+                    now = _Begun(sent, sent.seconds)
+                spent = min(free, now.left)
+                self.used[now.sent.organization] += round(spent * 1000)
                 free -= spent
-                now = (sent, left - spent) if left > spent else None
+                now = now._replace(left=now.left - spent)
+                if now.left <= 0:
+                    self._ended.append(Ended(*now.sent.place, 1, now.sent.seconds, now.sent.charged))
+                    now = None
             self._left[process] = now
 
 
@@ -106,6 +138,41 @@ def test_the_workers_time_is_shared_by_weights_whatever_jobs_cost(costs: tuple[f
     waiting = {number: Waits(cost, weight) for number, cost, weight in zip((1, 2, 3), costs, (1, 2, 4), strict=True)}
     for share in Workers().shares(waiting, 30).values():
         assert share == pytest.approx(1, abs=0.05)
+
+
+def test_jobs_that_end_between_two_looks_cost_what_they_took() -> None:
+    """Most of the short ones are never seen running."""
+    waiting = {1: Waits(0.05), 2: Waits(0.2, weight=2), 3: Waits(0.5, weight=4)}
+    workers = Workers(2, look_seconds=0.25, window=8, spread=0)
+    workers.run(waiting, 15)
+    for share in workers.shares(waiting, 60).values():
+        assert share == pytest.approx(1, abs=0.03)
+    turned = {number: one._replace(weight=4 / one.weight) for number, one in waiting.items()}
+    for share in workers.shares(turned, 60).values():
+        assert share == pytest.approx(1, abs=0.05)
+
+
+def test_jobs_that_were_handed_back_say_nothing_of_what_others_cost_and_their_charge_is_returned() -> None:
+    """Many come back at first, while messages hold too many."""
+    turns, one = Turns(), UUID(int=1)
+    ended = [Ended(one, "k", 1, 0.5, 0.5)] * 12
+    turns.accounts.measure(Load(), ended)
+    assert turns.accounts.cost(one, "k", 1) == pytest.approx(0.5)
+    turns.accounts.measure(Load(), [Ended(one, "k", 1, 0.0, 0.5)] * 2)
+    assert turns.accounts.cost(one, "k", 1) == pytest.approx(0.5)
+    assert turns.accounts.correction(one, 0.5, 0.0) == pytest.approx(-0.25)
+    assert turns.accounts.correction(one, 0.5, -0.75) == pytest.approx(-0.0625)
+
+
+def test_who_runs_for_longer_than_was_charged_pays_for_it_before_it_ends() -> None:
+    turns, one, other = Turns(), UUID(int=1), UUID(int=2)
+    turns.accounts.measure(Load(), [Ended(each, "k", 1, 0.5, 0.5) for each in (one, other)] * 30)
+    load = Load(running=Counter({(one, "k"): 2, (other, "k"): 1}), occupied={(one, "k"): 9.0, (other, "k"): 0.4})
+    turns.accounts.measure(load)
+    assert turns.accounts.correction(one, 0.5, 0.0) == 0.5
+    assert turns.accounts.correction(other, 0.5, 0.0) == 0
+    turns.accounts.measure(Load())
+    assert turns.accounts.correction(one, 0.5, 0.0) == 0
 
 
 def test_tenants_of_equal_weight_get_equal_time_of_cheap_and_dear_jobs() -> None:
@@ -209,7 +276,9 @@ def test_a_message_of_many_running_jobs_occupies_one_process(steps: LedgerSteps)
     with all_jobs_session() as session:
         load = ledger.load(session)
     key = (steps.organization_id, steps.kind)
-    assert (load.jobs[key], load.busy[key]) == (len(ids), 2)
+    assert (load.jobs[key], load.running[key]) == (len(ids), len(ids))
+    of_one = load.running_seconds[steps.kind]
+    assert load.occupied[key] == pytest.approx(2 * of_one)
 
 
 class _Jobs(NamedTuple):
@@ -240,14 +309,9 @@ def test_whatever_jobs_cost_a_look_ends_and_leaves_no_room_to_those_that_may_sen
     limits = Limits(lambda _: Size(1, 1), cap_of_kind=lambda kind: cap if kind == "a" else None)
     sent: Counter[tuple[UUID, str]] = Counter()
     for look in looks:
-        # What was sent has run alone, one after the other, and has ended: so all costs become known.
-        for (one, kind), jobs in sent.items():
-            for _ in range(jobs):
-                load = Load()
-                load.jobs[one, kind] = load.busy[one, kind] = 1
-                for _ in range(12):
-                    turns.accounts.measure(load, costs[kind] / 12)
-        turns.accounts.measure(Load(), 0.001)
+        # What was sent has run and has ended: so all costs become known.
+        ended = [Ended(one, kind, 1, costs[kind], 0.0) for (one, kind), jobs in sent.items() for _ in range(jobs)]
+        turns.accounts.measure(Load(), [end for end in ended for _ in range(12)])
         ring = [
             [Lane(UUID(int=number), one.kind, False, 5, one.due, NOW, weight) for one in jobs]
             for number, (weight, jobs) in enumerate(look, 1)

@@ -318,6 +318,9 @@ def test_a_slow_kind_travels_in_small_messages_and_a_quick_one_in_large_ones(ten
         for seconds in (0.0, 0.001, 0.0125, 1.0, 100.0)
     ]
     assert size_at == [(1, 50), (1, 50), (1, 10), (1, 1), (1, 1)]
+    just_begun = ledger.Load(running_seconds={task.kind.name: 0.001})
+    known = limits_of(kinds, database().settings, just_begun, usual_seconds=lambda _: 0.05)
+    assert known.size_of(task.kind.name) == (1, 5)
 
 
 def test_jobs_of_a_kind_with_a_cap_run_side_by_side_up_to_it(tenant: Tenant) -> None:
