@@ -17,6 +17,7 @@ from docworker.db.ledger import Filter, Listed
 from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
+from docworker.db.tenants.ledgers import ledgers, ledgers_of
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all, change_tree
@@ -295,8 +296,10 @@ def pause(kind: str | None, slug: str | None) -> None:
             from docworker.worker.cli.jobs.kinds import demand_kind  # noqa: PLC0415
 
             demand_kind(kind)
-        with all_jobs_session() as session:
-            ledger.pause(session, kind=kind, organization_id=organization_id(slug))
+        owner = organization_id(slug)
+        for place in ledgers_of(owner):
+            with all_jobs_session(*place) as session:
+                ledger.pause(session, kind=kind, organization_id=owner)
     click.echo(f"paused {_place(kind, slug)}")
 
 
@@ -306,8 +309,10 @@ def resume(kind: str | None, slug: str | None) -> None:
     """Take a pause back; name the same kind and organization."""
     _demand_a_place(kind, slug, "resume")
     with database_open("jobs"), pause_on_record("resumed", kind, slug):
-        with all_jobs_session() as session:
-            was_paused = ledger.resume(session, kind=kind, organization_id=organization_id(slug))
+        owner, was_paused = organization_id(slug), False
+        for place in ledgers_of(owner):
+            with all_jobs_session(*place) as session:
+                was_paused |= ledger.resume(session, kind=kind, organization_id=owner)
         if not was_paused:
             raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
     click.echo(f"resumed {_place(kind, slug)}")
@@ -327,8 +332,10 @@ def _place(kind: str | None, slug: str | None) -> str:
 def paused(as_json: bool) -> None:
     """List what is paused."""
     with database_open("jobs"):
-        with all_jobs_session() as session:
-            found = ledger.pauses(session)
+        found: set[tuple[UUID, str]] = set()
+        for place in ledgers():
+            with all_jobs_session(*place) as session:
+                found |= ledger.pauses(session)
         slugs = _slugs({one for one, _ in found})
     rows = [
         (None if one == SYSTEM_ORGANIZATION_ID else slugs.get(one, str(one)), kind or None)
