@@ -8,11 +8,9 @@ from docworker.db import ledger
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.app import celery_app
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json
 from docworker.worker.cli.printable import printable_lines
-from docworker.worker.consumer.stacks import ask_stack
 
 _ANSWER_SECONDS = 5.0
 
@@ -26,6 +24,10 @@ def stack(job_id: UUID, as_json: bool) -> None:
     The worker is asked by way of the broker, and the job goes on; one that occupies its interpreter tells as well. Of a
     job that waits for a parser or for Tesseract, it shows that it waits.
     """
+    # `docworker jobs list` and the others, which load this module as well, need no Celery.
+    from docworker.worker.app import celery_app  # noqa: PLC0415
+    from docworker.worker.consumer.stacks import ask_stack  # noqa: PLC0415
+
     with database_open("jobs"), all_jobs_session() as session:
         job = ledger.get(session, job_id)
     if job.state != JobState.RUNNING or job.claimed_by is None:
