@@ -76,7 +76,7 @@ def test_the_kinds_of_our_own_tasks_are_known() -> None:
 def test_a_time_limit_beyond_the_visibility_timeout_is_refused_with_what_to_change() -> None:
     celery = Celery("limits", set_as_current=False)
 
-    @celery.task(name="long_one", time_limit=5000)
+    @celery.task(name="long_one", time_limit=5000, shared=False)
     def long_one() -> None: ...
 
     check_time_limits(celery, Settings(visibility_timeout=5001))
