@@ -280,9 +280,10 @@ def _changed(change: Change) -> ReturningUpdate[UUID]:
     )
 
 
-def pause(session: Session, *, kind: str | None, organization_id: UUID | None) -> None:
-    """Stop dispatching a kind, an organization, or one kind of one organization; what runs goes on."""
-    row = {"organization_id": organization_id or SYSTEM_ORGANIZATION_ID, "kind": kind or ""}
+def pause(session: Session, *, kind: str | None, organization_id: UUID | None, by: str | None = None) -> None:
+    """Stop dispatching a kind, an organization, or one kind of one organization; what runs goes on. `by` says who asked
+    for it; of a pause that there is already, nothing changes."""
+    row = {"organization_id": organization_id or SYSTEM_ORGANIZATION_ID, "kind": kind or "", "paused_by": by}
     session.execute(insert(Pause).values(row).on_conflict_do_nothing())
 
 
@@ -294,9 +295,9 @@ def resume(session: Session, *, kind: str | None, organization_id: UUID | None) 
     return session.execute(statement.returning(Pause.kind)).first() is not None
 
 
-def pauses(session: Session) -> set[tuple[UUID, str]]:
-    """All pauses, as (organization id or nil, kind or '')."""
-    return {(row.organization_id, row.kind) for row in session.execute(select(Pause.organization_id, Pause.kind))}
+def pauses(session: Session) -> Sequence[Pause]:
+    """All pauses, by organization and kind."""
+    return session.scalars(select(Pause).order_by(Pause.organization_id, Pause.kind)).all()
 
 
 _TIMES = (

@@ -257,8 +257,11 @@ def _of_pauses(session: Session, job: Job) -> list[Reason]:
     for (organization_id, kind), told in places.items():
         pause = session.get(Pause, (organization_id, kind))
         if pause is not None:
-            text = f"{told}, since {pause.created_at:%Y-%m-%d %H:%M:%S %Z}: `docworker jobs resume` takes that back"
-            reasons.append(Reason("paused", text, {"since": pause.created_at, "kind": kind or None}))
+            by = "" if pause.paused_by is None else f" by {pause.paused_by}"
+            since = f"{pause.created_at:%Y-%m-%d %H:%M:%S %Z}"
+            text = f"{told}{by}, since {since}: `docworker jobs resume` takes that back"
+            details = {"since": pause.created_at, "by": pause.paused_by, "kind": kind or None}
+            reasons.append(Reason("paused", text, details))
     return reasons
 
 

@@ -221,6 +221,7 @@ class Pause(Base):
     organization_id: Mapped[UUID] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    paused_by: Mapped[str | None]
 
 
 class Suspension(Base):

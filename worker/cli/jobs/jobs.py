@@ -14,7 +14,7 @@ import click
 from docworker.db import ledger
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.ledger import Filter, Listed
-from docworker.db.models import Job
+from docworker.db.models import Job, Pause
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.ledgers import ledgers, ledgers_of
@@ -27,7 +27,7 @@ from docworker.worker.cli.jobs.stack import stack
 from docworker.worker.cli.jobs.story import print_story
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.jobs.why import why
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
 from docworker.worker.cli.printable import printable_lines
 
@@ -299,7 +299,7 @@ def pause(kind: str | None, slug: str | None) -> None:
         owner = organization_id(slug)
         for place in ledgers_of(owner):
             with all_jobs_session(*place) as session:
-                ledger.pause(session, kind=kind, organization_id=owner)
+                ledger.pause(session, kind=kind, organization_id=owner, by=actor())
     click.echo(f"paused {_place(kind, slug)}")
 
 
@@ -330,18 +330,25 @@ def _place(kind: str | None, slug: str | None) -> str:
 @jobs.command()
 @json_option
 def paused(as_json: bool) -> None:
-    """List what is paused."""
+    """List what is paused, since when and by whom."""
     with database_open("jobs"):
-        found: set[tuple[UUID, str]] = set()
+        found: dict[tuple[UUID, str], Pause] = {}
         for place in ledgers():
             with all_jobs_session(*place) as session:
-                found |= ledger.pauses(session)
-        slugs = _slugs({one for one, _ in found})
+                for one in ledger.pauses(session):
+                    found.setdefault((one.organization_id, one.kind), one)
+        slugs = _slugs({owner for owner, _ in found})
     rows = [
-        (None if one == SYSTEM_ORGANIZATION_ID else slugs.get(one, str(one)), kind or None)
-        for one, kind in sorted(found)
+        {
+            "organization": None if owner == SYSTEM_ORGANIZATION_ID else slugs.get(owner, str(owner)),
+            "kind": kind or None,
+            "since": one.created_at,
+            "by": one.paused_by,
+        }
+        for (owner, kind), one in sorted(found.items())
     ]
     if as_json:
-        print_json([{"organization": slug, "kind": kind} for slug, kind in rows])
+        print_json(rows)
         return
-    print_table(("organization", "kind"), ((slug or "all", kind or "all") for slug, kind in rows))
+    shown = ((one["organization"] or "all", one["kind"] or "all", one["since"], one["by"]) for one in rows)
+    print_table(("organization", "kind", "since", "by"), shown)

@@ -22,6 +22,7 @@ from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.testing import dispatch_due, drain, run
+from docworker.worker.cli.options import actor
 from docworker.worker.heartbeat import Heartbeat
 from tests.support.commands import Answer, ask, docworker
 from tests.support.database import opened_database
@@ -438,7 +439,10 @@ def test_a_pause_holds_until_it_is_taken_back(tenant: Tenant) -> None:
     place = ("--kind", "process_document", "-o", tenant.slug)
     assert ask("jobs", "pause", *place).out == f"paused process_document of {tenant.slug}\n"
     assert ask("jobs", "pause", *place).exit_code == 0, "twice is once"
-    assert ask("jobs", "paused").lines == [["organization", "kind"], [tenant.slug, "process_document"]]
+    header, shown = ask("jobs", "paused").lines
+    assert header == ["organization", "kind", "since", "by"]
+    assert (shown[:2], shown[-1]) == ([tenant.slug, "process_document"], actor())
+    assert f"paused for its organization by {actor()}, since" in ask("jobs", "why", job_id).out
     assert work() == 0
     assert ask("jobs", "resume", "--kind", "process_document").exit_code == 1, "another pause"
     assert ask("jobs", "resume", *place).out == f"resumed process_document of {tenant.slug}\n"
@@ -450,9 +454,9 @@ def test_a_kind_or_an_organization_is_paused_as_a_whole(tenant: Tenant) -> None:
     add_jobs(tenant, "text")
     assert ask("jobs", "pause", "-o", tenant.slug).out == f"paused all kinds of {tenant.slug}\n"
     assert ask("jobs", "pause", "--kind", "process_document").out == "paused process_document\n"
-    assert ask("jobs", "paused", "--json").json == [
-        {"organization": None, "kind": "process_document"},
-        {"organization": tenant.slug, "kind": None},
+    assert [(one["organization"], one["kind"]) for one in ask("jobs", "paused", "--json").json] == [
+        (None, "process_document"),
+        (tenant.slug, None),
     ]
     ask("jobs", "resume", "-o", tenant.slug)
     assert work() == 0
