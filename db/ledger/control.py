@@ -181,6 +181,8 @@ _IS_HELD = (
     .correlate(Job)
     .exists()
 )
+CONDITION_NOT_MET = "ConditionNotMet"
+"""The `error_class` by which the ledger's triggers know a job again that its gate has cancelled."""
 _WAITS = or_(Job.order_key.is_not(None), Job.limit_key.is_not(None), and_(Job.gated, _IS_HELD))
 RETRY = Change(
     (JobState.FAILED,),
@@ -192,6 +194,8 @@ RETRY = Change(
         "faults": 0,
         "given_back": 0,
         "finished_at": None,
+        # Whose condition had cancelled it has been asked for all the same: what it waits for decides no more about it.
+        "error_class": func.nullif(Job.error_class, CONDITION_NOT_MET),
         "run_at": func.clock_timestamp(),
         "later": False,
         "dispatches": 0,

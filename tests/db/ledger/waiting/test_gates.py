@@ -176,6 +176,18 @@ def test_what_an_operator_cancels_stays_so_and_waits_again_only_when_retried(ste
     assert steps.job(callback).state == "queued"
 
 
+def test_what_its_condition_and_then_an_operator_cancelled_stays_so(steps: LedgerSteps) -> None:
+    (one,) = steps.run()
+    callback = steps.enqueue_after([one.id])
+    fail(steps, one)
+    assert steps.job(callback).error_class == "ConditionNotMet"
+    retry(callback)
+    assert steps.job(callback).state == "queued", "an operator wants it all the same"
+    cancel(callback)
+    retry(one.id)
+    assert steps.job(callback).state == "cancelled"
+
+
 def test_a_tree_has_ended_when_all_its_children_have_and_theirs(steps: LedgerSteps) -> None:
     (parent,) = steps.run()
     early = steps.run(1, parent_id=parent.id)
