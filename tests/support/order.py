@@ -14,6 +14,7 @@ SYSTEM = (
     "deploy",
     "worker/api/test_api.py",
     "worker/api/test_documented.py",
+    "worker/api",
     "worker/brokers",
     "worker/consumer",
     "worker/local",
@@ -23,6 +24,7 @@ SYSTEM = (
     "test_installation.py",
     "test_readme.py",
     "migrations/test_example.py",
+    "support/test_growth.py",
     "support/test_signals.py",
 )
 """Folders and files whose tests start programs by other means, commands, and tests that take long."""
