@@ -61,16 +61,24 @@ def _tell_stack(state: Any, process: str) -> str | None:
     return stacks.of(process)
 
 
+class _ToldError(Exception):
+    """Ends the wait for further answers; its message is the one that was wanted."""
+
+
 def ask_stack(app: Celery, process: str, *, timeout_seconds: float) -> str | None:
     """The stacks of a process of any worker, by way of the broker; None when no worker has told it in time.
 
     `process` is `host:pid`, as a job's `claimed_by`. Raises the broker's errors.
     """
+
+    def hear(answers: dict[str, str | None]) -> None:
+        """Each worker answers, all but one of them that it is not theirs."""
+        for text in filter(None, answers.values()):
+            raise _ToldError(text)
+
     arguments = {"process": process}
-    deadline = time.monotonic() + timeout_seconds
-    while (left := deadline - time.monotonic()) > 0:
-        replies = app.control.broadcast(_COMMAND, arguments=arguments, reply=True, timeout=min(1.0, left))
-        told = [text for reply in replies or () for text in reply.values() if isinstance(text, str)]
-        if told:
-            return told[0]
+    try:
+        app.control.broadcast(_COMMAND, arguments=arguments, reply=True, timeout=timeout_seconds, callback=hear)
+    except _ToldError as told:
+        return str(told)
     return None

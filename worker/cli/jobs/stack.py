@@ -12,7 +12,7 @@ from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json
 from docworker.worker.cli.printable import printable_lines
 
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0
 
 
 @click.command(short_help="Show where in its code a running job is.")

@@ -81,4 +81,4 @@ def test_worker_that_does_not_answer_is_told(tenant: Tenant, tmp_path: Path, sta
     os.kill(worker.pid, signal.SIGSTOP)
     answer = docworker("jobs", "stack", job_id)
     assert (answer.exit_code, answer.out) == (1, "")
-    assert f"{job_of(job_id).claimed_by} has not answered within 5 s" in answer.err
+    assert f"{job_of(job_id).claimed_by} has not answered within 10 s" in answer.err
