@@ -3,6 +3,7 @@
 from docworker import Attempt
 from docworker.db.cluster import Database
 from docworker.db.errors import BadInputError
+from docworker.worker.cli.options import actor
 from tests.support.adhoc_kinds import deliver, enter, single
 from tests.support.commands import docworker
 from tests.support.tenants import Tenant
@@ -48,7 +49,7 @@ def test_why_a_job_waits_is_said_in_words_and_as_json(opened: Database, tenant: 
     job_id = enter(tenant, single(lambda _: None))
     assert docworker("jobs", "pause", "-o", tenant.slug).exit_code == 0
     answer = docworker("jobs", "why", str(job_id))
-    assert answer.out.startswith("paused: its organization is paused, since "), answer
+    assert answer.out.startswith(f"paused: its organization is paused by {actor()}, since "), answer
     assert [one.partition(":")[0] for one in answer.out.splitlines()][-1] == "in_line"
     told = docworker("jobs", "why", str(job_id), "--json").json
     assert (told["state"], told["reasons"][0]["code"], told["forecast"]) == ("queued", "paused", None)
