@@ -21,6 +21,7 @@ from docworker.db.tenants.ledgers import ledgers, ledgers_of
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all, change_tree
+from docworker.worker.cli.jobs.kinds import demand_kind
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.stack import stack
@@ -291,10 +292,6 @@ def pause(kind: str | None, slug: str | None) -> None:
     _demand_a_place(kind, slug, "pause")
     with database_open("jobs"), pause_on_record("paused", kind, slug):
         if kind is not None:
-            # Here, because the other commands need neither Celery nor the pipeline: they start in three quarters of the
-            # time.
-            from docworker.worker.cli.jobs.kinds import demand_kind  # noqa: PLC0415
-
             demand_kind(kind)
         owner = organization_id(slug)
         for place in ledgers_of(owner):

@@ -7,13 +7,11 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.telling.processes import processes
 from docworker.db.sessions import all_jobs_session
 from docworker.jobs.kind import Kind
-from docworker.jobs.task import known_kinds
-from docworker.worker.app import celery_app
 
 
 def known_kind(name: str) -> Kind:
     """The kind of this name; raises InvalidArgumentError with those that there are."""
-    kinds = known_kinds(celery_app())
+    kinds = _known_here()
     if name not in kinds:
         raise _unknown(name, kinds)
     return kinds[name]
@@ -22,13 +20,22 @@ def known_kind(name: str) -> Kind:
 def demand_kind(name: str) -> None:
     """With the database open. Raises InvalidArgumentError unless a worker would know the kind here, or a process that
     lives knows it: its package need not be where the command is given."""
-    here = known_kinds(celery_app())
+    here = _known_here()
     if name in here:
         return
     with all_jobs_session() as session:
         elsewhere = {kind for one in processes(session) if one.lives for kind in one.kinds}
     if name not in elsewhere:
         raise _unknown(name, elsewhere.union(here))
+
+
+def _known_here() -> dict[str, Kind]:
+    # Here, because most commands about jobs need neither Celery nor the pipeline: they start in three quarters of the
+    # time.
+    from docworker.jobs.task import known_kinds  # noqa: PLC0415
+    from docworker.worker.app import celery_app  # noqa: PLC0415
+
+    return known_kinds(celery_app())
 
 
 def _unknown(name: str, kinds: Collection[str]) -> InvalidArgumentError:

@@ -16,6 +16,7 @@ from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
 from docworker.db.tenants.organizations import slugs_of
+from docworker.worker.cli.jobs.kinds import demand_kind
 from docworker.worker.cli.jobs.record import limit_on_record
 from docworker.worker.cli.jobs.selection import organization_id
 from docworker.worker.cli.options import database_open
@@ -81,8 +82,6 @@ def set_(
     told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
     with database_open("jobs"):
         if kind is not None:
-            from docworker.worker.cli.jobs.kinds import demand_kind  # noqa: PLC0415 - it needs Celery and the pipeline
-
             demand_kind(kind)
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
