@@ -19,7 +19,7 @@ from docworker.worker.api import documents, searching
 from docworker.worker.api.jobs import operations_on_jobs
 from docworker.worker.tenants.creating import create_tenant
 from tests.support.api import Api, api_of, token_of
-from tests.support.commands import ask
+from tests.support.commands import ask, docworker
 from tests.support.database import opened_database
 from tests.support.metrics import metric
 from tests.support.processes import Processes
@@ -159,3 +159,9 @@ def test_what_is_no_token_is_told(environment: dict[str, str]) -> None:
         answer = ask("tokens", "create", *wrong, "-o", "told")
         assert (answer.exit_code, answer.out) == (1, "")
     assert ask("tokens", "list", "-o", "told", "--json").json == []
+
+
+def test_a_kind_for_callers_that_there_is_not_is_named_at_the_start() -> None:
+    answer = docworker("api", environment={"DOCWORKER_API_KINDS": "proces_document"})
+    assert answer.exit_code == 1
+    assert "DOCWORKER_API_KINDS: no kind is called 'proces_document'; did you mean 'process_document'?" in answer.err

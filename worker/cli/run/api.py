@@ -2,12 +2,12 @@
 
 import click
 
-from docworker.db.errors import ConfigurationError
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.settings import settings
-from docworker.jobs.task import known_kinds
 from docworker.worker import logs
 from docworker.worker.api import server
 from docworker.worker.app import celery_app
+from docworker.worker.cli.jobs.kinds import known_kind
 
 
 @click.command()
@@ -18,11 +18,8 @@ def api() -> None:
     """
     configured = settings()
     logs.configure(configured)
-    app = celery_app()
-    kinds = known_kinds(app)
-    unknown = sorted(set(configured.api_kinds) - kinds.keys())
-    if unknown:
-        raise ConfigurationError(
-            f"DOCWORKER_API_KINDS: no kind is called {', '.join(unknown)}: see `docworker jobs kinds`"
-        )
-    server.main(configured, [app.tasks[kinds[name].name] for name in configured.api_kinds])
+    try:
+        kinds = [known_kind(name) for name in configured.api_kinds]
+    except InvalidArgumentError as error:
+        raise ConfigurationError(f"DOCWORKER_API_KINDS: {error}") from None
+    server.main(configured, [celery_app().tasks[kind.name] for kind in kinds])
