@@ -284,11 +284,12 @@ def _changed(change: Change) -> ReturningUpdate[UUID]:
     )
 
 
-def pause(session: Session, *, kind: str | None, organization_id: UUID | None, by: str | None = None) -> None:
+def pause(session: Session, *, kind: str | None, organization_id: UUID | None, by: str | None = None) -> bool:
     """Stop dispatching a kind, an organization, or one kind of one organization; what runs goes on. `by` says who asked
-    for it; of a pause that there is already, nothing changes."""
+    for it. False where there is such a pause already, of which nothing changes."""
     row = {"organization_id": organization_id or SYSTEM_ORGANIZATION_ID, "kind": kind or "", "paused_by": by}
-    session.execute(insert(Pause).values(row).on_conflict_do_nothing())
+    statement = insert(Pause).values(row).on_conflict_do_nothing()
+    return session.execute(statement.returning(Pause.kind)).first() is not None
 
 
 def resume(session: Session, *, kind: str | None, organization_id: UUID | None) -> bool:

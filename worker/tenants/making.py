@@ -6,13 +6,15 @@ Both may be repeated after they were cut off.
 
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, delete, text
+from sqlalchemy import Connection, Table, delete, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from docworker.db.catalog import TENANT_SCHEMAS, Place
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.faults import sqlstate_of
-from docworker.db.models import Base, Organization, Suspension
+from docworker.db.models import Backlog, Base, KeyLimit, Limit, Organization, Pause, Suspension
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants.copying import ledger_tables
 from docworker.migrations.runner import head, upgrade
 from docworker.worker.tenants.owner import become, owning, quoted
@@ -55,7 +57,20 @@ def make_place(place: Place, organization_id: UUID) -> str | None:
             raise _not_ours(Model.DATABASE, place.database)
         _mark_database(place, mark)
         upgrade(cluster=place.cluster, database=place.database)
+        _steer_as_home(place)
     return head()
+
+
+def _steer_as_home(place: Place) -> None:
+    """What operators have said of all organizations stands in every ledger: a new one has it from home's."""
+    tables: list[Table] = [one.__table__ for one in (Pause, Limit, KeyLimit, Backlog)]  # type: ignore[misc]
+    with owning() as home, owning(place) as own:
+        for connection in (home, own):
+            become(connection, SYSTEM_ORGANIZATION_ID)
+        for table in tables:
+            rows = home.execute(select(table).where(table.c.organization_id == SYSTEM_ORGANIZATION_ID)).mappings().all()
+            if rows:
+                own.execute(insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
 
 
 def clear_place(place: Place, organization_id: UUID, *, with_jobs: bool = True) -> None:

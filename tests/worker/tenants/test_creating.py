@@ -11,7 +11,11 @@ from sqlalchemy import text
 
 from docworker.db.catalog import AT_HOME, Place
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
-from docworker.db.sessions import writing
+from docworker.db.ledger import find_limits, pauses
+from docworker.db.ledger.waiting.backlogs import backlogs
+from docworker.db.ledger.waiting.keys import find_key_limits
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.tenants import steering
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
@@ -121,3 +125,25 @@ def test_an_owner_who_may_make_no_databases_is_told_what_to_do(stack: LocalStack
     finally:
         stack.master.execute("ALTER ROLE docworker_owner CREATEDB")
     assert create_tenant("unmade", model=Model.DATABASE).is_new
+
+
+def test_a_new_database_has_what_was_said_of_all_organizations() -> None:
+    kind = "said_of_all"
+    steering.pause(kind=kind, organization_id=None, by="ann")
+    steering.limit(kind=kind, max_running=3)
+    steering.limit_key(kind, organization_id=None, max_running=2)
+    steering.bound_backlog(None, 70_000)
+    try:
+        place = create_tenant("told-of-it", model=Model.DATABASE).place
+        with all_jobs_session(place.cluster, place.database) as session:
+            assert [(one.kind, one.paused_by) for one in pauses(session)] == [(kind, "ann")]
+            assert [(one.kind, one.max_running) for one in find_limits(session)] == [(kind, 3)]
+            assert [(one.limit_key, one.max_running) for one in find_key_limits(session)] == [(kind, 2)]
+            assert [one.most for one in backlogs(session)] == [70_000]
+    finally:
+        assert steering.resume(kind=kind, organization_id=None)
+        assert steering.unlimit(kind=kind)
+        assert steering.unlimit_key(kind, organization_id=None)
+        assert steering.unbound_backlog(None)
+    with all_jobs_session(place.cluster, place.database) as session:
+        assert not pauses(session)

@@ -4,10 +4,9 @@ import click
 
 from docworker.db.editing.audit import on_record
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger.waiting import backlogs as kept
+from docworker.db.ledger.waiting.backlogs import LARGEST
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants.ledgers import ledgers, ledgers_of
+from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import slugs_of
 from docworker.worker.cli.jobs.selection import organization_id
 from docworker.worker.cli.options import actor, database_open
@@ -24,16 +23,14 @@ def backlogs() -> None:
 
 
 @backlogs.command("set")
-@click.argument("most", type=click.IntRange(1, kept.LARGEST))
+@click.argument("most", type=click.IntRange(1, LARGEST))
 @_organization
 def set_(most: int, slug: str | None) -> None:
     """At most MOST due jobs wait, give or take what is enqueued within a second."""
     with database_open("jobs"):
         owner = organization_id(slug)
         with on_record("backlog_bounded", actor=actor(), subject="job", organization_id=owner, most=most, slug=slug):
-            for place in ledgers_of(owner):
-                with all_jobs_session(*place) as session:
-                    kept.set_backlog(session, owner, most)
+            steering.bound_backlog(owner, most)
     click.echo(f"at most {most} due jobs wait of {_whose(slug)}")
 
 
@@ -44,11 +41,7 @@ def remove(slug: str | None) -> None:
     with database_open("jobs"):
         owner = organization_id(slug)
         with on_record("backlog_unbounded", actor=actor(), subject="job", organization_id=owner, slug=slug):
-            was_there = False
-            for place in ledgers_of(owner):
-                with all_jobs_session(*place) as session:
-                    was_there |= kept.remove_backlog(session, owner)
-            if not was_there:
+            if not steering.unbound_backlog(owner):
                 raise InvalidArgumentError(f"there is no bound for {_whose(slug)}: see `docworker jobs backlogs list`")
     click.echo(f"no bound for {_whose(slug)} any more")
 
@@ -58,14 +51,11 @@ def remove(slug: str | None) -> None:
 def list_(as_json: bool) -> None:
     """The bounds, and who is near one: how many jobs were counted last, where it is half of the bound or more."""
     with database_open("jobs"):
-        found: set[kept.Bounded] = set()
-        for place in ledgers():
-            with all_jobs_session(*place) as session:
-                found.update(kept.backlogs(session))
+        found = steering.all_backlogs()
         slugs = slugs_of({one.organization_id for one in found})
     rows = [
         (None if one.organization_id == SYSTEM_ORGANIZATION_ID else slugs.get(one.organization_id), *one[1:])
-        for one in sorted(found, key=lambda one: one.organization_id)
+        for one in found
     ]
     if as_json:
         names = ("organization", "most", "jobs", "bound")

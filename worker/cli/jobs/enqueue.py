@@ -9,10 +9,10 @@ from docworker.db.sessions import writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.worker.app import celery_app
 from docworker.worker.cli.jobs.arguments import keys_and_values
-from docworker.worker.cli.jobs.kinds import known_kind
 from docworker.worker.cli.jobs.selection import duration, organization_id
 from docworker.worker.cli.options import database_open, organization_option
 from docworker.worker.cli.output import json_option, print_json
+from docworker.worker.kinds import known_kind
 
 
 @click.command(

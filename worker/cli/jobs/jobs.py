@@ -14,14 +14,13 @@ import click
 from docworker.db import ledger
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.ledger import Filter, Listed
-from docworker.db.models import Job, Pause
+from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants.ledgers import ledgers, ledgers_of
+from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all, change_tree
-from docworker.worker.cli.jobs.kinds import demand_kind
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
 from docworker.worker.cli.jobs.selection import filters, organization_id, selected_jobs
 from docworker.worker.cli.jobs.stack import stack
@@ -31,6 +30,7 @@ from docworker.worker.cli.jobs.why import why
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
 from docworker.worker.cli.printable import printable_lines
+from docworker.worker.kinds import demand_kind
 
 SHOWN = 50
 """Jobs of a list unless another number is asked for."""
@@ -293,10 +293,7 @@ def pause(kind: str | None, slug: str | None) -> None:
     with database_open("jobs"), pause_on_record("paused", kind, slug):
         if kind is not None:
             demand_kind(kind)
-        owner = organization_id(slug)
-        for place in ledgers_of(owner):
-            with all_jobs_session(*place) as session:
-                ledger.pause(session, kind=kind, organization_id=owner, by=actor())
+        steering.pause(kind=kind, organization_id=organization_id(slug), by=actor())
     click.echo(f"paused {_place(kind, slug)}")
 
 
@@ -306,11 +303,7 @@ def resume(kind: str | None, slug: str | None) -> None:
     """Take a pause back; name the same kind and organization."""
     _demand_a_place(kind, slug, "resume")
     with database_open("jobs"), pause_on_record("resumed", kind, slug):
-        owner, was_paused = organization_id(slug), False
-        for place in ledgers_of(owner):
-            with all_jobs_session(*place) as session:
-                was_paused |= ledger.resume(session, kind=kind, organization_id=owner)
-        if not was_paused:
+        if not steering.resume(kind=kind, organization_id=organization_id(slug)):
             raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
     click.echo(f"resumed {_place(kind, slug)}")
 
@@ -329,20 +322,18 @@ def _place(kind: str | None, slug: str | None) -> str:
 def paused(as_json: bool) -> None:
     """List what is paused, since when and by whom."""
     with database_open("jobs"):
-        found: dict[tuple[UUID, str], Pause] = {}
-        for place in ledgers():
-            with all_jobs_session(*place) as session:
-                for one in ledger.pauses(session):
-                    found.setdefault((one.organization_id, one.kind), one)
-        slugs = _slugs({owner for owner, _ in found})
+        found = steering.all_pauses()
+        slugs = _slugs({one.organization_id for one in found})
     rows = [
         {
-            "organization": None if owner == SYSTEM_ORGANIZATION_ID else slugs.get(owner, str(owner)),
-            "kind": kind or None,
+            "organization": None
+            if one.organization_id == SYSTEM_ORGANIZATION_ID
+            else slugs.get(one.organization_id, str(one.organization_id)),
+            "kind": one.kind or None,
             "since": one.created_at,
             "by": one.paused_by,
         }
-        for (owner, kind), one in sorted(found.items())
+        for one in found
     ]
     if as_json:
         print_json(rows)

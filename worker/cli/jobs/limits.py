@@ -7,20 +7,17 @@ from uuid import UUID
 
 import click
 
-from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
-from docworker.db.ledger.waiting.keys import find_key_limits, remove_key_limit, set_key_limit
 from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
+from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import slugs_of
-from docworker.worker.cli.jobs.kinds import demand_kind
 from docworker.worker.cli.jobs.record import limit_on_record
 from docworker.worker.cli.jobs.selection import organization_id
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
+from docworker.worker.kinds import demand_kind
 
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,9})(second|minute|hour|day)s?")
@@ -85,19 +82,10 @@ def set_(
             demand_kind(kind)
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
-            for place in ledgers_of(owner):
-                with all_jobs_session(*place) as session:
-                    if key is not None:
-                        set_key_limit(session, key, organization_id=owner, max_running=max_running or 0)
-                    else:
-                        ledger.set_limit(
-                            session,
-                            kind=kind,
-                            organization_id=owner,
-                            is_each=is_each,
-                            max_running=max_running,
-                            rate=rate,
-                        )
+            if key is not None:
+                steering.limit_key(key, organization_id=owner, max_running=max_running or 0)
+            else:
+                steering.limit(kind=kind, organization_id=owner, is_each=is_each, max_running=max_running, rate=rate)
     click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
 
 
@@ -109,8 +97,11 @@ def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -
     with database_open("jobs"):
         owner = _owner(slug)
         with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
-            removed = [_removed(place, kind, key, owner, is_each=is_each) for place in ledgers_of(owner)]
-            if not any(removed):
+            if key is not None:
+                removed = steering.unlimit_key(key, organization_id=owner)
+            else:
+                removed = steering.unlimit(kind=kind, organization_id=owner, is_each=is_each)
+            if not removed:
                 raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, key, is_each=is_each)}")
     click.echo(f"removed the limit of {_place(kind, slug, key, is_each=is_each)}")
 
@@ -120,16 +111,9 @@ def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -
 def list_(as_json: bool) -> None:
     """List what is limited by this command. The caps of kinds in code (`max_running`) come besides."""
     with database_open("jobs"):
-        found: dict[tuple[UUID, str, bool], Limit] = {}
-        of_keys: dict[tuple[UUID, str], KeyLimit] = {}
-        for place in ledgers():
-            with all_jobs_session(*place) as session:
-                for one in ledger.find_limits(session):
-                    found.setdefault((one.organization_id, one.kind, one.is_each), one)
-                for of_key in find_key_limits(session):
-                    of_keys.setdefault((of_key.organization_id, of_key.limit_key), of_key)
-        slugs = slugs_of({key[0] for key in found} | {key[0] for key in of_keys})
-    rows = [_row(one, slugs) for one in found.values()] + [_row_of_key(one, slugs) for one in of_keys.values()]
+        found, of_keys = steering.all_limits(), steering.all_key_limits()
+        slugs = slugs_of({one.organization_id for one in found} | {one.organization_id for one in of_keys})
+    rows = [_row(one, slugs) for one in found] + [_row_of_key(one, slugs) for one in of_keys]
     if as_json:
         print_json(rows)
         return
@@ -154,13 +138,6 @@ def _owner(slug: str | None) -> UUID | None:
     if owner == SYSTEM_ORGANIZATION_ID:
         raise InvalidArgumentError(f"{slug!r} is no organization whose jobs can be limited: name a kind")
     return owner
-
-
-def _removed(place: LedgerPlace, kind: str | None, key: str | None, owner: UUID | None, *, is_each: bool) -> bool:
-    with all_jobs_session(*place) as session:
-        if key is not None:
-            return remove_key_limit(session, key, organization_id=owner)
-        return ledger.remove_limit(session, kind=kind, organization_id=owner, is_each=is_each)
 
 
 def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> None:

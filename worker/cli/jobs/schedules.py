@@ -21,10 +21,10 @@ from docworker.jobs.schedules.states import ScheduleState, schedule_states
 from docworker.jobs.task import known_kinds
 from docworker.worker.app import celery_app
 from docworker.worker.cli.jobs.arguments import keys_and_values
-from docworker.worker.cli.jobs.kinds import known_kind
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.cli.printable import printable
+from docworker.worker.kinds import known_kind
 
 EACH = "each"
 WHEN_HELP = """\b

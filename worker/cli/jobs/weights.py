@@ -1,19 +1,10 @@
 """`docworker weights`: whose jobs have how much of the workers' time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from uuid import UUID
-
 import click
 
-from docworker.db.catalog import place_of
-from docworker.db.cluster import database
 from docworker.db.editing.audit import on_record
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger.weights import remove_weight, set_weight
-from docworker.db.ledger.weights import weights as all_weights
-from docworker.db.sessions import TenantSession, all_jobs_session
-from docworker.db.settings import settings
+from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import organization_id_of, slugs_of
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
@@ -33,10 +24,7 @@ def weights() -> None:
 def list_(as_json: bool) -> None:
     """List the organizations that have a weight of their own."""
     with database_open("jobs"):
-        found: dict[UUID, float] = {}
-        for cluster in settings().cluster_names:
-            with all_jobs_session(cluster) as session:
-                found |= all_weights(session)
+        found = steering.all_weights()
         slugs = slugs_of(found)
     rows = sorted((slugs.get(one, str(one)), weight) for one, weight in found.items())
     if as_json:
@@ -50,8 +38,7 @@ def list_(as_json: bool) -> None:
 @click.argument("weight", type=float)
 def set_(slug: str, weight: float) -> None:
     """Give an organization a weight, from 0.01 to 100."""
-    with _changing("weighed", slug, weight) as (session, organization_id):
-        set_weight(session, organization_id, weight)
+    _weigh(slug, weight)
     click.echo(f"{slug} has the weight {weight:g}")
 
 
@@ -59,22 +46,13 @@ def set_(slug: str, weight: float) -> None:
 @click.argument("slug", metavar="ORGANIZATION")
 def remove(slug: str) -> None:
     """Let an organization have the weight 1 again, like all."""
-    with _changing("weighed", slug, None) as (session, organization_id):
-        if not remove_weight(session, organization_id):
-            raise InvalidArgumentError(f"{slug} has no weight of its own")
+    _weigh(slug, None)
     click.echo(f"{slug} has the weight 1, like all")
 
 
-@contextmanager
-def _changing(action: str, slug: str, weight: float | None) -> Iterator[tuple[TenantSession, UUID]]:
-    """A session on the organization's ledger; what is done goes on record."""
+def _weigh(slug: str, weight: float | None) -> None:
     with database_open("jobs"):
-        organization_id = organization_id_of(slug)
-        place = place_of(organization_id, database())
-        if place.database is not None:
-            raise InvalidArgumentError(f"{slug} has a database of its own, where its jobs are not among others'")
-        with (
-            on_record(action, actor=actor(), subject="organization", organization_id=organization_id, weight=weight),
-            all_jobs_session(place.cluster) as session,
-        ):
-            yield session, organization_id
+        owner = organization_id_of(slug)
+        with on_record("weighed", actor=actor(), subject="organization", organization_id=owner, weight=weight):
+            if not steering.weigh(owner, weight):
+                raise InvalidArgumentError(f"{slug} has no weight of its own")

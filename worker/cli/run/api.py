@@ -7,7 +7,7 @@ from docworker.db.settings import settings
 from docworker.worker import logs
 from docworker.worker.api import server
 from docworker.worker.app import celery_app
-from docworker.worker.cli.jobs.kinds import known_kind
+from docworker.worker.kinds import known_kind
 
 
 @click.command()

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from docworker.db import ledger
 from docworker.db.ledger.telling.processes import ProcessState, processes
 from docworker.db.sessions import all_jobs_session
+from docworker.db.tenants import steering
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
@@ -23,9 +23,10 @@ def status(as_json: bool) -> None:
     Each says so every ten seconds in home's ledger; one that has been silent for 35 seconds is taken for dead. The exit
     code is 1 when no worker or no dispatcher lives. Connects as DOCWORKER_DISPATCHER_URL.
     """
-    with database_open("status"), all_jobs_session() as session:
-        found = processes(session)
-        paused = len(ledger.pauses(session))
+    with database_open("status"):
+        with all_jobs_session() as session:
+            found = processes(session)
+        paused = len(steering.all_pauses())
     missing = [role for role in _NEEDED if not any(one.role == role and one.lives for one in found)]
     if as_json:
         shown = [_as_dict(one) for one in found]

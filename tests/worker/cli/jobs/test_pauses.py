@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.models import Organization
 from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.tenants import steering
 from docworker.worker.cli.options import actor
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import ask
@@ -67,3 +69,26 @@ def test_a_kind_is_paused_in_every_ledger(tenants: list[LedgerSteps]) -> None:
     assert (paused["organization"], paused["kind"], paused["by"]) == (None, kind, actor())
     assert ask("jobs", "resume", "--kind", kind).exit_code == 0
     assert [sent(one) for one in tenants] == [1, 1]
+
+
+def test_status_counts_the_pauses_of_all_ledgers(tenants: list[LedgerSteps]) -> None:
+    assert ask("jobs", "pause", "-o", slug_of(tenants[1])).exit_code == 0
+    assert ask("jobs", "pause", "--kind", "process_document").exit_code == 0
+    assert ask("status", "--json").json["pauses"] == 2
+
+
+def test_what_is_recorded_with_a_pause_is_there_with_it_or_neither_is(tenants: list[LedgerSteps]) -> None:
+    shared, _ = tenants
+    recorded: list[int] = []
+
+    def fail(session: Session) -> None:
+        recorded.append(len(ledger.pauses(session)))
+        raise ZeroDivisionError
+
+    with opened_database():
+        with pytest.raises(ZeroDivisionError):
+            steering.pause(kind=None, organization_id=shared.organization_id, record=fail)
+        assert (recorded, steering.all_pauses()) == ([1], [])
+        assert steering.pause(kind=None, organization_id=shared.organization_id)
+        assert not steering.pause(kind=None, organization_id=shared.organization_id, record=fail)
+        assert recorded == [1]
