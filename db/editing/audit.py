@@ -1,7 +1,7 @@
 """`audited`, `list_entries`: who did what to what, on record also where it failed.
 
 Each organization has a log of its own. What is done to organizations as a whole, or to jobs of several, stands in the
-installation's: `on_record`, `list_installation_entries`.
+installation's: `on_record`, `list_installation_entries`; and in the same transaction as the change, `record_with`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -119,6 +119,15 @@ def _entry(actor: str, action: str, subject: str, doing: Doing) -> dict[str, Any
         "subject_id": doing.subject_id,
         "details": doing.details,
     }
+
+
+def record_with(
+    session: Session, action: str, *, actor: str, subject: str, subject_id: UUID | None = None, **details: Any
+) -> None:
+    """An entry in the installation's log, or that of the session's cluster, in the transaction of what it tells: both
+    are there or none is. For the dispatcher's session. Details that are None are left out."""
+    doing = Doing(subject_id, {name: value for name, value in details.items() if value is not None})
+    session.execute(insert(InstallationEntry).values(id=new_id(), **_entry(actor, action, subject, doing)))
 
 
 @dataclass(frozen=True)

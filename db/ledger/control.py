@@ -16,6 +16,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -29,7 +30,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from docworker.db.errors import NotFoundError
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, any_of
 from docworker.db.models.ledger.gate import Gate
-from docworker.db.models.ledger.job import JOBS, LIVE_STATES, Job, JobState, Pause
+from docworker.db.models.ledger.job import JOBS, LIVE_STATES, REASON, Job, JobState, Pause
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Filter:
     organization_id: UUID | None = None
     older_than: timedelta | None = None
     parent_id: UUID | None = None
+    reason: str | None = None
+    """The class of the error, '' for none."""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []
@@ -54,6 +57,8 @@ class Filter:
             conditions.append(Job.created_at < func.clock_timestamp() - self.older_than)
         if self.parent_id is not None:
             conditions.append(Job.parent_id == self.parent_id)
+        if self.reason is not None:
+            conditions.append(literal_column(REASON, Text) == self.reason)
         return conditions
 
 
@@ -76,7 +81,7 @@ class Listed(NamedTuple):
 
 
 _SHOWN = 1000
-_LISTED = tuple(
+LISTED = tuple(
     func.left(column, _SHOWN).label(column.key) if isinstance(column.type, Text) else column
     for column in (Job.__table__.c[name] for name in Listed._fields)
 )
@@ -98,7 +103,7 @@ def find(session: Session, wanted: Filter, *, limit: int, behind: str | None = N
 
     There is no index of this order, so take many at a time, and none of them holds a snapshot while it is shown.
     """
-    statement = select(*_LISTED, _ENQUEUED).where(*wanted.conditions())
+    statement = select(*LISTED, _ENQUEUED).where(*wanted.conditions())
     if behind is not None:
         enqueued, _, job_id = behind.rpartition(" ")
         moment = cast(enqueued, Job.created_at.type)

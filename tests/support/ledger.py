@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,10 @@ from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME, settings
 from tests.support.tenants import entered
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
 
 
 def dispatched(

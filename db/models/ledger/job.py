@@ -37,6 +37,8 @@ IN_LINE = "order_key IS NOT NULL AND (state = 'waiting' OR state = 'failed' AND 
 """The jobs of keys that wait for their turn, and the failed ones that hold up others."""
 ADMITTED = "order_key IS NOT NULL AND state IN ('queued', 'dispatched', 'running')"
 """Those whose turn it is: one of each key."""
+REASON = "left(coalesce(error_class, ''), 100)"
+"""Why a job has failed, in short: an index has no place for more."""
 _TIMES = "run_at, created_at, claimed_at, finished_at, dispatched_at, redispatch_at, lease_expires_at, run_until"
 
 
@@ -171,6 +173,14 @@ class Job(TenantOwned, Base):
             " AND state IN ('waiting', 'queued', 'dispatched', 'running')",
         ),
         Index("ix_jobs_waiting", "organization_id", "id", postgresql_where="state = 'waiting'"),
+        Index(
+            "ix_jobs_failed",
+            "kind",
+            text(REASON),
+            "finished_at",
+            "organization_id",
+            postgresql_where="state = 'failed'",
+        ),
         Index("ix_jobs_dispatched", "redispatch_at", postgresql_where="state = 'dispatched'"),
         Index("ix_jobs_running", "lease_expires_at", postgresql_where="state = 'running'"),
         Index(

@@ -18,15 +18,11 @@ from docworker.db import ledger
 from docworker.db.errors import DocworkerError
 from docworker.db.faults import Fault, classify
 from docworker.db.ledger import Change, Filter
+from docworker.db.ledger.bulk import change_chunks, chunks
 from docworker.db.ledger.control import Key
 from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.errors import INTERRUPTED
 from docworker.worker.cli.output import error_console
-
-CHUNK = 1000
-CHUNKS_OF_A_LOOK = 100
-"""Chunks whose keys are read at once: to look for jobs may cost a walk through the whole table, however few it gives.
-"""
 
 
 def change_all(
@@ -59,27 +55,16 @@ def _interrupted_between(changed: Sequence[UUID], done: str) -> Iterator[None]:
 
 def _first_pass(change: Change, wanted: Filter, changed: list[UUID], advance: Callable[[int], None]) -> Iterator[Key]:
     """Change what nobody holds, and give the keys of the others."""
-    after: Key | None = None
-    most = CHUNKS_OF_A_LOOK * CHUNK
-    while True:
-        with all_jobs_session() as session:
-            keys = ledger.next_keys(session, change, wanted, after=after, most=most)
-        for chunk in _chunks(keys):
-            with all_jobs_session() as session:
-                done = ledger.change_keys(session, change, chunk, skip_locked=True)
-            changed += done
-            advance(len(done))
-            left = set(done)
-            yield from (key for key in chunk if key[1] not in left)
-        if len(keys) < most:
-            return
-        after = keys[-1]
+    for chunk in change_chunks(all_jobs_session, change, wanted):
+        changed += chunk.changed
+        advance(len(chunk.changed))
+        yield from chunk.left
 
 
 def _second_pass(change: Change, held: list[Key], changed: list[UUID], advance: Callable[[int], None]) -> None:
     """Wait for the others; those that have changed by themselves meanwhile need nothing."""
     waiting = len(held)
-    for keys in _chunks(held):
+    for keys in chunks(held):
         try:
             with all_jobs_session() as session:
                 done = ledger.change_keys(session, change, keys, skip_locked=False)
@@ -94,10 +79,6 @@ def _second_pass(change: Change, held: list[Key], changed: list[UUID], advance: 
         changed += done
         advance(len(done))
         waiting -= len(keys)
-
-
-def _chunks(keys: list[Key]) -> Iterator[list[Key]]:
-    return (keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK))
 
 
 @contextmanager

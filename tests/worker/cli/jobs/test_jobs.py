@@ -331,8 +331,8 @@ def counted() -> dict[str, int]:
 
 
 def test_many_are_changed_in_chunks(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
-    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNKS_OF_A_LOOK", 2)
+    monkeypatch.setattr("docworker.db.ledger.bulk.CHUNK", 100)
+    monkeypatch.setattr("docworker.db.ledger.bulk.CHUNKS_OF_A_LOOK", 2)
     many(tenant, 950)
     many(tenant, 350, "failed")
     assert ask("jobs", "cancel", "--all").out == "950 jobs cancelled\n"
@@ -345,7 +345,7 @@ def test_many_are_changed_in_chunks(tenant: Tenant, monkeypatch: pytest.MonkeyPa
 def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch, interrupted_after: int
 ) -> None:
-    monkeypatch.setattr("docworker.worker.cli.jobs.bulk.CHUNK", 100)
+    monkeypatch.setattr("docworker.db.ledger.bulk.CHUNK", 100)
     many(tenant, 950)
     chunks = 0
 
@@ -357,7 +357,7 @@ def test_an_interrupted_change_leaves_whole_chunks_and_says_how_many(
         chunks += 1
         return changed
 
-    monkeypatch.setattr(ledger, "change_keys", change_keys)
+    monkeypatch.setattr("docworker.db.ledger.bulk.change_keys", change_keys)
     answer = ask("jobs", "cancel", "--all")
     assert (answer.exit_code, answer.out) == (130, "")
     assert answer.err == f"interrupted: {100 * interrupted_after} jobs cancelled; run it again for the rest\n"
