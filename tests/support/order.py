@@ -24,6 +24,7 @@ SYSTEM = (
     "test_installation.py",
     "test_readme.py",
     "migrations/test_example.py",
+    "support/test_browser.py",
     "support/test_growth.py",
     "support/test_signals.py",
 )
