@@ -295,6 +295,22 @@ class Settings(BaseSettings):
     api_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
     """Signs how far a caller's writes were, for several processes alike; each makes its own unless it is set."""
 
+    # Console
+    console_host: str = "127.0.0.1"
+    console_port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    console_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9812
+    console_viewer_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    console_viewer_token_file: Path | None = None
+    console_operator_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    console_operator_token_file: Path | None = None
+    """With what one logs in to the console, itself or the file that has it, which may change."""
+    console_session_hours: Annotated[float, Field(gt=0, le=720)] = 12
+    """For so long one is logged in."""
+    console_origin: str | None = None
+    """The address at which people see the console behind a proxy, such as https://jobs.example.com."""
+    console_root_path: str = ""
+    """The path below which a proxy has the console, such as /jobs."""
+
     # Documents
     max_source_bytes: Bytes = 64 * MIB
     extract_memory_bytes: Bytes = 1024 * MIB
@@ -410,6 +426,6 @@ def _explain(error: ValidationError) -> str:
             lines.append(message)
             continue
         name = ": ".join([f"DOCWORKER_{place[0].upper()}", *place[1:]])
-        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls", "_command", "_secret"))
+        is_secret = place[0] == "clusters" or place[0].endswith(("_url", "_urls", "_command", "_secret", "_token"))
         lines.append(f"{name}: {message}" + ("" if is_secret else f" (given: {item['input']!r})"))
     return "settings: " + "; ".join(lines)

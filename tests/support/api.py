@@ -50,7 +50,7 @@ def api_of(processes: Processes, **changed: object) -> Iterator[Api]:
     """As `serving_api`, by whoever ends the processes."""
     given = {"api_port": 0, "api_metrics_port": 0, **changed}
     process = processes.start("api", environment={f"DOCWORKER_{name.upper()}": str(one) for name, one in given.items()})
-    line = process.wait_for_log("api.listening", within_seconds=30)
+    line = process.wait_for_log("http.listening", within_seconds=30)
     found = re.search(r"port=([0-9]{1,5})", re.sub(r"\x1b\[[0-9;]*m", "", line))
     assert found is not None, line
     with httpx2.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=30, trust_env=False) as client:

@@ -19,6 +19,7 @@ SYSTEM = (
     "worker/consumer",
     "worker/local",
     "worker/cli",
+    "worker/console",
     "worker/doctor",
     "worker/tenants",
     "test_installation.py",

@@ -122,6 +122,7 @@ def isolated_settings(stack: LocalStack, database: str, directory: Path) -> dict
         "DOCWORKER_DISPATCHER_METRICS_PORT": "0",
         "DOCWORKER_BEAT_METRICS_PORT": "0",
         "DOCWORKER_API_METRICS_PORT": "0",
+        "DOCWORKER_CONSOLE_METRICS_PORT": "0",
     }
 
 

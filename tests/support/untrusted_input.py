@@ -29,7 +29,7 @@ from docworker.jobs.pipeline.registry import Pipeline
 from docworker.jobs.pipeline.titles import title_of
 from docworker.jobs.webhooks.posting import retry_after_seconds
 from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
-from docworker.worker.cli.printable import printable, printable_lines, shell_word
+from docworker.worker.printable import printable, printable_lines, shell_word
 
 Subject = Callable[[bytes], object]
 
@@ -80,9 +80,9 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.worker.cli.output.print_json_list": {
         "": lambda data: _silently(lambda one: print_json_list([one]), text(data))
     },
-    "docworker.worker.cli.printable.printable": {"": lambda data: printable(text(data))},
-    "docworker.worker.cli.printable.printable_lines": {"": lambda data: printable_lines(text(data))},
-    "docworker.worker.cli.printable.shell_word": {"": lambda data: shell_word(text(data))},
+    "docworker.worker.printable.printable": {"": lambda data: printable(text(data))},
+    "docworker.worker.printable.printable_lines": {"": lambda data: printable_lines(text(data))},
+    "docworker.worker.printable.shell_word": {"": lambda data: shell_word(text(data))},
     "docworker.jobs.pipeline.describe.Describe.process": {
         "Markdown": lambda data: Describe().process(document(data)),
         "text": lambda data: Describe().process(document(data, TEXT)),
@@ -147,7 +147,7 @@ FURTHER_MODULES = (
     "docworker.jobs.imports.walking",
     "docworker.jobs.webhooks.posting",
     "docworker.worker.cli.output",
-    "docworker.worker.cli.printable",
+    "docworker.worker.printable",
 )
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
 

@@ -4,7 +4,7 @@ It reads and writes by the database that is open in the process (`docworker.open
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from docworker.db.models.base import new_id
 from docworker.db.sessions.middleware import ReadYourWrites
 from docworker.db.settings import settings
 from docworker.jobs.enqueue import kind_of
@@ -23,12 +22,11 @@ from docworker.worker.api.jobs import operations_on_jobs
 from docworker.worker.api.openapi import describe
 from docworker.worker.api.operations import Operation
 from docworker.worker.api.problems import answered
+from docworker.worker.http.asgi import WithHeaders
 
 SEEN_HEADER = "Docworker-Seen"
-REQUEST_ID = "X-Request-Id"
-
-Send = Callable[[Any], Awaitable[None]]
-Scope = MutableMapping[str, Any]
+HEADERS = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
+"""No answer is kept, or taken for something else."""
 
 
 def api_app(tasks: Iterable[Any] = (), *, secret: str | Sequence[str] | None = None) -> Any:
@@ -44,7 +42,8 @@ def api_app(tasks: Iterable[Any] = (), *, secret: str | Sequence[str] | None = N
         routes=_routes(operations, Callers(settings().api_rate)),
         exception_handlers={HTTPException: _explained, Exception: _explained},
     )
-    return _Numbered(ReadYourWrites(app, secret or secrets.token_urlsafe(), name=SEEN_HEADER, header=True))
+    seen = ReadYourWrites(app, secret or secrets.token_urlsafe(), name=SEEN_HEADER, header=True)
+    return WithHeaders(seen, HEADERS)
 
 
 def _routes(operations: Sequence[Operation], callers: Callers) -> list[Route]:
@@ -58,28 +57,3 @@ def _routes(operations: Sequence[Operation], callers: Callers) -> list[Route]:
 
 async def _explained(request: Request, error: Exception) -> Response:
     return answered(request, error)
-
-
-class _Numbered:
-    """Gives each request an id, which its answer and the log have; no answer is kept, or taken for something else."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = str(new_id())
-        added = [
-            (REQUEST_ID.lower().encode(), request_id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"no-store"),
-        ]
-
-        async def send_with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
-
-        await self._app({**scope, "request_id": request_id}, receive, send_with_id)

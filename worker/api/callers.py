@@ -3,10 +3,7 @@
 Requests are counted in this process alone, and forgotten with it: what several processes let in together is their sum.
 """
 
-import threading
 import time
-from collections import OrderedDict
-from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -15,41 +12,19 @@ from starlette.requests import Request
 from docworker.db.errors import DocworkerError, NotFoundError
 from docworker.db.tokens import Caller, Scope, find_token, note_use
 from docworker.worker.api.problems import ProblemError, try_later
+from docworker.worker.http.rates import Rates
 
 log = structlog.get_logger(__name__)
 
-MOST_REMEMBERED = 10_000
-BURST_SECONDS = 2.0
+_BURST_SECONDS = 2.0
 """So much of its rate a token may ask for at once."""
-
-
-class Rates:
-    """How often each token has asked of late: a bucket for each, of those that asked last."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._most = max(1.0, per_second * BURST_SECONDS)
-        self._left: OrderedDict[UUID, tuple[float, float]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def seconds_to_wait(self, token_id: UUID, now: float) -> float:
-        """0 where it may ask now, which is counted; else how long until it may. `now` is in seconds of a clock that is
-        never set back."""
-        with self._lock:
-            left, at = self._left.pop(token_id, (self._most, now))
-            left = min(self._most, left + (now - at) * self._per_second)
-            is_allowed = left >= 1.0
-            self._left[token_id] = (left - 1.0 if is_allowed else left, now)
-            if len(self._left) > MOST_REMEMBERED:
-                self._left.popitem(last=False)
-        return 0.0 if is_allowed else (1.0 - left) / self._per_second
 
 
 class Callers:
     """Lets in who has a token with the scope that is needed, and asks no more often than `per_second`."""
 
     def __init__(self, per_second: float) -> None:
-        self._rates = Rates(per_second)
+        self._rates = Rates(per_second, most=max(1.0, per_second * _BURST_SECONDS))
 
     def admit(self, request: Request, scope: Scope) -> Caller:
         """Who asks. Raises ProblemError: 401 without a good token, 403 without the scope, 429 when it is too often."""

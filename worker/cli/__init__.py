@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Mapping[str, Subcommand]] = {
         "dispatcher": Subcommand("run.processes:dispatcher", "Move due jobs from the ledger to the broker."),
         "beat": Subcommand("run.processes:beat", "Enqueue scheduled jobs when they are due."),
         "api": Subcommand("run.api:api", "Answer callers of the HTTP API.", "api"),
+        "console": Subcommand("run.console:console", "Show pages to look at jobs and to act on them.", "console"),
         "health": Subcommand("run.health:health", "Ask a running process whether it is well."),
         "status": Subcommand("run.status:status", "Show which processes of the installation live, on all machines."),
         "doctor": Subcommand("run.doctor:doctor", "Find what is wrong with an installation, and say what to do."),

@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from docworker.db.errors import DocworkerError
-from docworker.worker.cli.printable import printable_lines
+from docworker.worker.printable import printable_lines
 
 INTERRUPTED = 130
 

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from docworker.db.settings import settings
 from docworker.worker import logs
-from docworker.worker.cli.printable import CONTROLS, printable
+from docworker.worker.printable import CONTROLS, printable
 
 T = TypeVar("T")
 

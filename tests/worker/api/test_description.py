@@ -7,9 +7,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from docworker.db.models.base import new_id
 from docworker.worker.api import documents, searching
-from docworker.worker.api.callers import MOST_REMEMBERED, Rates
 from docworker.worker.api.jobs import operations_on_jobs
 from docworker.worker.api.openapi import describe
+from docworker.worker.http.rates import MOST_REMEMBERED, Rates
 
 OPERATIONS = (*documents.OPERATIONS, *operations_on_jobs({}), *searching.OPERATIONS)
 
@@ -40,7 +40,7 @@ def test_parameters_and_answers_are_described(description: dict[str, Any]) -> No
 
 
 def test_a_bucket_fills_with_time_and_only_those_that_asked_last_are_remembered() -> None:
-    rates, one, other = Rates(2.0), new_id(), new_id()
+    rates, one, other = Rates(2.0, most=4.0), new_id(), new_id()
     assert [rates.seconds_to_wait(one, 100.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.0, 0.5]
     assert rates.seconds_to_wait(other, 100.0) == 0.0
     assert rates.seconds_to_wait(one, 100.5) == 0.0

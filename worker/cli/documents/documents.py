@@ -15,7 +15,7 @@ from docworker.jobs.pipeline.registry import installed_signature
 from docworker.worker.cli.documents import editing
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json_list, print_table, size_text
-from docworker.worker.cli.printable import shell_word
+from docworker.worker.printable import shell_word
 
 SHOWN = 1000
 """Documents of a table unless another number is asked for."""

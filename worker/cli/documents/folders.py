@@ -6,7 +6,7 @@ from docworker.db.documents.reading import parse_path, path_text
 from docworker.db.editing import folders as editing
 from docworker.db.editing.audit import carried_out
 from docworker.worker.cli.options import actor, organization_open, organization_option
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 
 @click.group()

@@ -22,7 +22,7 @@ from docworker.jobs.progress import JobWatch, failures, who_is_missing
 from docworker.worker.cli.errors import INTERRUPTED
 from docworker.worker.cli.options import actor, organization_open, organization_option
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 HINT_SECONDS = 3.0
 POLL_SECONDS = 0.25

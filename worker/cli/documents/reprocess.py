@@ -20,7 +20,7 @@ from docworker.jobs.kinds.reprocessing import Reprocessed, Tried
 from docworker.jobs.pipeline.registry import installed_signature
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
-from docworker.worker.cli.printable import printable_lines
+from docworker.worker.printable import printable_lines
 
 EVERYBODY = "all"
 _SHOWN_LINES = 40

@@ -6,7 +6,7 @@ from docworker.db.documents.reading import find_document
 from docworker.jobs.kinds import restoring
 from docworker.worker.cli.options import DOCUMENT_HELP, VERSION_NUMBER, organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 
 @click.command(

@@ -12,7 +12,7 @@ from docworker.db.documents.search.finding import MOST_RANKED
 from docworker.db.editing.users import list_users
 from docworker.worker.cli.options import Moment, organization_open, organization_option
 from docworker.worker.cli.output import console, json_option, print_json
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 MARK = "**"
 _SPACE = re.compile(r"\s+")

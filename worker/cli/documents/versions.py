@@ -24,7 +24,7 @@ from docworker.db.models import DocumentVersion
 from docworker.db.sessions import read
 from docworker.worker.cli.options import DOCUMENT_HELP, VERSION_NUMBER, organization_open, organization_option
 from docworker.worker.cli.output import console, json_option, print_json, print_table
-from docworker.worker.cli.printable import printable, printable_lines
+from docworker.worker.printable import printable, printable_lines
 
 FACTS = ("language", "words", "pages")
 

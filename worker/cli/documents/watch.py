@@ -11,7 +11,7 @@ from docworker.jobs.imports.importing import FileResult, Imported
 from docworker.jobs.imports.watching import SCAN_SECONDS, SETTLE_SECONDS, FolderWatch
 from docworker.worker.cli.options import organization_open, organization_option
 from docworker.worker.cli.output import print_json_line
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 
 @click.command(

@@ -29,8 +29,8 @@ from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.jobs.why import why
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
-from docworker.worker.cli.printable import printable_lines
 from docworker.worker.kinds import demand_kind
+from docworker.worker.printable import printable_lines
 
 SHOWN = 50
 """Jobs of a list unless another number is asked for."""

@@ -23,8 +23,8 @@ from docworker.worker.app import celery_app
 from docworker.worker.cli.jobs.arguments import keys_and_values
 from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
-from docworker.worker.cli.printable import printable
 from docworker.worker.kinds import known_kind
+from docworker.worker.printable import printable
 
 EACH = "each"
 WHEN_HELP = """\b

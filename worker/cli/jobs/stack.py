@@ -10,7 +10,7 @@ from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json
-from docworker.worker.cli.printable import printable_lines
+from docworker.worker.printable import printable_lines
 
 _ANSWER_SECONDS = 10.0
 

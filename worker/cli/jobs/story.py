@@ -7,7 +7,7 @@ import click
 
 from docworker.db.ledger import AttemptTold, Story
 from docworker.worker.cli.output import print_table
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 _COLUMNS = ("#attempt", "began", "ended", "outcome", "worker", "progress", "error")
 

@@ -11,7 +11,7 @@ from docworker.db.ledger.telling.why import why as ask_why
 from docworker.db.sessions import all_jobs_session
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 
 @click.command(short_help="Say what a job waits for.")

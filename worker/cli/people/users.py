@@ -6,7 +6,7 @@ from docworker.db.editing import users as editing
 from docworker.db.editing.audit import carried_out
 from docworker.worker.cli.options import actor, organization_open, organization_option
 from docworker.worker.cli.output import json_option, print_json, print_table
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 USER_HELP = "USER is an email address or an id."
 

@@ -11,7 +11,7 @@ import click
 from rich.text import Text
 
 from docworker.worker.cli.output import print_table, size_text
-from docworker.worker.cli.printable import printable
+from docworker.worker.printable import printable
 
 _WIDEST_BAR, _WIDEST_LABEL = 60, 60
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -12,7 +12,7 @@ from docworker.worker.local.home import PROCESSES
 
 
 @click.command()
-@click.argument("process", type=click.Choice([*PROCESSES, "api"]), default="worker")
+@click.argument("process", type=click.Choice([*PROCESSES, "api", "console"]), default="worker")
 @click.option("--ready", is_flag=True, help="Ask whether it can do its work now, not only whether it lives.")
 def health(process: str, ready: bool) -> None:
     """Ask the process of this kind on this machine whether it is well; exit code 1 when it is not.

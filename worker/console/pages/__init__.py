@@ -1,0 +1,9 @@
+"""`PAGES`: all pages of the console, in the order of the bar above them.
+
+A page is a module here and a template of the same name.
+"""
+
+from docworker.worker.console.page import Page
+from docworker.worker.console.pages import overview
+
+PAGES: tuple[Page, ...] = (overview.PAGE,)

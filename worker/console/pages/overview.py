@@ -1,0 +1,50 @@
+"""`PAGE`: how it is just now: what waits, runs and fails, and who lives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from docworker.db import ledger
+from docworker.db.ledger.telling.backlog import backlog
+from docworker.db.ledger.telling.failures import failure_groups
+from docworker.db.ledger.telling.processes import processes
+from docworker.worker.console.page import Page
+from docworker.worker.console.view import View
+
+_SHOWN = 5
+_NEEDED = {
+    "worker": "no worker lives, so jobs are not run: start `docworker worker`",
+    "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
+}
+
+
+def _show(view: View) -> Mapping[str, Any]:
+    with view.home() as session:
+        living = [one for one in processes(session) if one.lives]
+    with view.session() as session:
+        waiting = backlog(session)
+        failed = failure_groups(session)
+        paused = len(ledger.pauses(session))
+    by_hour = [sum(hours) for hours in zip(*(one.by_hour for one in failed), strict=True)] or [0]
+    roles = {role: [one for one in living if one.role == role] for role in ("worker", "dispatcher", "beat")}
+    return {
+        "due": sum(one.due for one in waiting.waiting),
+        "due_is_cut": any(one.is_cut for one in waiting.waiting) or waiting.is_cut,
+        "others": {
+            name: sum(one.others.get(name, 0) for one in waiting.waiting)
+            for name in ("dispatched", "running", "later", "waiting")
+        },
+        "oldest": max((one.oldest_seconds or 0.0 for one in waiting.waiting), default=0.0),
+        "by_hour": by_hour,
+        "failed": failed[:_SHOWN],
+        "longest": [one for one in waiting.waiting if one.due][:_SHOWN],
+        "slugs": view.slugs([one.organization_id for one in waiting.waiting[:_SHOWN]]),
+        "roles": roles,
+        "running_of_workers": sum(int(one.details.get("running") or 0) for one in roles["worker"]),
+        "slots": sum(int(one.details.get("processes") or 0) for one in roles["worker"]),
+        "releases": sorted({one.release for one in living}),
+        "problems": [text for role, text in _NEEDED.items() if not roles[role]],
+        "paused": paused,
+    }
+
+
+PAGE = Page("overview", "/", "Overview", _show, "Overview", is_renewed=True)

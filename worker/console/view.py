@@ -1,0 +1,118 @@
+"""`View`: one request to a page: who asks, what is asked for, sessions on the ledger, and links."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+from uuid import UUID
+
+from starlette.requests import Request
+
+from docworker.db.errors import InvalidArgumentError
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import TenantSession, all_jobs_session
+from docworker.db.settings import HOME
+from docworker.db.tenants.ledgers import LedgerPlace, ledgers
+from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of, slugs_of
+from docworker.worker.console.access import Login
+
+MOST_PARAMETER = 500
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the console was started: whether it hides what jobs were given and have returned, and whether operators may
+    see documents."""
+
+    hides_arguments: bool = False
+    shows_documents: bool = False
+
+
+@dataclass
+class View:
+    """What a page is asked for. `form` has what was sent by POST; `say` is what the next page tells."""
+
+    request: Request
+    login: Login
+    options: Options
+    form: Mapping[str, str] = field(default_factory=dict)
+    say: str | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who the audit log says it was: the role, and the beginning of the session's name."""
+        return f"console:{self.login.role}-{self.login.id[:6]}"
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self.request.path_params[name])
+
+    def asked(self, name: str) -> str | None:
+        """A parameter of the address, or of the form; None where it is not given or empty. Raises InvalidArgumentError
+        for one that is too long."""
+        value = self.form.get(name) or self.request.query_params.get(name) or None
+        if value is not None and len(value) > MOST_PARAMETER:
+            raise InvalidArgumentError(f"{name} is longer than {MOST_PARAMETER} characters")
+        return value
+
+    def asked_id(self, name: str) -> UUID | None:
+        """As `asked`, an id."""
+        value = self.asked(name)
+        if value is None:
+            return None
+        try:
+            return UUID(value)
+        except ValueError:
+            raise InvalidArgumentError(f"{value[:100]!r} is no id") from None
+
+    def organization(self) -> UUID | None:
+        """That of the parameter `organization`, a slug. Raises NotFoundError."""
+        slug = self.asked("organization")
+        if slug is None:
+            return None
+        return SYSTEM_ORGANIZATION_ID if slug == SYSTEM_SLUG else organization_id_of(slug)
+
+    def slugs(self, ids: Collection[UUID]) -> dict[UUID, str]:
+        """What organizations are called, their ids where that is not known."""
+        known = {**slugs_of(set(ids)), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}
+        return {one: known.get(one, str(one)) for one in ids}
+
+    @property
+    def ledger(self) -> LedgerPlace:
+        """The one that is looked at: home's, unless the address names another one."""
+        name = self.asked("ledger")
+        if name is None:
+            return LedgerPlace(HOME)
+        cluster, _, database_name = name.partition("/")
+        place = LedgerPlace(cluster, database_name or None)
+        if place not in self.ledgers():
+            raise InvalidArgumentError(f"there is no ledger {name!r}")
+        return place
+
+    def ledgers(self) -> Collection[LedgerPlace]:
+        """All there are: one, where no organization has a database or a cluster of its own."""
+        return ledgers()
+
+    @contextmanager
+    def session(self) -> Iterator[TenantSession]:
+        """The dispatcher's session on the ledger that is looked at."""
+        place = self.ledger
+        with all_jobs_session(place.cluster, place.database) as session:
+            yield session
+
+    @contextmanager
+    def home(self) -> Iterator[TenantSession]:
+        """The dispatcher's session on home's ledger, which knows the processes."""
+        with all_jobs_session() as session:
+            yield session
+
+    def to(self, path: str, **query: object) -> str:
+        """An address in the console, on the same ledger; parameters that are None are left out."""
+        asked = {**query, "ledger": self.asked("ledger")}
+        given = {name: str(value) for name, value in asked.items() if value is not None}
+        return str(self.request.scope.get("root_path", "")) + path + (f"?{urlencode(given)}" if given else "")
+
+    def said(self, text: str, path: str, **query: object) -> str:
+        """As `to`, and the page there says this."""
+        self.say = text
+        return self.to(path, **query)
