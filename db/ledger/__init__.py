@@ -32,7 +32,7 @@ from docworker.db.ledger.counts import Oldest, count_live, last_succeeded, live,
 from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
 from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
 from docworker.db.ledger.dispatching.lanes import arrivals
-from docworker.db.ledger.dispatching.limiting import Book, Bucket, Counts, Holding, Rate, Rule
+from docworker.db.ledger.dispatching.limiting import Book, Bucket, Counts, Holding, Rule
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size
 from docworker.db.ledger.dispatching.requeue import (
     find_refused,
@@ -59,7 +59,7 @@ from docworker.db.ledger.finish import (
     retry,
     succeed,
 )
-from docworker.db.ledger.limits import find_limits, rate_of, remove_limit, set_limit
+from docworker.db.ledger.limits import find_limits, remove_limit, set_limit
 from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from docworker.db.ledger.single import (
@@ -75,6 +75,7 @@ from docworker.db.ledger.telling.story import AttemptTold, Story, progress_of, s
 from docworker.db.ledger.values import as_json
 from docworker.db.ledger.waiting.gates import Awaited, AwaitedJob, awaited, awaited_jobs
 from docworker.db.ledger.waiting.order import admit, release
+from docworker.db.ledger.waiting.rates import Rate, rate_of
 from docworker.db.ledger.waiting.trees import cancel_tree, retry_tree
 
 __all__ = [

@@ -1,7 +1,6 @@
 """`set_limit`, `remove_limit`, `find_limits`: what operators do to limits. What comes of them:
 `db.ledger.dispatching.limiting`."""
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
@@ -11,21 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger.dispatching.limiting import Rate
 from docworker.db.ledger.values import MOST_RUNNING, check_integer, check_kind
+from docworker.db.ledger.waiting.rates import Rate
 from docworker.db.models import Limit, RateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-
-LONGEST_PERIOD_SECONDS = 366 * 86400.0
-
-
-def rate_of(jobs: int, seconds: float, burst: int | None = None) -> Rate:
-    """So many jobs in so many seconds; after a pause as many at once unless a burst is given. Raises
-    InvalidArgumentError."""
-    check_integer("the jobs of a rate", jobs, 1, MOST_RUNNING)
-    if not (isinstance(seconds, int | float) and 0.001 <= seconds <= LONGEST_PERIOD_SECONDS and math.isfinite(seconds)):
-        raise InvalidArgumentError(f"the period of a rate is 0.001 seconds to 366 days, got {seconds!r}")
-    return Rate(jobs, float(seconds), jobs if burst is None else check_integer("a burst", burst, 1, MOST_RUNNING))
 
 
 def set_limit(

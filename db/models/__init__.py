@@ -11,7 +11,7 @@ from docworker.db.models.ledger.attempt import PastAttempt
 from docworker.db.models.ledger.backlog import Backlog
 from docworker.db.models.ledger.gate import Gate, GateMember, OrderEvent
 from docworker.db.models.ledger.job import Job, JobState, Pause, Suspension, Weight
-from docworker.db.models.ledger.key import KeyEvent, KeyLimit
+from docworker.db.models.ledger.key import KeyEvent, KeyLimit, KeyRateSpent
 from docworker.db.models.ledger.limit import Limit, LimitChange, RateSpent
 from docworker.db.models.ledger.process import ProcessBeat
 from docworker.db.models.ledger.schedule import KeptSchedule, Missed, ScheduleFire
@@ -47,6 +47,7 @@ __all__ = [
     "KeptSchedule",
     "KeyEvent",
     "KeyLimit",
+    "KeyRateSpent",
     "Limit",
     "LimitChange",
     "Missed",

@@ -44,7 +44,7 @@ from docworker.db.models.ledger.attempt import ATTEMPTS
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.gate import GATE_MEMBERS, GATES
 from docworker.db.models.ledger.job import JOBS, LIVE_STATES, PAUSES, WEIGHTS
-from docworker.db.models.ledger.key import KEY_LIMITS
+from docworker.db.models.ledger.key import KEY_LIMITS, KEY_RATES_SPENT
 from docworker.db.models.ledger.limit import LIMITS, RATES_SPENT
 from docworker.db.models.ledger.token import API_TOKENS
 from docworker.db.models.ledger.webhook import WEBHOOK_ENDPOINTS
@@ -91,7 +91,7 @@ def ledger_tables() -> list[Table]:
     """What lies in the ledger of each database of theirs."""
     kept = (
         *(GATE_MEMBERS, GATES, JOBS, PAUSES, WEIGHTS, BACKLOGS, ATTEMPTS, LIMITS, RATES_SPENT),
-        *(KEY_LIMITS, WEBHOOK_ENDPOINTS, API_TOKENS),
+        *(KEY_LIMITS, KEY_RATES_SPENT, WEBHOOK_ENDPOINTS, API_TOKENS),
     )
     return [table for table in Base.metadata.sorted_tables if table.fullname in kept]
 

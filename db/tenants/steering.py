@@ -75,11 +75,18 @@ def unlimit(
     )
 
 
-def limit_key(key: str, *, organization_id: UUID | None, max_running: int, record: Record | None = None) -> None:
+def limit_key(
+    key: str,
+    *,
+    organization_id: UUID | None,
+    max_running: int | None = None,
+    rate: Rate | None = None,
+    record: Record | None = None,
+) -> None:
     """As `set_key_limit`."""
 
     def change(session: Session) -> bool:
-        set_key_limit(session, key, organization_id=organization_id, max_running=max_running)
+        set_key_limit(session, key, organization_id=organization_id, max_running=max_running, rate=rate)
         return True
 
     _change(organization_id, change, record)

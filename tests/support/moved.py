@@ -20,6 +20,7 @@ from docworker.db.models import (
     JobState,
     KeptReport,
     KeyLimit,
+    KeyRateSpent,
     Limit,
     PastAttempt,
     Pause,
@@ -109,6 +110,8 @@ class MovedTenant(Tenant):
             owner.execute(insert(RateSpent).values(organization_id=self.id, kind="x", spent_until=soon()))
             become(owner, self.id)
             owner.execute(insert(Backlog).values(organization_id=self.id, most=1000))
+            spent = {"organization_id": self.id, "limit_key": "a", "spent_until": soon(), "look_at": soon()}
+            owner.execute(insert(KeyRateSpent).values(spent))
 
     def fill_late(self) -> None:
         """More of it, of which no key is there yet."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from docworker.db.ledger import limits
+from docworker.db.ledger import limits, rate_of
 from docworker.db.ledger.weights import set_weight
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue_many
@@ -187,7 +187,7 @@ def test_no_rate_is_exceeded_while_it_changes(processes: Processes, tmp_path: Pa
     eventually(lambda: sum(UnderWay([tenant]).counted().values()) > 0, within_seconds=60, what="jobs to be under way")
     for jobs, seconds, burst in ((50, 1.0, 10), (10, 1.0, 5), (200, 2.0, 20)):
         with all_jobs_session() as session:
-            limits.set_limit(session, kind=KIND, rate=limits.rate_of(jobs, seconds, burst))
+            limits.set_limit(session, kind=KIND, rate=rate_of(jobs, seconds, burst))
             begun, before = time.monotonic(), session.scalar(dispatched)
         pass_seconds(20)
         with all_jobs_session() as session:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rate, Rule
+from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rule
+from docworker.db.ledger.waiting.rates import Rate
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
 

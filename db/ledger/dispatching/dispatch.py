@@ -28,6 +28,7 @@ from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
 from docworker.db.ledger.dispatching.turns import Turns, Walk
 from docworker.db.ledger.message import Message, Part
+from docworker.db.ledger.waiting.keys import OWES, spend_rates
 from docworker.db.ledger.waiting.keys import admit as admit_by_limits
 from docworker.db.ledger.waiting.order import admit as admit_next
 from docworker.db.models.ledger.job import JOBS, READY
@@ -105,6 +106,7 @@ def dispatch_due(
     if any(row.folds for row in rows):
         _expect_folds(shortcuts.under_way)
     _gather(dispatched, planner, rows)
+    spend_rates(session, Counter((row.organization_id, row.spends_of) for row in rows if row.spends_of is not None))
     if in_force is not None and limits.book:
         in_force.spend(session, limits.book.spent_by(Counter((row.organization_id, row.kind) for row in rows)))
     return dispatched
@@ -161,15 +163,15 @@ def admit(
 # `start` on, those of all lanes in one array.
 _DISPATCH = text(f"""
 WITH picked AS MATERIALIZED (
-    SELECT job.ctid, job.position,
+    SELECT job.ctid, job.position, job.spends_of,
            (CAST(:messages AS uuid[]))[lane.start + job.position] AS message_id
     FROM unnest(CAST(:organizations AS uuid[]), CAST(:kinds AS text[]), CAST(:alone AS boolean[]),
                 CAST(:priorities AS smallint[]), CAST(:sizes AS integer[]), CAST(:starts AS integer[]),
                 CAST(:heads AS timestamptz[]))
          AS lane (organization_id, kind, alone, priority, size, start, head)
     CROSS JOIN LATERAL (
-        SELECT locked.ctid, CAST(row_number() OVER () AS integer) AS position FROM (
-            SELECT job.ctid FROM {JOBS} AS job
+        SELECT locked.ctid, locked.spends_of, CAST(row_number() OVER () AS integer) AS position FROM (
+            SELECT job.ctid, CASE WHEN {OWES} THEN job.limit_key END AS spends_of FROM {JOBS} AS job
             WHERE {READY} AND job.organization_id = lane.organization_id AND job.kind = lane.kind
               AND job.alone = lane.alone AND job.priority = lane.priority
               AND job.run_at >= coalesce(lane.head, '-infinity') AND job.run_at <= (SELECT clock_timestamp())
@@ -185,8 +187,8 @@ SET state = 'dispatched', message_id = picked.message_id, dispatches = greatest(
                       * interval '1 second'
 FROM picked
 WHERE job.ctid = picked.ctid
-RETURNING picked.position, picked.message_id, job.organization_id, job.id, job.kind, job.alone, job.priority,
-          job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds
+RETURNING picked.position, picked.message_id, picked.spends_of, job.organization_id, job.id, job.kind, job.alone,
+          job.priority, job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds
 """)
 
 

@@ -1,9 +1,5 @@
 """`Book`: how many more jobs may go by the limits in force, and what has been spent of their rates. Pure; they are read
 and written in `db.ledger.dispatching.buckets`.
-
-Algorithm of the rates: a token bucket kept as one moment, until when it is spent ("virtual scheduling", the generic
-cell rate algorithm of ITU-T I.371): a job moves it on by the time that the rate allows for one, from now on if it lies
-behind; it may lie ahead by the time of a burst.
 """
 
 from collections import Counter
@@ -13,10 +9,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
+from docworker.db.ledger.waiting.rates import Rate
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-
-_ROUNDING = 1e-6
-"""Of a job: times are kept in microseconds."""
 
 
 class Bucket(NamedTuple):
@@ -24,26 +18,6 @@ class Bucket(NamedTuple):
 
     organization_id: UUID
     kind: str
-
-
-class Rate(NamedTuple):
-    """So many `jobs` in so many `seconds`, and up to `burst` at once after a pause."""
-
-    jobs: int
-    seconds: float
-    burst: int
-
-    @property
-    def interval(self) -> float:
-        return self.seconds / self.jobs
-
-    def free(self, spent_until: float, now: float) -> int:
-        """How many jobs may go now."""
-        return max(0, int(self.burst - max(0.0, spent_until - now) / self.interval + _ROUNDING))
-
-    def spend(self, spent_until: float, now: float, jobs: int) -> float:
-        """Until when it is spent when so many go now."""
-        return max(spent_until, now) + jobs * self.interval
 
 
 class Rule(NamedTuple):

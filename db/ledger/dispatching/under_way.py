@@ -11,7 +11,7 @@ from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
 from docworker.db.models.ledger.gate import ORDER_EVENTS
 from docworker.db.models.ledger.job import JOBS, PAUSES, SUSPENSIONS
-from docworker.db.models.ledger.key import KEY_EVENTS
+from docworker.db.models.ledger.key import KEY_EVENTS, KEY_RATES_SPENT
 
 JUST_SENT_SECONDS = 2
 """So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and
@@ -49,6 +49,7 @@ SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL F
 UNION ALL
 SELECT 'told', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 WHERE EXISTS (SELECT FROM {ORDER_EVENTS}) OR EXISTS (SELECT FROM {KEY_EVENTS})
+   OR EXISTS (SELECT FROM {KEY_RATES_SPENT} WHERE look_at <= (SELECT clock_timestamp()))
 UNION ALL
 SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'

@@ -27,7 +27,7 @@ from docworker.db.ledger.telling.forecast import (
 )
 from docworker.db.ledger.telling.processes import ProcessState
 from docworker.db.ledger.telling.story import progress_of
-from docworker.db.ledger.waiting.keys import limit_of_key
+from docworker.db.ledger.waiting.keys import key_in_force
 from docworker.db.models import Gate, GateMember, Job, JobState, Pause, Suspension
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.job import LIVE_STATES
@@ -111,7 +111,7 @@ def _of_waiting(session: Session, job: Job) -> list[Reason]:
     if job.order_key is not None and (gate is None or not gate.pending):
         return [_of_order(session, job)]
     if job.limit_key is not None and (gate is None or not gate.pending):
-        return [_of_key(session, job)]
+        return _of_key(session, job)
     if gate is None:
         return [Reason("waits", "it waits, and no gate of its own tells for what: `docworker jobs cancel` ends it")]
     rows = session.execute(
@@ -150,15 +150,29 @@ def _of_order(session: Session, job: Job) -> Reason:
     return Reason("waits_for_order_key", text, {"order_key": job.order_key, **_named([row])})
 
 
-def _of_key(session: Session, job: Job) -> Reason:
-    """Which ones hold the places of its key."""
-    of_key = and_(Job.organization_id == job.organization_id, Job.limit_key == job.limit_key)
-    most = limit_of_key(session, job.organization_id, str(job.limit_key))
-    details = {"limit_key": job.limit_key, "max_running": most, **_holders(session, of_key)}
-    if most is None:
-        return Reason("next_of_key", "its key has no limit: a look of the dispatcher lets it go", details)
-    text = f"of its limit key {job.limit_key!r} at most {most} run at a time: see `docworker limits list`"
-    return Reason("limit_of_key", text, details)
+def _of_key(session: Session, job: Job) -> list[Reason]:
+    """Which ones hold the places of its key, or when its rate lets another go."""
+    of_key = and_(Job.organization_id == job.organization_id, Job.limit_key == job.limit_key, ~Job.later)
+    key = key_in_force(session, job.organization_id, str(job.limit_key))
+    admitted = Job.state.in_((JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING))
+    owes = and_(Job.state == JobState.QUEUED, or_(Job.dispatched_at.is_(None), Job.claimed_at >= Job.dispatched_at))
+    places, owing = session.execute(
+        select(func.count(), func.count().filter(owes)).select_from(Job).where(of_key, admitted)
+    ).one()
+    reasons = []
+    if key.max_running is not None and places >= key.max_running:
+        text = f"of its limit key {key.name!r} at most {key.max_running} run at a time: see `docworker limits list`"
+        held_by = _holders(session, of_key)
+        reasons.append(Reason("limit_of_key", text, {"limit_key": key.name, "max_running": key.max_running, **held_by}))
+    if (rate := key.rate) is not None and owing >= (key.tokens or 0):
+        free_in = max(0.0, rate.frees(key.spent_until or 0.0, min(owing + 1, rate.burst)) - key.now)
+        per = f"{rate.jobs} in {seconds_text(rate.seconds)}, {rate.burst} at once"
+        text = f"the rate of its limit key {key.name!r} is spent, {per}: the next one may go in {seconds_text(free_in)}"
+        reasons.append(Reason("rate_of_key", text, {"limit_key": key.name, "free_in_seconds": free_in}))
+    if reasons:
+        return reasons
+    text = "its limit key has a place for it: a look of the dispatcher lets it go"
+    return [Reason("next_of_key", text, {"limit_key": key.name, "max_running": key.max_running})]
 
 
 def _of_queued(session: Session, job: Job, living: _Living, now: datetime) -> Answer:

@@ -74,8 +74,6 @@ def set_(
         raise click.UsageError("--burst is of a rate: give --rate as well")
     rate = None if given_rate is None else rate_of(*given_rate, burst)
     _demand_something(kind, slug, key, is_each=is_each)
-    if key is not None and (max_running is None or rate is not None):
-        raise click.UsageError("a limit of a key is of the jobs that run at a time: give --running, and no --rate")
     told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
     with database_open("jobs"):
         if kind is not None:
@@ -83,7 +81,7 @@ def set_(
         owner = _owner(slug)
         with limit_on_record("limited", owner, **told):
             if key is not None:
-                steering.limit_key(key, organization_id=owner, max_running=max_running or 0)
+                steering.limit_key(key, organization_id=owner, max_running=max_running, rate=rate)
             else:
                 steering.limit(kind=kind, organization_id=owner, is_each=is_each, max_running=max_running, rate=rate)
     click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
@@ -148,30 +146,27 @@ def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is
 
 
 def _row(one: Limit, slugs: dict[UUID, str]) -> dict[str, Any]:
-    is_all = one.organization_id == SYSTEM_ORGANIZATION_ID
-    rate = None if one.rate_jobs is None else Rate(one.rate_jobs, one.rate_seconds or 0.0, one.rate_burst or 0)
-    return {
-        "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
-        "each": one.is_each,
-        "kind": one.kind or None,
-        "key": None,
-        "running": one.max_running,
-        "rate": _told(rate),
-        "burst": one.rate_burst,
-        "since": one.updated_at,
-    }
+    return _told_of(one, slugs, is_each=one.is_each, kind=one.kind or None, key=None)
 
 
 def _row_of_key(one: KeyLimit, slugs: dict[UUID, str]) -> dict[str, Any]:
     is_each = one.organization_id == SYSTEM_ORGANIZATION_ID
+    return _told_of(one, slugs, is_each=is_each, kind=None, key=one.limit_key)
+
+
+def _told_of(
+    one: Limit | KeyLimit, slugs: dict[UUID, str], *, is_each: bool, kind: str | None, key: str | None
+) -> dict[str, Any]:
+    is_all = one.organization_id == SYSTEM_ORGANIZATION_ID
+    rate = None if one.rate_jobs is None else Rate(one.rate_jobs, one.rate_seconds or 0.0, one.rate_burst or 0)
     return {
-        "organization": None if is_each else slugs.get(one.organization_id, str(one.organization_id)),
+        "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
         "each": is_each,
-        "kind": None,
-        "key": one.limit_key,
+        "kind": kind,
+        "key": key,
         "running": one.max_running,
-        "rate": None,
-        "burst": None,
+        "rate": _told(rate),
+        "burst": one.rate_burst,
         "since": one.updated_at,
     }
 

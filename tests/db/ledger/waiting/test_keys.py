@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 from docworker.db import ledger
 from docworker.db.cluster import Database
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger import Claimed
+from docworker.db.ledger import Claimed, Rate
 from docworker.db.ledger.waiting import keys
 from docworker.db.ledger.waiting.gates import checked_after, wait_for
 from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from tests.support.ledger import LedgerSteps
+from tests.support.waiting import eventually
 
 FAILURE = ledger.Failure("E", "m")
 
@@ -73,9 +74,27 @@ def operate(what: str, job_id: UUID) -> None:
                 )
 
 
+def set_rate(steps: LedgerSteps | None, key: str, rate: Rate | None, most: int | None = None) -> None:
+    with all_jobs_session() as session:
+        owner = None if steps is None else steps.organization_id
+        keys.set_key_limit(session, key, organization_id=owner, max_running=most, rate=rate)
+
+
+def let_time_pass(steps: LedgerSteps, seconds: float) -> None:
+    """For the rates of its keys."""
+    with all_jobs_session() as session:
+        session.execute(
+            text(
+                "UPDATE ledger.key_rates_spent SET spent_until = spent_until - :seconds * interval '1 second',"
+                " look_at = look_at - :seconds * interval '1 second' WHERE organization_id = :one"
+            ),
+            {"seconds": seconds, "one": steps.organization_id},
+        )
+
+
 def empty() -> None:
     with all_jobs_session() as session:
-        for table in ("jobs", "key_limits", "key_events"):
+        for table in ("jobs", "key_limits", "key_events", "key_rates_spent"):
             session.execute(text(f"DELETE FROM ledger.{table}"))
 
 
@@ -194,6 +213,64 @@ def test_more_than_a_window_goes_in_several_looks(steps: LedgerSteps, monkeypatc
         assert session.scalar(text("SELECT count(*) FROM ledger.key_events")) == 0, "nothing is looked at again"
 
 
+def test_a_rate_lets_its_burst_go_at_once_and_then_one_after_another(steps: LedgerSteps) -> None:
+    set_rate(steps, "a", Rate(jobs=2, seconds=3600, burst=3))
+    ids = steps.enqueue_under_key("a", 6)
+    assert sent(steps) == ids[:3]
+    assert sent(steps) == []
+    with all_jobs_session() as session:
+        assert not ledger.load(session).is_told, "nobody looks at a key before its time"
+    let_time_pass(steps, 1799)
+    assert sent(steps) == []
+    let_time_pass(steps, 2)
+    assert sent(steps) == [ids[3]]
+    set_rate(steps, "a", Rate(jobs=100, seconds=1, burst=1))
+    for one in ids[4:]:
+        assert eventually(lambda: sent(steps), within_seconds=20, what="a faster rate to let one go") == [one]
+    eventually(lambda: sent(steps) or spends(steps) == 0, within_seconds=10, what="what is spent to be forgotten")
+
+
+def test_who_was_handed_back_has_spent_and_who_begins_again_spends_again(steps: LedgerSteps) -> None:
+    set_rate(steps, "a", Rate(jobs=1, seconds=3600, burst=2))
+    first, second, third = steps.enqueue_under_key("a", 3)
+    (message,) = steps.dispatch()
+    steps.hand_back([first, second], message_id=message.id)
+    assert sent(steps) == [first, second], "nobody had begun them"
+    fail(steps, first, again_in=0)
+    assert sent(steps) == []
+    assert steps.job(first).state == "waiting"
+    let_time_pass(steps, 3601)
+    assert sent(steps) == [third], "it is due longest"
+
+
+def test_of_those_that_come_back_who_has_spent_goes_first(steps: LedgerSteps) -> None:
+    set_rate(steps, "a", Rate(jobs=1, seconds=3600, burst=2))
+    lost, back, last = steps.enqueue_under_key("a", 3)
+    (message,) = steps.dispatch()
+    steps.claim([lost])
+    steps.expire([lost])
+    steps.rescue()
+    steps.hand_back([back], message_id=message.id)
+    with all_jobs_session() as session:
+        session.execute(text("UPDATE ledger.jobs SET state = 'queued' WHERE id = :id"), {"id": last})
+    assert sent(steps) == [back]
+
+
+def test_a_number_that_runs_and_a_rate_hold_both(steps: LedgerSteps) -> None:
+    set_rate(steps, "a", Rate(jobs=1, seconds=3600, burst=3), most=2)
+    ids = steps.enqueue_under_key("a", 5)
+    assert sent(steps) == ids[:2]
+    steps.finish(steps.claim(ids[:2]))
+    assert sent(steps) == [ids[2]]
+    assert sent(steps) == [], "one may run more, and the rate is spent"
+
+
+def spends(steps: LedgerSteps) -> int:
+    with all_jobs_session() as session:
+        counted = text("SELECT count(*) FROM ledger.key_rates_spent WHERE organization_id = :one")
+        return session.scalar(counted, {"one": steps.organization_id}) or 0
+
+
 def test_a_wrong_limit_is_refused(opened: Database) -> None:
     for key, most in (("", 1), ("k" * 501, 1), ("a", -1)):
         with pytest.raises(InvalidArgumentError):
@@ -245,22 +322,26 @@ def test_no_more_than_the_limit_and_no_fewer(
             assert left[key] == 0 or (most is not None and after[key] >= most), "jobs wait that no limit holds"
 
 
-def act(steps: LedgerSteps, what: str, ids: Sequence[UUID], number: int) -> None:
-    """What may happen to one of these jobs, or of those of them that are dispatched."""
+def act(steps: LedgerSteps, what: str, ids: Sequence[UUID], number: int) -> UUID | None:
+    """What may happen to one of these jobs, or of those of them that are dispatched; returns the one that has begun."""
     if what in ("cancel", "retry", "remove"):
         operate(what, ids[number % len(ids)])
-        return
+        return None
     with all_jobs_session() as session:
         dispatched = session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state == "dispatched").order_by(Job.id))
         there = list(dispatched)
     if not there:
-        return
+        return None
     job_id = there[number % len(there)]
+    # One that was rescued is set apart, and only the message it was sent with may claim it.
+    message_id = steps.job(job_id).message_id
     if what == "end":
         operate(what, job_id)
-        return
-    # One that was rescued is set apart, and only the message it was sent with may claim it.
-    claimed = steps.claim([job_id], message_id=steps.job(job_id).message_id)
+        return None
+    if what == "hand back" and message_id is not None:
+        steps.hand_back([job_id], message_id=message_id)
+        return None
+    claimed = steps.claim([job_id], message_id=message_id)
     match what:
         case "fail" | "put off":
             with writing(steps.organization_id) as session:
@@ -268,6 +349,90 @@ def act(steps: LedgerSteps, what: str, ids: Sequence[UUID], number: int) -> None
         case "lose":
             steps.expire([job_id])
             steps.rescue()
+    return job_id
+
+
+RATED_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("enqueue"), KEY, st.integers(1, 5)),
+        st.tuples(st.just("pass"), st.integers(0, 16)),
+        st.tuples(
+            st.just("limit"),
+            KEY,
+            st.booleans(),
+            st.none() | st.builds(Rate, st.integers(1, 4), st.just(1000.0), st.integers(1, 4)),
+            st.none() | st.integers(0, 4),
+        ),
+        st.tuples(st.sampled_from(["claim", "fail", "put off", "lose", "hand back", "cancel"]), st.integers(0, 30)),
+    ),
+    max_size=16,
+)
+
+
+class PlainRates:
+    """Of each key for how many seconds its rate is spent, and of each rule of a key its rate and number."""
+
+    def __init__(self) -> None:
+        self.rules: dict[tuple[str, bool], tuple[Rate | None, int | None]] = {}
+        self.spent = dict.fromkeys("ab", 0.0)
+
+    def set(self, key: str, is_own: bool, rate: Rate | None, most: int | None) -> None:
+        if rate is None and most is None:
+            self.rules.pop((key, is_own), None)
+            return
+        self.rules[key, is_own] = rate, most
+        if rate is not None:
+            self.spent[key] = min(self.spent[key], rate.burst * rate.seconds / rate.jobs)
+
+    def of(self, key: str) -> tuple[Rate | None, int | None]:
+        return self.rules.get((key, True), self.rules.get((key, False), (None, None)))
+
+    def tokens(self, key: str) -> float:
+        rate, _ = self.of(key)
+        return 1e9 if rate is None else rate.burst - self.spent[key] * rate.jobs / rate.seconds
+
+    def go(self, key: str, jobs: int) -> None:
+        rate, _ = self.of(key)
+        self.spent[key] = 0.0 if rate is None else self.spent[key] + jobs * rate.seconds / rate.jobs
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RATED_STEPS)
+def test_no_faster_than_the_rate_and_no_slower(
+    organizations: list[LedgerSteps], taken: Sequence[tuple[Any, ...]]
+) -> None:
+    empty()
+    steps, model = organizations[0], PlainRates()
+    set_rate(steps, "a", Rate(2, 1000.0, 3))
+    model.set("a", True, Rate(2, 1000.0, 3), None)
+    key_of = dict.fromkeys(steps.enqueue_under_key("a", 4), "a")
+    sent_unbegun: set[UUID] = set()
+    for what, *rest in taken:
+        match what:
+            case "enqueue":
+                key_of |= dict.fromkeys(steps.enqueue_under_key(*rest), rest[0])
+            case "pass":
+                let_time_pass(steps, rest[0] * 125)
+                model.spent = {key: max(0.0, spent - rest[0] * 125) for key, spent in model.spent.items()}
+            case "limit":
+                key, is_own, rate, most = rest
+                model.set(key, is_own, rate, most)
+                if rate is None and most is None:
+                    remove_limit(key, steps if is_own else None)
+                else:
+                    set_rate(steps if is_own else None, key, rate, most)
+            case _:
+                sent_unbegun -= {act(steps, what, list(key_of), rest[0])}
+        went = sent(steps)
+        spend = Counter(key_of[one] for one in went if one not in sent_unbegun)
+        sent_unbegun |= set(went)
+        under_way, left = of_keys(steps, "dispatched", "running"), of_keys(steps, "waiting", "queued")
+        for key in "ab":
+            _, most = model.of(key)
+            assert spend[key] <= model.tokens(key) + 0.1, "a rate is exceeded"
+            model.go(key, spend[key])
+            is_full = most is not None and under_way[key] >= most
+            assert left[key] == 0 or is_full or model.tokens(key) < 1.1, "jobs wait that no limit holds"
 
 
 def of_keys(steps: LedgerSteps, *states: str) -> Counter[str]:
