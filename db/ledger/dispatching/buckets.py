@@ -4,14 +4,13 @@ One row counts the changes. A planner looks at it in the statement by which it b
 nobody changes cost no statement, and one that is changed is in force at the next look, whichever dispatcher plans.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rule
+from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rule, Rules
 from docworker.db.ledger.waiting.rates import Rate
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
@@ -67,20 +66,16 @@ class LimitsInForce:
     def forget(self) -> None:
         """What it has noted was not committed."""
         self._known: Permit | None = None
-        self._rules: Sequence[Rule] = ()
+        self._rules = Rules()
         self._spent: dict[Bucket, float] = {}
 
     def refresh(self, session: Session, permit: Permit) -> None:
         known = self._known
         if known is None or known.rules != permit.rules:
-            self._rules = [_rule_of(row) for row in session.execute(_RULES)]
-        if self._is_rated and (known is None or known.spends != permit.spends or known.rules != permit.rules):
+            self._rules = Rules(_rule_of(row) for row in session.execute(_RULES))
+        if self._rules.rated_kinds and (known is None or known.spends != permit.spends or known.rules != permit.rules):
             self._spent = {Bucket(*row[:2]): row[2] for row in session.execute(_SPENT)}
         self._known = permit
-
-    @property
-    def _is_rated(self) -> bool:
-        return any(rule.rate is not None for rule in self._rules)
 
     def book(self) -> Book:
         return Book(self._rules, self._spent, 0.0 if self._known is None else self._known.now)

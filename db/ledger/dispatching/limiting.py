@@ -54,18 +54,29 @@ class Counts:
         return self.of_both.get((bucket.organization_id, bucket.kind), 0)
 
 
-_NOTHING_SPENT: Mapping[Bucket, float] = MappingProxyType({})
+class Rules(dict[tuple[UUID, str, bool], Rule]):
+    """All rules of a ledger, by what they are of. Made once for each change of them: there may be some for each of
+    many organizations."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        super().__init__({(rule.organization_id, rule.kind, rule.is_each): rule for rule in rules})
+        self.rated_kinds = {rule.kind for rule in self.values() if rule.rate is not None}
+        """Of whose jobs some rate counts some; '' for all."""
+
+
+_NO_RULES, _NOTHING_SPENT = Rules(), MappingProxyType[Bucket, float]({})
 
 
 class Book:
-    """The rules in force at `now`, in seconds since 1970 by the master's clock, and until when each bucket is spent."""
+    """The rules in force at `now`, in seconds since 1970 by the master's clock, and until when each bucket is spent. To
+    open one costs the same, however many there are."""
 
     def __init__(
-        self, rules: Iterable[Rule] = (), spent: Mapping[Bucket, float] = _NOTHING_SPENT, now: float = 0.0
+        self, rules: Rules = _NO_RULES, spent: Mapping[Bucket, float] = _NOTHING_SPENT, now: float = 0.0
     ) -> None:
-        self._rules = {(rule.organization_id, rule.kind, rule.is_each): rule for rule in rules}
+        self._rules = rules
         self._before = spent
-        self._spent = dict(spent) if self._rules else {}
+        self._since: dict[Bucket, float] = {}
         self._now = now
 
     def __bool__(self) -> bool:
@@ -82,7 +93,7 @@ class Book:
 
     def is_rated(self, kind: str) -> bool:
         """Whether some rate counts jobs of the kind."""
-        return any(rule.rate is not None and rule.kind in ("", kind) for rule in self._rules.values())
+        return not self._rules.rated_kinds.isdisjoint(("", kind))
 
     def is_over(self, organization_id: UUID) -> bool:
         """Whether a rule stands in for the setting of how many jobs an organization may run."""
@@ -114,14 +125,14 @@ class Book:
         """So many of them go."""
         for bucket, rule in self._all(organization_id, kind):
             if rule.rate is not None:
-                self._spent[bucket] = rule.rate.spend(self._spent.get(bucket, 0.0), self._now, jobs)
+                self._since[bucket] = rule.rate.spend(self._spent_until(bucket), self._now, jobs)
 
     def spent_by(self, sent: Counter[tuple[UUID, str]]) -> dict[Bucket, float]:
         """Until when which buckets are spent, if just these jobs have gone since the book was opened."""
-        book = Book(self._rules.values(), self._before, self._now)
+        book = Book(self._rules, self._before, self._now)
         for (organization_id, kind), jobs in sent.items():
             book.take(organization_id, kind, jobs)
-        return {bucket: until for bucket, until in book._spent.items() if until != self._before.get(bucket)}
+        return book._since
 
     def _all(self, organization_id: UUID, kind: str) -> Iterator[tuple[Bucket, Rule]]:
         yield from self._of_organization(organization_id, kind)
@@ -148,4 +159,7 @@ class Book:
                 yield self._tokens(bucket, rule.rate)
 
     def _tokens(self, bucket: Bucket, rate: Rate) -> int:
-        return rate.free(self._spent.get(bucket, 0.0), self._now)
+        return rate.free(self._spent_until(bucket), self._now)
+
+    def _spent_until(self, bucket: Bucket) -> float:
+        return self._since.get(bucket, self._before.get(bucket, 0.0))

@@ -14,7 +14,7 @@ from docworker.db import ledger
 from docworker.db.cluster import Database
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import LimitsInForce, Rate, Rule
-from docworker.db.ledger.dispatching.limiting import Bucket, Counts
+from docworker.db.ledger.dispatching.limiting import Bucket, Counts, Rules
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID as ALL
 from docworker.db.sessions import all_jobs_session
 from tests.support.ledger import LedgerSteps
@@ -214,7 +214,7 @@ def test_limits_that_nobody_has_changed_are_not_read_again(organizations: list[L
     assert in_force._rules is book
     set_limit(kind="one", max_running=2)
     look(in_force)
-    assert [rule.max_running for rule in in_force._rules] == [2]
+    assert [rule.max_running for rule in in_force._rules.values()] == [2]
 
 
 @settings(max_examples=200, deadline=None)
@@ -245,7 +245,7 @@ def test_a_rate_lets_no_more_through_in_any_stretch_of_time_and_no_less_at_any_m
 def test_which_limit_holds_a_lane_is_said(opened: Database) -> None:
     one = UUID(int=7)
     each, own = Rule(ALL, "one", True, max_running=1), Rule(one, "", False, rate=Rate(1, 60, 1))
-    book = ledger.Book([each, own], {}, now=1000.0)
+    book = ledger.Book(Rules([each, own]), {}, now=1000.0)
     nothing, busy = Counts({}, {}, {}), Counts({one: 1}, {"one": 1}, {(one, "one"): 1})
     assert book.holding(one, "one", nothing) is None
     held = book.holding(one, "one", busy)
