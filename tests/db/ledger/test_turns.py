@@ -34,6 +34,9 @@ class Waits(NamedTuple):
     kind: str = "k"
 
 
+WAITS = st.builds(Waits, st.floats(0.05, 1), st.floats(0.5, 4), st.sampled_from("kl"))
+
+
 class _Sent(NamedTuple):
     organization: int
     kind: str
@@ -182,7 +185,7 @@ def test_tenants_of_equal_weight_get_equal_time_of_cheap_and_dear_jobs() -> None
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.lists(st.builds(Waits, st.floats(0.05, 1), st.floats(0.5, 4), st.sampled_from("kl")), min_size=2, max_size=6))
+@given(st.lists(WAITS, min_size=2, max_size=6))
 def test_shares_follow_any_weights_and_costs(waits: list[Waits]) -> None:
     waiting = dict(enumerate(waits, 1))
     workers, total = Workers(), sum(one.weight for one in waits)
@@ -218,6 +221,30 @@ def test_who_was_idle_has_saved_nothing_and_is_served_at_once() -> None:
     since = workers.order[sent:]
     assert 2 in since[:2]
     assert abs(since.count(1) - since.count(2)) <= 0.1 * len(since)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(WAITS, min_size=1, max_size=5), WAITS, st.integers(0, 6), st.floats(0, 20), st.booleans())
+def test_who_comes_to_a_backlog_is_served_within_a_round_and_gets_its_share_and_no_more(
+    waits: list[Waits], newcomer: Waits, place: int, before_seconds: float, was_there: bool
+) -> None:
+    """Wherever it stands in the ring, and whether it had been there before."""
+    waiting = {2 * number: one for number, one in enumerate(waits, 1)}
+    number, workers = 2 * place + 1, Workers()
+    together = waiting | {number: newcomer}
+    workers.run(together if was_there else waiting, before_seconds)
+    workers.run(waiting, 2)
+    sent, used_before = len(workers.order), workers.used[number]
+    visit = 1.5 * max(one.cost / one.weight for one in together.values())
+    round_seconds = sum(visit * one.weight + 1.5 * one.cost for one in together.values()) / 8
+    workers.run(together, 0.1 + round_seconds)
+    assert number in workers.order[sent:], "it starves"
+    workers.run(together, 30 - round_seconds)
+    due = 8 * 30 * newcomer.weight / sum(one.weight for one in together.values())
+    dearest = max(one.cost for one in together.values())
+    had = (workers.used[number] - used_before) / 1000
+    assert had <= 1.05 * due + 6 * dearest, "it has a credit"
+    assert had >= 0.95 * due - 32 * dearest, "what was sent before ends first"
 
 
 def test_who_ran_long_before_the_others_came_owes_them_nothing() -> None:
