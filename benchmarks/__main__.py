@@ -40,7 +40,14 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
     if asked.tenants:
         from benchmarks.tenants import compare_tenants
 
-        compare_tenants(servers, asked.tenants, asked.jobs_per_tenant, asked.document, asked.deadline)
+        compare_tenants(
+            servers,
+            asked.tenants,
+            asked.jobs_per_tenant,
+            steered=asked.steered,
+            document=asked.document,
+            deadline_seconds=asked.deadline,
+        )
     elif asked.endurance:
         from benchmarks.endurance import endure
 
@@ -85,6 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=positive, help="a turn, of each peer and shape (a number that suits each)")
     parser.add_argument("--tenants", type=positive, help="so many at once, against ten with as many jobs together")
     parser.add_argument("--jobs-per-tenant", type=positive, default=1, help="with --tenants (%(default)s)")
+    parser.add_argument("--steered", action="store_true", help="--tenants: with weights and limits of few, and of each")
     parser.add_argument("--document", action="store_true", help="--tenants, --endurance: a document a job, not nothing")
     parser.add_argument("--deadline", type=float, default=120, help="seconds for each part of --tenants (%(default)g)")
     parser.add_argument("--endurance", type=positive, metavar="JOBS", help="rates and memory at each tenth of these")

@@ -67,6 +67,13 @@ def test_many_tenants_are_drained_beside_few(shape: list[str]) -> None:
     assert "not done" not in said
 
 
+def test_many_tenants_are_drained_with_weights_and_limits_of_few_and_of_each() -> None:
+    said = benchmark("--tenants", "20", "--steered")
+
+    assert re.search(r"^ +20 x 1 +20 x 1, 10 steered +20 x 1, 20 steered +ratio$", said, re.MULTILINE), said
+    assert re.search(r"^dispatcher's CPU, ms per job( +[\d,.]+){4}$", said, re.MULTILINE), said
+
+
 def test_tenants_run_that_is_not_done_says_so() -> None:
     said = benchmark("--tenants", "20", "--jobs-per-tenant", "100", "--deadline", "0.5")
 
