@@ -7,7 +7,7 @@ database refuses is set apart, and its own job alone is retried or failed.
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from docworker.db.documents.versions import (
     write_version,
     write_versions,
 )
-from docworker.db.errors import NotFoundError
+from docworker.db.errors import DocworkerError, NotFoundError
 from docworker.db.faults import Fault, classify
 from docworker.db.ledger import AttemptEnd
 from docworker.db.models import Document, DocumentStatus, Job, JobState
@@ -77,6 +77,9 @@ def _document_named(arguments: dict[str, Any]) -> UUID | None:
         return None
 
 
+_TOLD_AT_ONCE = 10_000
+
+
 def fail_cancelled(organization_id: UUID, job_ids: Sequence[UUID]) -> None:
     """Have documents say at once that their jobs, among these, were cancelled, unless another job will process them.
 
@@ -94,6 +97,18 @@ def fail_cancelled(organization_id: UUID, job_ids: Sequence[UUID]) -> None:
         )
         named = (_document_named(arguments) for arguments in cancelled)
         fail_abandoned(session, [one for one in named if one is not None], kind=kind)
+
+
+def tell_cancelled(job_ids: Sequence[UUID], opened: Callable[[], AbstractContextManager[Session]]) -> None:
+    """`fail_cancelled` for those of these jobs that process documents, of whichever organizations they are; of those
+    that are not served their documents are found later. `opened` gives a session of the dispatcher's role."""
+    kind = process_document.kind.name
+    for start in range(0, len(job_ids), _TOLD_AT_ONCE):
+        with opened() as session:
+            jobs_of = ledger.by_organization(session, job_ids[start : start + _TOLD_AT_ONCE], kind=kind)
+        for owner, ids in jobs_of.items():
+            with suppress(DocworkerError):
+                fail_cancelled(owner, ids)
 
 
 @batch_job(arguments=ProcessDocument, soft_limit_seconds=240, hard_limit_seconds=300, on_failure=fail_document)

@@ -4,6 +4,7 @@ Whatever a template shows is escaped, cut, and without what would drive a termin
 messages, arguments and names come from strangers.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -40,6 +41,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "ago": ago,
+        "as_json": as_json,
         "seconds": seconds,
         "number": number,
         "cut": cut,
@@ -88,6 +90,11 @@ def seconds(value: float | None) -> str:
 def number(value: float | None, *, is_cut: bool = False) -> str:
     """`12,345`, or `12,345+` where only so many were counted; nothing for None."""
     return "" if value is None else f"{value:,}" + ("+" if is_cut else "")
+
+
+def as_json(value: Any) -> str:
+    """On several lines."""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)
 
 
 _WIDTH, _HEIGHT = 96, 20

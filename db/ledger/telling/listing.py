@@ -1,4 +1,4 @@
-"""`list_jobs`, `find_job`: a page of jobs by a filter, and a job by its id, however many jobs there are.
+"""`list_jobs`, `count_jobs`, `find_job`: a page of jobs by a filter, how many it has, and a job by its id.
 
 Each choice is answered by an index: failed jobs by theirs, live ones and the children of a job as a bounded set, all
 else by the keys of organizations, page by page of what was looked through.
@@ -80,24 +80,16 @@ def _live(state: JobState | None, wanted: Filter) -> list[str]:
 
 
 def _children(session: Session, wanted: Filter, limit: int, behind: UUID | None) -> Page:
-    if wanted.organization_id is None:
-        raise InvalidArgumentError("choose the organization of the job whose children these are")
-    condition = "organization_id = :organization_id AND parent_id = :parent_id"
-    if wanted.states:
-        condition += " AND state = :state"
-        if wanted.reason is not None:
-            condition += f" AND {REASON} = :reason"
-    return _of_set(session, [condition], wanted, limit, behind)
+    _demand_owner(wanted)
+    conditions = _conditions(JobState(wanted.states[0]), wanted) if wanted.states else [_OF_PARENT]
+    return _of_set(session, conditions, wanted, limit, behind)
 
 
 def _of_set(session: Session, conditions: Sequence[str], wanted: Filter, limit: int, behind: UUID | None) -> Page:
     session.execute(BY_INDEX)
-    parts = " UNION ALL ".join(
-        f"(SELECT organization_id, id, kind FROM {JOBS} WHERE {one} LIMIT :most)" for one in conditions
-    )
     rows = session.execute(
         text(f"""
-WITH looked_at AS MATERIALIZED ({parts})
+WITH looked_at AS MATERIALIZED ({_parts(conditions)})
 SELECT looked.jobs, found.* FROM (SELECT count(*) AS jobs FROM looked_at) AS looked LEFT JOIN (
     SELECT organization_id, id FROM looked_at
     WHERE organization_id = coalesce(CAST(:organization_id AS uuid), organization_id)
@@ -112,6 +104,59 @@ ORDER BY found.id DESC
     keys = [(row.organization_id, row.id) for row in rows if row.id is not None]
     last = str(keys[-1][1]) if len(keys) == limit else None
     return Page(_listed(session, keys), last, rows[0].jobs >= _MOST_OF_A_SET)
+
+
+class Counted(NamedTuple):
+    """So many jobs, or more where `is_cut`."""
+
+    jobs: int
+    is_cut: bool
+
+
+def count_jobs(session: Session, wanted: Filter) -> Counted:
+    """How many jobs of the filter there are in its states, each of them failed or a live one; counted up to a bound.
+    For the dispatcher's session. Raises InvalidArgumentError for what only a walk through all jobs would answer."""
+    session.execute(BY_INDEX)
+    total, is_cut = 0, False
+    for state in map(JobState, wanted.states):
+        row = session.execute(
+            text(f"""
+WITH looked_at AS MATERIALIZED ({_parts(_conditions(state, wanted))})
+SELECT count(*) FILTER (WHERE organization_id = coalesce(CAST(:organization_id AS uuid), organization_id)
+                          AND kind = coalesce(CAST(:kind AS text), kind)) AS jobs, count(*) AS looked
+FROM looked_at
+"""),
+            {**_asked(wanted), "state": str(state), "most": _MOST_OF_A_SET},
+        ).one()
+        total, is_cut = total + row.jobs, is_cut or row.looked >= _MOST_OF_A_SET
+    return Counted(total, is_cut)
+
+
+def _conditions(state: JobState, wanted: Filter) -> list[str]:
+    reason = [f"{REASON} = :reason"] if wanted.reason is not None else []
+    if wanted.parent_id is not None:
+        _demand_owner(wanted)
+        return [" AND ".join([_OF_PARENT, "state = :state", *reason])]
+    if state is JobState.FAILED:
+        own = [f"{name} = :{name}" for name in ("kind", "organization_id") if getattr(wanted, name) is not None]
+        return [" AND ".join(["state = 'failed'", *own, *reason])]
+    if state not in _LIVE:
+        raise InvalidArgumentError("only failed and live jobs are counted")
+    return _live(state, wanted)
+
+
+_OF_PARENT = "organization_id = :organization_id AND parent_id = :parent_id"
+
+
+def _demand_owner(wanted: Filter) -> None:
+    if wanted.organization_id is None:
+        raise InvalidArgumentError("choose the organization of the job whose children these are")
+
+
+def _parts(conditions: Sequence[str]) -> str:
+    return " UNION ALL ".join(
+        f"(SELECT organization_id, id, kind FROM {JOBS} WHERE {one} LIMIT :most)" for one in conditions
+    )
 
 
 def _asked(wanted: Filter) -> dict[str, Any]:

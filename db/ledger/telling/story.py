@@ -4,6 +4,7 @@ Where an attempt ends without success a trigger on the jobs writes down how, who
 nothing: its end stands in the job's row.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -175,3 +176,21 @@ def _shown(progress: Any, token: UUID | None) -> dict[str, Any] | None:
     if not isinstance(progress, dict) or progress.get("claim") != str(token):
         return None
     return {name: value for name, value in progress.items() if name != "claim"}
+
+
+def progress_text(progress: dict[str, Any] | None) -> str | None:
+    """What an attempt told of how far it is, as `3/10 page three`."""
+    if progress is None:
+        return None
+    of = progress.get("of")
+    done = f"{progress.get('done', 0):g}" + ("" if of is None else f"/{of:g}")
+    return f"{done} {progress.get('message', '')}".rstrip()
+
+
+def line_text(line: dict[str, Any]) -> str:
+    """A line of an attempt's log, with the time since the attempt began."""
+    if "left_out" in line:
+        return f"… {line['left_out']} more lines are not kept"
+    fields = {name: value for name, value in line.items() if name not in ("seconds", "message")}
+    told = "".join(f"  {name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items())
+    return f"{line.get('seconds', 0):8.3f} s  {line.get('message', '')}{told}"

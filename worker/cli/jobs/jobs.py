@@ -5,14 +5,13 @@ Following a fan-out is in `worker.cli.jobs.watch`.
 
 import json
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import click
 
 from docworker.db import ledger
-from docworker.db.errors import DocworkerError, InvalidArgumentError
+from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Filter, Listed
 from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
@@ -238,16 +237,10 @@ def cancel(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_js
 
 
 def _tell_documents(cancelled: list[UUID]) -> None:
-    """Documents say at once that nobody will process them. Of an organization that is not served they do later."""
-    from docworker.jobs.kinds.documents import fail_cancelled, process_document  # noqa: PLC0415 -- they load Celery
+    """Documents say at once that nobody will process them."""
+    from docworker.jobs.kinds.documents import tell_cancelled  # noqa: PLC0415 -- it loads Celery
 
-    for start in range(0, len(cancelled), _PAGE):
-        with all_jobs_session() as session:
-            kind = process_document.kind.name
-            jobs_of = ledger.by_organization(session, cancelled[start : start + _PAGE], kind=kind)
-        for owner, job_ids in jobs_of.items():
-            with suppress(DocworkerError):
-                fail_cancelled(owner, job_ids)
+    tell_cancelled(cancelled, all_jobs_session)
 
 
 def _named(job_ids: tuple[UUID, ...], tree: UUID | None) -> tuple[UUID, ...]:

@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from docworker.db import ledger
 from docworker.db.errors import DocworkerError
+from docworker.db.ledger.telling.story import progress_text
 from docworker.db.models import Job
 from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.cli.jobs.story import progress_text
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json
 

@@ -7,6 +7,7 @@ from docworker.db import ledger
 from docworker.db.ledger.telling.backlog import backlog
 from docworker.db.ledger.telling.failures import failure_groups
 from docworker.db.ledger.telling.processes import processes
+from docworker.worker.console.choosing import reason_parameter
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
@@ -36,6 +37,7 @@ def _show(view: View) -> Mapping[str, Any]:
         "oldest": max((one.oldest_seconds or 0.0 for one in waiting.waiting), default=0.0),
         "by_hour": by_hour,
         "failed": failed[:_SHOWN],
+        "reason_parameter": reason_parameter,
         "longest": [one for one in waiting.waiting if one.due][:_SHOWN],
         "slugs": view.slugs([one.organization_id for one in waiting.waiting[:_SHOWN]]),
         "roles": roles,

@@ -1,0 +1,25 @@
+"""`PAGE`: why jobs have failed, by kind and reason; each group can be run again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from docworker.db.ledger.telling.failures import MOST_GROUPS, failure_groups
+from docworker.worker.console.choosing import reason_parameter
+from docworker.worker.console.page import Page
+from docworker.worker.console.view import View
+
+
+def _show(view: View) -> Mapping[str, Any]:
+    kind, organization_id = view.asked("kind"), view.organization()
+    with view.session() as session:
+        groups = failure_groups(session, kind=kind, organization_id=organization_id)
+    return {
+        "groups": groups,
+        "is_cut": len(groups) >= MOST_GROUPS,
+        "kind": kind,
+        "organization": view.asked("organization"),
+        "reason_parameter": reason_parameter,
+    }
+
+
+PAGE = Page("failures", "/failures", "Failures", _show, "Failures", is_renewed=True)
