@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from docworker.db.ledger.telling.forecast import seconds_text
 from docworker.worker.printable import printable_lines
@@ -44,6 +44,7 @@ def _environment() -> Environment:
         "as_json": as_json,
         "seconds": seconds,
         "number": number,
+        "code": code,
         "cut": cut,
         "first_line": first_line,
         "sparkline": sparkline,
@@ -65,6 +66,15 @@ def cut(text: object, most: int) -> str:
     """At most so many characters, the last of them an ellipsis where some are left out."""
     shown = str(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def code(text: object) -> Markup:
+    """What stands between backquotes as what is typed; all of it as `bounded` has it."""
+    parts = str(bounded(text)).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    shown = (Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts))
+    return Markup("").join(shown)
 
 
 def first_line(text: object, most: int = 200) -> str:

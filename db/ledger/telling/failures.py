@@ -17,7 +17,8 @@ MOST_GROUPS = 200
 LATEST = f"kind DESC, {REASON} DESC, finished_at DESC"
 """Of one group: an order by an expression is looked up in an index only with all that stands before it there."""
 HOURS = 24
-_MOST_COUNTED, _LEAST_OF_A_GROUP = 30_000, 200
+MOST_COUNTED = 30_000
+_LEAST_OF_A_GROUP = 200
 BY_INDEX = text("""
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_sort', 'off', true), set_config('jit', 'off', true)
@@ -91,9 +92,14 @@ ORDER BY counted.jobs DESC, found.kind, found.reason
 
 
 def failure_groups(
-    session: Session, *, kind: str | None = None, organization_id: UUID | None = None
+    session: Session,
+    *,
+    kind: str | None = None,
+    organization_id: UUID | None = None,
+    most_counted: int = MOST_COUNTED,
 ) -> list[FailureGroup]:
-    """The largest first, at most MOST_GROUPS. For the dispatcher's session."""
+    """The largest first, at most MOST_GROUPS; about `most_counted` jobs are looked at for all of them together. For the
+    dispatcher's session."""
     session.execute(BY_INDEX)
     rows = session.execute(
         text(_statement(kind, of_organization=organization_id is not None)),
@@ -101,7 +107,7 @@ def failure_groups(
             "kind": kind,
             "organization_id": organization_id,
             "groups": MOST_GROUPS,
-            "counted": _MOST_COUNTED,
+            "counted": most_counted,
             "least": _LEAST_OF_A_GROUP,
             "hours": HOURS,
         },

@@ -21,6 +21,10 @@ from sqlalchemy import Engine, event, text
 from docworker.db import ledger
 from docworker.db.cluster import close_database, database, open_database
 from docworker.db.cluster.engines import owner_engine
+from docworker.db.ledger import Filter
+from docworker.db.ledger.telling.backlog import backlog
+from docworker.db.ledger.telling.failures import failure_groups
+from docworker.db.ledger.telling.listing import count_jobs, find_job, list_jobs
 from docworker.db.ledger.values import EARLIEST
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME, settings
@@ -203,6 +207,23 @@ def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
     asked = ["promote", "arrivals", "lanes", "load", "dispatch", "requeue", "held up", "undispatch", "oldest"]
     assert_cheap(scans, statements=len(asked))
     assert {scan.index for scan in scans} >= {"ix_jobs_ready", "ix_jobs_later", "ix_jobs_arrived", "ix_jobs_dispatched"}
+
+
+def test_looking_costs_the_same(scans: list[Scan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docworker.db.ledger.telling.backlog._COUNTED", MOST_ROWS)
+    monkeypatch.setattr("docworker.db.ledger.telling.listing._MOST_OF_A_SET", MOST_ROWS)
+    one = UUID(int=1)
+    with all_jobs_session() as session:
+        assert failure_groups(session) == []
+        assert backlog(session).waiting
+        assert len(list_jobs(session, Filter()).jobs) == 50
+        assert len(list_jobs(session, Filter(["queued"])).jobs) == 50
+        assert list_jobs(session, Filter(["failed"])).jobs == []
+        listed = list_jobs(session, Filter(organization_id=one, kind="test_kind"))
+        assert find_job(session, listed.jobs[0].id) == one
+        assert count_jobs(session, Filter(["queued"], kind="test_kind")).is_cut
+    asked = ["failures", "lanes", "others", "latest", "queued", "failed", "of one", "find", "count"]
+    assert_cheap(scans, statements=len([*asked, "shown"]))
 
 
 def claimed_jobs(*, lease: float) -> tuple[LedgerSteps, list[ledger.Claimed]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings, settings
@@ -13,7 +15,7 @@ from docworker.worker.console import console_app
 from docworker.worker.console.access import Gate, Role, Tokens
 from docworker.worker.console.pages import PAGES
 from docworker.worker.console.server import is_loopback, tokens_for
-from tests.support.console import TOKENS, Browser, serving_console
+from tests.support.console import TOKENS, Browser, served, serving_console
 
 NewBrowser = Callable[..., Browser]
 
@@ -178,6 +180,21 @@ def test_it_is_closed_without_a_token(environment: dict[str, str]) -> None:
 def test_only_addresses_of_this_machine_are_its_own() -> None:
     assert [one for one in ("127.0.0.1", "::1", "localhost", "127.8.8.8") if not is_loopback(one)] == []
     assert [one for one in ("0.0.0.0", "::", "10.0.0.1", "example.com", "") if is_loopback(one)] == []
+
+
+def test_it_is_mounted_in_another_application(opened: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCWORKER_CONSOLE_VIEWER_TOKEN", TOKENS["viewer"])
+    settings.cache_clear()
+    with served(Starlette(routes=[Mount("/jobs", app=console_app())])) as url:
+        one = Browser(f"{url}/jobs")
+        assert (
+            one.send("/login", {"token": TOKENS["viewer"], "next": "/failures"}).headers["Location"] == "/jobs/failures"
+        )
+        page = one.page("/failures")
+        assert 'href="/jobs/backlog"' in page
+        assert one.get("/static/console.css").status_code == 200
+        assert 'src="/jobs/static/console.js' in page
+        one.close()
 
 
 def test_it_works_below_a_path_and_as_people_see_it_behind_a_proxy(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from html import unescape
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pytest
@@ -232,6 +233,8 @@ def test_words_of_strangers_are_escaped_and_bounded_on_each_page(
     pages = [running, *(operator.page(path) for path in ("/", "/failures", "/jobs", "/jobs?state=failed", "/backlog"))]
     pages.append(operator.page(f"/jobs/{claimed.id}"))
     pages.append(operator.page(f"/jobs/change?change=retry&kind={'<b>'}"))
+    strange = quote("<script>alert(1)</script>`<img src=x>`")
+    pages += [operator.get(f"/jobs?{name}={strange}").text for name in ("state", "organization", "behind", "ledger")]
     for page in pages:
         assert "<script>alert" not in page
         assert "<img src" not in page

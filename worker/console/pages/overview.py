@@ -12,6 +12,7 @@ from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
 _SHOWN = 5
+_MOST_COUNTED = 10_000
 _NEEDED = {
     "worker": "no worker lives, so jobs are not run: start `docworker worker`",
     "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
@@ -23,7 +24,7 @@ def _show(view: View) -> Mapping[str, Any]:
         living = [one for one in processes(session) if one.lives]
     with view.session() as session:
         waiting = backlog(session)
-        failed = failure_groups(session)
+        failed = failure_groups(session, most_counted=_MOST_COUNTED)
         paused = len(ledger.pauses(session))
     by_hour = [sum(hours) for hours in zip(*(one.by_hour for one in failed), strict=True)] or [0]
     roles = {role: [one for one in living if one.role == role] for role in ("worker", "dispatcher", "beat")}
@@ -36,6 +37,7 @@ def _show(view: View) -> Mapping[str, Any]:
         },
         "oldest": max((one.oldest_seconds or 0.0 for one in waiting.waiting), default=0.0),
         "by_hour": by_hour,
+        "last_hour_is_cut": any(one.is_cut and one.by_hour[-1] >= one.jobs for one in failed),
         "failed": failed[:_SHOWN],
         "reason_parameter": reason_parameter,
         "longest": [one for one in waiting.waiting if one.due][:_SHOWN],

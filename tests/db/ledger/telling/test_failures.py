@@ -65,10 +65,9 @@ def test_an_hour_counts_what_failed_in_it(fail: Fail) -> None:
 
 
 def test_of_a_large_group_the_latest_are_counted_up_to_a_bound(fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "_MOST_COUNTED", 2)
     monkeypatch.setattr(failures, "_LEAST_OF_A_GROUP", 2)
     fail("ValueError", 4)
-    (one,) = groups()
+    (one,) = groups(most_counted=2)
     assert (one.jobs, one.is_cut) == (2, True)
 
 
