@@ -29,6 +29,7 @@ from docworker.jobs.pipeline.registry import Pipeline
 from docworker.jobs.pipeline.titles import title_of
 from docworker.jobs.webhooks.posting import retry_after_seconds
 from docworker.worker.cli.output import cell_text, print_json, print_json_line, print_json_list
+from docworker.worker.console.shown import as_json, bounded, code, cut, first_line
 from docworker.worker.printable import printable, printable_lines, shell_word
 
 Subject = Callable[[bytes], object]
@@ -80,6 +81,11 @@ FED: dict[str, dict[str, Subject]] = {
     "docworker.worker.cli.output.print_json_list": {
         "": lambda data: _silently(lambda one: print_json_list([one]), text(data))
     },
+    "docworker.worker.console.shown.as_json": {"": lambda data: as_json({"text": text(data)})},
+    "docworker.worker.console.shown.bounded": {"": lambda data: bounded(text(data))},
+    "docworker.worker.console.shown.code": {"": lambda data: code(text(data))},
+    "docworker.worker.console.shown.cut": {"": lambda data: cut(text(data), 300)},
+    "docworker.worker.console.shown.first_line": {"": lambda data: first_line(text(data))},
     "docworker.worker.printable.printable": {"": lambda data: printable(text(data))},
     "docworker.worker.printable.printable_lines": {"": lambda data: printable_lines(text(data))},
     "docworker.worker.printable.shell_word": {"": lambda data: shell_word(text(data))},
@@ -147,6 +153,7 @@ FURTHER_MODULES = (
     "docworker.jobs.imports.walking",
     "docworker.jobs.webhooks.posting",
     "docworker.worker.cli.output",
+    "docworker.worker.console.shown",
     "docworker.worker.printable",
 )
 """Others than those of the pipeline, all of whose public functions are looked at as well."""
@@ -179,6 +186,11 @@ EXEMPT: dict[str, str] = {
     "docworker.worker.cli.output.quiet_logs": _INSTALLATION,
     "docworker.worker.cli.output.print_table": "shows cells, each made by `cell_text`",
     "docworker.worker.cli.output.size_text": "shows a number",
+    "docworker.worker.console.shown.ago": "shows a time",
+    "docworker.worker.console.shown.number": "shows a number",
+    "docworker.worker.console.shown.render": "shows values, each as `bounded` has it",
+    "docworker.worker.console.shown.seconds": "shows a number",
+    "docworker.worker.console.shown.sparkline": "shows numbers",
     "docworker.jobs.pipeline.limits.limited_cpu_seconds": "reads a clock",
     "docworker.jobs.pipeline.child.main": _CHILD,
     "docworker.jobs.pipeline.confinement.Offer.is_whole": _INSTALLATION,

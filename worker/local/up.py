@@ -75,6 +75,7 @@ def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]
         yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
     if stack.directory == DEFAULT_DIRECTORY.absolute():
         yield f"try, in another shell in this directory: {_program()} organizations add acme"
+        yield f"look at jobs in a browser, from another shell in this directory: {_program()} console"
     yield f"settings for other directories and programs: . {environment_file(stack.directory)}"
 
 

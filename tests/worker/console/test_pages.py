@@ -20,7 +20,7 @@ from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
 from docworker.worker.console import shown
 from docworker.worker.console.pages import change
-from tests.support.console import Browser, serving_console
+from tests.support.console import SETTINGS, Browser, serving_console
 from tests.support.ledger import LedgerSteps, in_an_hour
 from tests.support.tenants import Tenant
 
@@ -269,3 +269,24 @@ def test_arguments_and_results_can_be_hidden(console: str, steps: LedgerSteps) -
 def test_a_ledger_that_there_is_not_is_refused(browser: NewBrowser, steps: LedgerSteps) -> None:
     assert browser("viewer").get("/backlog?ledger=nowhere").status_code == 422
     assert "ledger=home" in browser("viewer").page("/backlog?ledger=home")
+
+
+@pytest.mark.usefixtures("clusters")
+def test_each_ledger_is_looked_at_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, token in SETTINGS.items():
+        monkeypatch.setenv(name, token)
+    settings.cache_clear()
+    east = LedgerSteps(cluster="east")
+    east.kind = "of_the_east"
+    east.enqueue(2, kind=east.kind)
+    with serving_console() as url:
+        operator = Browser(url).log_in("operator")
+        page = operator.page("/")
+        assert "of_the_east" not in page
+        (there,) = links(page, "ledger=east")
+        assert "of_the_east" in operator.page(there)
+        (backlog,) = links(operator.page(there), "/backlog?organization=", "ledger=east")[:1]
+        assert "of_the_east" in operator.page(backlog)
+        operator.act("/jobs/change?change=cancel&kind=of_the_east&ledger=east")
+        assert east.states() == {"cancelled": 2}
+        operator.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -38,6 +39,7 @@ from docworker.worker.cli.tenants.organizations import add
 from docworker.worker.cli.tenants.tenants import create
 from docworker.worker.cli.tenants.tenants import list_ as list_tenants
 from docworker.worker.local.home import PROCESSES, metrics_port_setting
+from docworker.worker.local.servers.server import free_port
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.local.supervisor import BackgroundProcess, Interrupted, StopSignals, background, dead
 from docworker.worker.local.up import COMMANDS, migrate, process_environment, temporary_stack
@@ -101,8 +103,9 @@ Exit codes: 0 every good sample was processed and every broken one failed for th
     metavar="DIRECTORY",
     help="Has documents/ and expected.json.  [default: the samples/ of this checkout]",
 )
+@click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C, with a console to look at.")
 @click.pass_context
-def demo(ctx: click.Context, samples: Path) -> None:
+def demo(ctx: click.Context, samples: Path, keep: bool) -> None:
     """Start everything, process the samples, show the result, stop everything."""
     started_at = time.monotonic()
     expected = _load_expected(samples)
@@ -110,7 +113,7 @@ def demo(ctx: click.Context, samples: Path) -> None:
         del os.environ[name]
     quiet_logs()
     try:
-        exit_code = _run(ctx, samples / "documents", expected)
+        exit_code = _run(ctx, samples / "documents", expected, _Console() if keep else None)
     finally:
         click.echo(f"\neverything is stopped again, after {time.monotonic() - started_at:.1f} seconds")
     sys.exit(exit_code)
@@ -126,8 +129,35 @@ def _load_expected(samples: Path) -> dict[str, Expected]:
         raise InvalidArgumentError(f"{path} does not say status and reason for each file") from error
 
 
-def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) -> int:
+class _Console:
+    """Where the console of this run is, and who gets in."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.token = secrets.token_urlsafe(24)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "DOCWORKER_CONSOLE_PORT": str(self.port),
+            "DOCWORKER_CONSOLE_METRICS_PORT": "0",
+            "DOCWORKER_CONSOLE_OPERATOR_TOKEN": self.token,
+        }
+
+    def show(self, processes: list[BackgroundProcess]) -> None:
+        """Until Ctrl-C, or until one of the processes ends."""
+        _say(f"The console: http://127.0.0.1:{self.port}/ — log in with the token {self.token}")
+        click.echo("Ctrl-C stops everything")
+        while dead(processes) is None:
+            time.sleep(POLL_SECONDS)
+        raise DocworkerError(str(dead(processes)))
+
+
+def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected], kept: _Console | None) -> int:
     commands = {name: COMMANDS[name] for name in PROCESSES}
+    if kept is not None:
+        commands["console"] = "docworker console"
+    exit_code = None
     with StopSignals() as signals:
         try:
             with temporary_stack() as stack:
@@ -135,16 +165,20 @@ def _run(ctx: click.Context, documents: Path, expected: Mapping[str, Expected]) 
                 directory = stack.directory.parent
                 with signals.interrupting():
                     stack.start()
-                    environment = process_environment(stack.environment())
+                    environment = process_environment(stack.environment()) | ({} if kept is None else kept.settings)
                     migrate(environment)
                 with background(commands, environment=environment, directory=directory) as processes:
                     apply_settings(stack.environment())
                     with signals.interrupting():
                         shutil.copytree(documents, directory / "documents")
                         exit_code = _show(ctx, _Demo(stack, processes), directory / "documents", expected)
+                        if kept is not None:
+                            kept.show(processes)
             # A signal may have come while everything was stopping.
             return 128 + signals.last if signals.count else exit_code
         except Interrupted:
+            if kept is not None and exit_code is not None:  # what it was kept for is over
+                return exit_code
             return 128 + signals.last
 
 

@@ -48,6 +48,8 @@ def _show(view: View) -> Mapping[str, Any]:
         "releases": sorted({one.release for one in living}),
         "problems": [text for role, text in _NEEDED.items() if not roles[role]],
         "paused": paused,
+        "ledgers": view.ledgers(),
+        "ledger": view.ledger,
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from docworker.worker.local.launching import children, command_line
+from tests.support.console import Browser
 from tests.support.processes import Process, Processes
 from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
@@ -74,6 +76,23 @@ def test_demo_shows_every_sample_a_search_a_history_and_metrics(demo: Demo) -> N
     assert 'docworker_jobs_total{kind="process_document",outcome="failed"} 6.0' in process.log
     assert 'docworker_dispatched_jobs_total{kind="process_document"} 19.0' in process.log  # 3 of the second tenant
     assert "tenant_southport_" in process.log, "it has a schema of its own"
+    assert demo.leftovers() == []
+
+
+def test_demo_is_kept_for_a_look_at_its_console(demo: Demo) -> None:
+    process = demo.start("--keep", "--samples", demo.samples(minutes=None, empty="empty"))
+    process.wait_for_log("Ctrl-C stops everything", within_seconds=120)
+    found = re.search(
+        r"The console: (http://127\.0\.0\.1:[0-9]{1,5})/ — log in with the token (\S{16,99})\n", process.log
+    )
+    assert found is not None, process.log
+    browser = Browser(found[1])
+    assert browser.send("/login", {"token": found[2]}).status_code == 303
+    assert "process_document" in browser.page("/failures"), "that of the broken sample"
+    browser.close()
+    process.send(signal.SIGINT)
+    process.wait()
+    assert "everything is stopped again" in process.log
     assert demo.leftovers() == []
 
 

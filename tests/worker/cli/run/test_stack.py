@@ -67,6 +67,7 @@ def test_up_says_where_the_metrics_are_and_how_to_go_on(up: Process, directory: 
     for name in PROCESSES:
         assert re.search(rf"metrics of {name}: http://127\.0\.0\.1:\d+/metrics\n", up.log)
     assert re.search(r"try, in another shell in this directory: \S*docworker organizations add acme\n", up.log)
+    assert re.search(r"look at jobs in a browser, from another shell in this directory: \S*docworker console\n", up.log)
     assert f". {directory}/.docworker/environment\n" in up.log
 
 
