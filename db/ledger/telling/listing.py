@@ -103,7 +103,7 @@ ORDER BY found.id DESC
     ).all()
     keys = [(row.organization_id, row.id) for row in rows if row.id is not None]
     last = str(keys[-1][1]) if len(keys) == limit else None
-    return Page(_listed(session, keys), last, rows[0].jobs >= _MOST_OF_A_SET)
+    return Page(listed(session, keys), last, rows[0].jobs >= _MOST_OF_A_SET)
 
 
 class Counted(NamedTuple):
@@ -199,7 +199,7 @@ def _failed(session: Session, wanted: Filter, limit: int, behind: str | None) ->
         text(_failed_statement(wanted, is_behind=behind is not None)),
         {**_asked(wanted), "groups": MOST_GROUPS, "limit": limit, "ended": ended, "id": job_id},
     ).all()
-    jobs = _listed(session, [(row.organization_id, row.id) for row in found])
+    jobs = listed(session, [(row.organization_id, row.id) for row in found])
     if len(found) < limit:
         return Page(jobs)
     last = found[-1]
@@ -231,7 +231,7 @@ def _walk(session: Session, wanted: Filter, limit: int, behind: UUID | None) -> 
         {**_asked(wanted), "behind": behind, "window": _LOOKED_THROUGH, "limit": limit},
     ).all()
     found = [row.id for row in rows if row.id is not None]
-    jobs = _listed(session, [(wanted.organization_id, one) for one in found])
+    jobs = listed(session, [(wanted.organization_id, one) for one in found])
     if len(found) == limit:
         return Page(jobs, str(found[-1]))
     if rows[0].jobs == _LOOKED_THROUGH:
@@ -266,13 +266,13 @@ ORDER BY latest.id DESC LIMIT :limit
 """),
         {"owners": _MOST_OWNERS, "limit": limit, "behind": behind},
     ).all()
-    jobs = _listed(session, [(row.organization_id, row.id) for row in rows])
+    jobs = listed(session, [(row.organization_id, row.id) for row in rows])
     last = str(rows[-1].id) if len(rows) == limit else None
     return Page(jobs, last, bool(rows) and rows[0].owners >= _MOST_OWNERS)
 
 
-def _listed(session: Session, keys: Sequence[Key]) -> list[Listed]:
-    """In the order of the keys."""
+def listed(session: Session, keys: Sequence[Key]) -> list[Listed]:
+    """What a list shows of these jobs, in the order of the keys; those that are not there are left out."""
     if not keys:
         return []
     rows = session.execute(select(*LISTED).where(tuple_(Job.organization_id, Job.id).in_(keys)))

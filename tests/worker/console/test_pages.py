@@ -25,6 +25,7 @@ from tests.support.ledger import LedgerSteps, in_an_hour
 from tests.support.tenants import Tenant
 
 NewBrowser = Callable[..., Browser]
+PATHS = ("/", "/failures", "/jobs", "/jobs?state=failed", "/backlog", "/fanouts")
 HOSTILE = "<script>alert(1)</script>\"'>&{{ 7*7 }}\u202e\x07</pre></td>"
 
 
@@ -217,6 +218,25 @@ def test_the_backlog_is_told_per_kind_and_organization(browser: NewBrowser, step
     assert "running" in page
 
 
+def test_fan_outs_tell_how_far_their_children_are(browser: NewBrowser, steps: LedgerSteps, tenant: Tenant) -> None:
+    viewer = browser("viewer")
+    assert 'class="empty"' in viewer.page("/fanouts")
+    first, second = steps.enqueue(2)
+    steps.enqueue(1, parent_id=first)
+    children = steps.run(4, parent_id=second, priority=0)
+    steps.finish(children[:1])
+    with writing(steps.organization_id) as session:
+        ledger.fail(session, children[1], ledger.Failure("E", "why"))
+    page = viewer.page("/fanouts")
+    assert f"/jobs/{second}" in page
+    assert f"/jobs/{first}" not in page, "the latest of each organization"
+    assert '<progress max="4" value="2" ' in page
+    (failed_ones,) = links(page, "state=failed", f"parent={second}")
+    assert str(children[1].id) in viewer.page(failed_ones)
+    of_one = viewer.page(f"/fanouts?organization={tenant.slug}")
+    assert f"/jobs/{first}" in of_one
+
+
 def test_words_of_strangers_are_escaped_and_bounded_on_each_page(
     browser: NewBrowser, steps: LedgerSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,11 +250,12 @@ def test_words_of_strangers_are_escaped_and_bounded_on_each_page(
     running = operator.page(f"/jobs/{claimed.id}")
     with writing(steps.organization_id) as session:
         ledger.fail(session, claimed, ledger.Failure(HOSTILE, HOSTILE + "z" * 50_000, HOSTILE))
-    pages = [running, *(operator.page(path) for path in ("/", "/failures", "/jobs", "/jobs?state=failed", "/backlog"))]
+    pages = [running, *(operator.page(path) for path in PATHS)]
     pages.append(operator.page(f"/jobs/{claimed.id}"))
     pages.append(operator.page(f"/jobs/change?change=retry&kind={'<b>'}"))
-    strange = quote("<script>alert(1)</script>`<img src=x>`")
-    pages += [operator.get(f"/jobs?{name}={strange}").text for name in ("state", "organization", "behind", "ledger")]
+    for strange in (quote("<script>alert(1)</script>`<img src=x>`"), quote("<script>alert(1)</script>`")):
+        names = ("state", "organization", "behind", "ledger")
+        pages += [operator.get(f"/jobs?{name}={strange}").text for name in names]
     for page in pages:
         assert "<script>alert" not in page
         assert "<img src" not in page
