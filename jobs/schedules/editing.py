@@ -3,19 +3,18 @@ do with schedules while beats run.
 
 All ask home's master as DOCWORKER_DISPATCHER_URL. `in_code` are the schedules that are defined there
 (`sources.code_schedules`): people may pause, resume and run those. What is done to a schedule of one organization is in
-that organization's audit log.
+that organization's audit log, what is done to others in the installation's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-import structlog
 from celery import current_app
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from docworker.db.editing.audit import audited, carried_out
+from docworker.db.editing.audit import audited, carried_out, record_with
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, NotFoundError
 from docworker.db.ledger.schedules import (
     add_kept,
@@ -38,8 +37,6 @@ from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.schedules.sources import TABLE, code_schedules, rule_text, schedule_of
 from docworker.jobs.schedules.tasks import TaskSchedule
 from docworker.jobs.task import known_kinds
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -68,10 +65,9 @@ def add_schedule(
             f"the catalog knows no organization {schedule.organization_id}: see `docworker tenants list`"
         )
 
-    def add(details: dict[str, Any]) -> None:
+    def add(session: Session, details: dict[str, Any]) -> None:
         details["after"] = _told(values)
-        with all_jobs_session() as session:
-            add_kept(session, schedule.name, organization_id=schedule.organization_id, **values)
+        add_kept(session, schedule.name, organization_id=schedule.organization_id, **values)
 
     _on_record(schedule.organization_id, "added", schedule.name, actor, add)
 
@@ -96,13 +92,12 @@ def edit_schedule(
     if found is None or found.source == Source.CODE:
         raise InvalidArgumentError(f"{name!r} is defined in code: change it there; it can be paused, resumed and run")
 
-    def edit(details: dict[str, Any]) -> Schedule:
-        with all_jobs_session() as session:
-            kept = locked_schedule(session, name)
-            schedule = _edited(kept, changes)
-            values = _values_of(schedule, _kinds(kinds))
-            details |= {"before": _told_of(kept), "after": _told(values)}
-            change_kept(session, kept, **values)
+    def edit(session: Session, details: dict[str, Any]) -> Schedule:
+        kept = locked_schedule(session, name)
+        schedule = _edited(kept, changes)
+        values = _values_of(schedule, _kinds(kinds))
+        details |= {"before": _told_of(kept), "after": _told(values)}
+        change_kept(session, kept, **values)
         return schedule
 
     return _on_record(found.organization_id, "edited", name, actor, edit)
@@ -131,15 +126,15 @@ def run_schedule(
     NotFoundError, as `add_schedule`, and what the broker's client raises."""
     schedule = _find_in_code(name, in_code) or _of_table(name)
 
-    def run(details: dict[str, Any]) -> UUID:
-        with all_jobs_session() as session:
-            job_id = enqueue_tick(session, schedule, _kinds(kinds), master_time(session))
-        if isinstance(schedule, TaskSchedule):
-            schedule.send(current_app._get_current_object(), job_id)
+    def run(session: Session, details: dict[str, Any]) -> UUID:
+        job_id = enqueue_tick(session, schedule, _kinds(kinds), master_time(session))
         details["job"] = str(job_id)
         return job_id
 
-    return _on_record(schedule.organization_id, "run", name, actor, run)
+    job_id = _on_record(schedule.organization_id, "run", name, actor, run)
+    if isinstance(schedule, TaskSchedule):
+        schedule.send(current_app._get_current_object(), job_id)
+    return job_id
 
 
 def delete_schedule(name: str, *, actor: str, in_code: Sequence[Schedule] | None = None) -> None:
@@ -149,10 +144,9 @@ def delete_schedule(name: str, *, actor: str, in_code: Sequence[Schedule] | None
         raise InvalidArgumentError(f"{name!r} is defined in code: remove it there, or pause it here")
     organization_id = _find(name).organization_id
 
-    def delete(details: dict[str, Any]) -> None:
-        with all_jobs_session() as session:
-            details["before"] = _told_of(locked_schedule(session, name))
-            delete_kept(session, name)
+    def delete(session: Session, details: dict[str, Any]) -> None:
+        details["before"] = _told_of(locked_schedule(session, name))
+        delete_kept(session, name)
 
     _on_record(organization_id, "deleted", name, actor, delete)
 
@@ -166,25 +160,32 @@ def _set_paused(name: str, action: str, actor: str, in_code: Sequence[Schedule] 
     if found.paused == paused:
         return False
 
-    def change(_: dict[str, Any]) -> bool:
-        with all_jobs_session() as session:
-            change_kept(session, locked_schedule(session, name), paused=paused)
+    def change(session: Session, _: dict[str, Any]) -> bool:
+        change_kept(session, locked_schedule(session, name), paused=paused)
         return True
 
     return _on_record(found.organization_id, action, name, actor, change)
 
 
-def _on_record(organization_id: UUID, action: str, name: str, actor: str, work: Callable[[dict[str, Any]], T]) -> T:
-    """Do the work; `work` is given the details of the entry. The audit log is one of organizations, so what concerns
-    the installation, or an organization that is no more, is told in the log of this process only."""
+def _on_record(
+    organization_id: UUID, action: str, name: str, actor: str, work: Callable[[Session, dict[str, Any]], T]
+) -> T:
+    """Do the work in a session of the ledger; it is given the details of the entry as well. What concerns the
+    installation, or an organization that is no more, stands in the installation's log, written in the same transaction;
+    else in the organization's."""
     if not _has_audit_log(organization_id):
-        done = work({})
-        log.info("schedule.changed", schedule=name, action=action, actor=actor)
+        details: dict[str, Any] = {}
+        with all_jobs_session() as ledger_session:
+            done = work(ledger_session, details)
+            record_with(ledger_session, action, actor=actor, subject="schedule", schedule=name, **details)
         return done
 
     def recorded(session: Session) -> T:
-        with audited(session, action, actor=actor, subject="schedule", schedule=name) as doing:
-            return work(doing.details)
+        with (
+            audited(session, action, actor=actor, subject="schedule", schedule=name) as doing,
+            all_jobs_session() as one,
+        ):
+            return work(one, doing.details)
 
     return carried_out(organization_id, recorded)
 

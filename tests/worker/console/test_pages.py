@@ -237,6 +237,24 @@ def test_fan_outs_tell_how_far_their_children_are(browser: NewBrowser, steps: Le
     assert f"/jobs/{first}" in of_one
 
 
+def test_a_schedule_is_run_paused_and_resumed(browser: NewBrowser, steps: LedgerSteps) -> None:
+    operator = browser("operator")
+    page = operator.page("/schedules")
+    assert "prune_jobs" in page
+    assert "Run now" not in browser("viewer").page("/schedules")
+    said = operator.page(operator.act("/schedules/run?name=prune_jobs").headers["Location"])
+    (job_id,) = re.findall(r"the job ([0-9a-f-]{36}) of prune_jobs is enqueued", said)
+    assert "prune_jobs" in operator.page(f"/jobs/{job_id}")
+    assert "is paused" in operator.page(operator.act("/schedules/pause?name=prune_jobs").headers["Location"])
+    assert "was paused already" in operator.page(operator.act("/schedules/pause?name=prune_jobs").headers["Location"])
+    assert "goes on" in operator.page(operator.act("/schedules/resume?name=prune_jobs").headers["Location"])
+    with Session(owner_engine(settings())) as session:
+        told = [one.action for one in list_installation_entries(session, subject="schedule", most=3)]
+    assert told == ["schedule.resumed", "schedule.paused", "schedule.run"]
+    assert operator.act("/schedules/run?name=nothing").status_code == 404
+    assert operator.act("/schedules/run").status_code == 422
+
+
 def test_words_of_strangers_are_escaped_and_bounded_on_each_page(
     browser: NewBrowser, steps: LedgerSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,15 @@ A page is a module here and a template of the same name.
 """
 
 from docworker.worker.console.page import Page
-from docworker.worker.console.pages import backlog, change, failures, fanouts, job, jobs, overview
+from docworker.worker.console.pages import backlog, change, failures, fanouts, job, jobs, overview, schedules
 
-PAGES: tuple[Page, ...] = (overview.PAGE, failures.PAGE, jobs.PAGE, change.PAGE, job.PAGE, backlog.PAGE, fanouts.PAGE)
+PAGES: tuple[Page, ...] = (
+    overview.PAGE,
+    failures.PAGE,
+    jobs.PAGE,
+    change.PAGE,
+    job.PAGE,
+    backlog.PAGE,
+    fanouts.PAGE,
+    schedules.PAGE,
+)
