@@ -90,7 +90,7 @@ def dispatch_due(
     """
     shortcuts = shortcuts or Shortcuts()
     if under_way.is_told:
-        admitted = [*admit_next(session), *admit_by_limits(session)]
+        admitted = [*admit_next(session, shortcuts.order_told), *admit_by_limits(session, shortcuts.keys_told)]
         shortcuts.lanes.came(
             (LaneKey(one.organization_id, one.kind, one.alone, one.priority), one.run_at) for one in admitted
         )

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from docworker.db.cluster.adapters import BEFORE_ALL
 from docworker.db.ledger.dispatching.planning import LaneKey
+from docworker.db.ledger.waiting.told import Told
 
 DEAR = 2000
 """Dead entries: about half a millisecond."""
@@ -189,3 +190,5 @@ class Shortcuts:
         self.under_way = Floor[UnderWay]()
         self.later = Floor[datetime]()
         self.lanes = KnownLanes()
+        self.order_told = Told()
+        self.keys_told = Told()

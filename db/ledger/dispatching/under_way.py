@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
+from docworker.db.ledger.waiting.told import OLDEST_WRITER
 from docworker.db.models.ledger.gate import ORDER_EVENTS
 from docworker.db.models.ledger.job import JOBS, PAUSES, SUSPENSIONS
 from docworker.db.models.ledger.key import KEY_EVENTS, KEY_RATES_SPENT
@@ -47,9 +48,13 @@ SELECT 'paused', organization_id, kind, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 UNION ALL
 SELECT 'paused', organization_id, '', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM {SUSPENSIONS}
 UNION ALL
-SELECT 'told', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-WHERE EXISTS (SELECT FROM {ORDER_EVENTS}) OR EXISTS (SELECT FROM {KEY_EVENTS})
-   OR EXISTS (SELECT FROM {KEY_RATES_SPENT} WHERE look_at <= (SELECT clock_timestamp()))
+SELECT 'told', NULL, 'order', CASE WHEN NOT EXISTS (SELECT FROM {ORDER_EVENTS} WHERE told_by >= :order_since)
+                                   THEN {OLDEST_WRITER} END, NULL, NULL, NULL, NULL, NULL, NULL
+UNION ALL
+SELECT 'told', NULL, 'keys', CASE WHEN NOT EXISTS (SELECT FROM {KEY_EVENTS} WHERE told_by >= :keys_since)
+                                   AND NOT EXISTS (SELECT FROM {KEY_RATES_SPENT}
+                                                   WHERE look_at <= (SELECT clock_timestamp()))
+                                  THEN {OLDEST_WRITER} END, NULL, NULL, NULL, NULL, NULL, NULL
 UNION ALL
 SELECT 'messages', NULL, NULL, count(DISTINCT message_id), NULL, NULL, NULL, NULL, NULL, NULL FROM sent
 WHERE dispatched_at > clock_timestamp() - :just_sent * interval '1 second'
@@ -85,7 +90,10 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     sent = 0
     passed = 0
     floor = shortcuts.under_way.begin()
+    told = {"order": shortcuts.order_told, "keys": shortcuts.keys_told}
     parameters = {
+        "order_since": told["order"].begin(),
+        "keys_since": told["keys"].begin(),
         "just_sent": JUST_SENT_SECONDS,
         "redispatch_after": shortcuts.redispatch_after_seconds,
         "shortest_lease": shortcuts.shortest_lease_seconds,
@@ -96,8 +104,10 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
         match what:
             case "paused":
                 paused.add((organization_id, kind))
-            case "told":
+            case "told" if counted is None:
                 is_told = True
+            case "told":
+                told[kind].ended(counted)
             case "messages":
                 sent = counted
             case "dispatched" | "running":

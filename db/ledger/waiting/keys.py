@@ -23,6 +23,7 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.values import MAX_KEY_LENGTH, MOST_RUNNING, check_integer, check_text
 from docworker.db.ledger.waiting.order import Admitted
 from docworker.db.ledger.waiting.rates import Rate
+from docworker.db.ledger.waiting.told import OLDEST_WRITER, Told
 from docworker.db.models import KeyLimit, KeyRateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.gate import GATES
@@ -93,8 +94,9 @@ _IN_LINE = f"""{_OF_KEY} AND job.state = 'waiting' AND NOT EXISTS (
     SELECT FROM {GATES} AS gate
     WHERE job.gated AND gate.organization_id = job.organization_id AND gate.id = job.id AND gate.pending > 0)"""
 _TOLD = text(f"""
-SELECT key.told_by, {_COLUMNS} FROM (
-    (SELECT organization_id, limit_key, told_by FROM {KEY_EVENTS} ORDER BY told_by LIMIT :most)
+SELECT key.told_by, {OLDEST_WRITER} AS oldest_writer, {_COLUMNS} FROM (
+    (SELECT organization_id, limit_key, told_by FROM {KEY_EVENTS}
+     WHERE told_by >= :since ORDER BY told_by LIMIT :most)
     UNION ALL
     (SELECT organization_id, limit_key, NULL FROM {KEY_RATES_SPENT}
      WHERE look_at <= (SELECT clock_timestamp()) ORDER BY look_at LIMIT :most)
@@ -191,13 +193,14 @@ ON CONFLICT (organization_id, limit_key) DO UPDATE SET spent_until = excluded.sp
 """)
 
 
-def admit(session: Session, *, most: int = 1000) -> list[Admitted]:
+def admit(session: Session, told_of: Told, *, most: int = 1000) -> list[Admitted]:
     """`waiting -> queued` for the jobs that the limits and rates of their keys let go, of so many changes at most, and
     `queued -> waiting` for what they let go no more; returns those that have come into their lanes. For who may
     plan."""
-    told = session.execute(_TOLD, {"most": most}).all()
+    told = session.execute(_TOLD, {"since": told_of.since, "most": most}).all()
     if not told:
         return []
+    told_of.ended(told[0].oldest_writer, min((row.told_by for row in told if row.told_by is not None), default=None))
     keys = {(row.organization_id, row.limit_key): _key_of(row) for row in told}
     limits = {"most": [one.max_running for one in keys.values()], "tokens": [one.tokens for one in keys.values()]}
     rows = session.execute(_ADMIT, _named(keys) | limits | {"window": WINDOW}).all()

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.values import MAX_KEY_LENGTH, check_text, shortened
+from docworker.db.ledger.waiting.told import OLDEST_WRITER, Told
 from docworker.db.models.ledger.gate import GATES, ORDER_EVENTS
 from docworker.db.models.ledger.job import ADMITTED, IN_LINE, JOBS, Job, JobState
 
@@ -56,7 +57,10 @@ def in_order(session: Session, organization_id: UUID, job_ids: Sequence[UUID], o
     session.execute(_ORDER, {"organization_id": organization_id, "jobs": list(job_ids), **order.parameters})
 
 
-_TOLD = text(f"SELECT organization_id, order_key, told_by FROM {ORDER_EVENTS} LIMIT :most")
+_TOLD = text(f"""
+SELECT organization_id, order_key, told_by, {OLDEST_WRITER} AS oldest_writer FROM {ORDER_EVENTS}
+WHERE told_by >= :since ORDER BY told_by LIMIT :most
+""")
 # The first in line of each key, unless it has failed and blocks, another one is admitted, or others are still to end.
 # What somebody has locked just now is for the next look.
 _ADMIT = text(f"""
@@ -111,10 +115,12 @@ class Admitted(NamedTuple):
     run_at: datetime
 
 
-def admit(session: Session, *, most: int = 1000) -> list[Admitted]:
+def admit(session: Session, told_of: Told, *, most: int = 1000) -> list[Admitted]:
     """`waiting -> queued` for the next job of each key of which something has changed, of so many changes at most;
     returns those that are due. For who may plan."""
-    told = session.execute(_TOLD, {"most": most}).all()
+    told = session.execute(_TOLD, {"since": told_of.since, "most": most}).all()
+    if told:
+        told_of.ended(told[0].oldest_writer, told[0].told_by)
     keys = list(dict.fromkeys((row.organization_id, row.order_key) for row in told))
     if not keys:
         return []
@@ -123,7 +129,7 @@ def admit(session: Session, *, most: int = 1000) -> list[Admitted]:
     held = {(row.organization_id, row.order_key) for row in rows if not row.is_admitted}
     seen = [row for row in told if (row.organization_id, row.order_key) not in held]
     if seen:
-        organizations, names, told_by = zip(*seen, strict=True)
+        organizations, names, told_by = zip(*[row[:3] for row in seen], strict=True)
         session.execute(_FORGET, {"organizations": list(organizations), "keys": list(names), "told_by": list(told_by)})
     return [
         Admitted(row.organization_id, row.kind, row.alone, row.priority, row.run_at)

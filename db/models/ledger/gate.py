@@ -58,7 +58,7 @@ class OrderEvent(Base):
     order_key: Mapped[str] = mapped_column(primary_key=True)
     told_by: Mapped[int] = mapped_column(BigInteger, primary_key=True)
 
-    __table_args__ = ({"schema": "ledger"},)
+    __table_args__ = (Index("ix_order_events_told_by", "told_by"), {"schema": "ledger"})
 
 
 GATES = str(Gate.__table__)
