@@ -33,7 +33,7 @@ def limits_of(
         if kind.concurrency is not None:
             cap = cap_of(name)
             return Size(1, kind.concurrency if cap is None else max(1, min(kind.concurrency, cap)))
-        if cap_of(name) is not None or book.is_rated(name):
+        if cap_of(name) is not None:
             return Size(1, 1)  # the jobs of a message run one by one, and each counts
         # Running jobs are half done on average. Those that have only just begun say little of how long others take.
         seconds = max(2 * under_way.running_seconds.get(name, 0.0), usual_seconds(name))

@@ -73,7 +73,7 @@ class LimitsInForce:
         known = self._known
         if known is None or known.rules != permit.rules:
             self._rules = Rules(_rule_of(row) for row in session.execute(_RULES))
-        if self._rules.rated_kinds and (known is None or known.spends != permit.spends or known.rules != permit.rules):
+        if self._rules.has_rates and (known is None or known.spends != permit.spends or known.rules != permit.rules):
             self._spent = {Bucket(*row[:2]): row[2] for row in session.execute(_SPENT)}
         self._known = permit
 

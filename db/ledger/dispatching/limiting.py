@@ -60,8 +60,7 @@ class Rules(dict[tuple[UUID, str, bool], Rule]):
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         super().__init__({(rule.organization_id, rule.kind, rule.is_each): rule for rule in rules})
-        self.rated_kinds = {rule.kind for rule in self.values() if rule.rate is not None}
-        """Of whose jobs some rate counts some; '' for all."""
+        self.has_rates = any(rule.rate is not None for rule in self.values())
 
 
 _NO_RULES, _NOTHING_SPENT = Rules(), MappingProxyType[Bucket, float]({})
@@ -91,9 +90,9 @@ class Book:
         """Whether there is a rule for the kind as a whole, so that organizations wait in line for it."""
         return (SYSTEM_ORGANIZATION_ID, kind, False) in self._rules
 
-    def is_rated(self, kind: str) -> bool:
-        """Whether some rate counts jobs of the kind."""
-        return not self._rules.rated_kinds.isdisjoint(("", kind))
+    def is_rated(self, organization_id: UUID, kind: str) -> bool:
+        """Whether some rate counts an organization's jobs of the kind."""
+        return self._rules.has_rates and any(rule.rate is not None for _, rule in self._all(organization_id, kind))
 
     def is_over(self, organization_id: UUID) -> bool:
         """Whether a rule stands in for the setting of how many jobs an organization may run."""

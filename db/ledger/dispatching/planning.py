@@ -296,13 +296,20 @@ class Planner:
         return min(may)
 
     def _draft_for(self, lane: Lane) -> _Draft | None:
+        is_alone = self._travels_alone(lane)
         if len(self.kind_of) < self._capacity:
             size = self._limits.size_of(lane.kind)
-            draft = _Draft(new_id(), lane.kind, 1 if lane.alone or size is None else size.room)
+            draft = _Draft(new_id(), lane.kind, 1 if is_alone or size is None else size.room)
             self.kind_of[draft.id] = lane.kind
             return draft
         is_open = self._open.get(lane.kind)
-        return None if lane.alone or not is_open else is_open.popleft()
+        return None if is_alone or not is_open else is_open.popleft()
+
+    def _travels_alone(self, lane: Lane) -> bool:
+        """Also where a rate counts it and the jobs of a message run one by one: what is handed back has spent of it."""
+        if lane.alone or lane.kind in self._limits.batch_kinds or lane.kind in self._limits.concurrent_kinds:
+            return lane.alone
+        return self._book.is_rated(lane.organization_id, lane.kind)
 
     def _send(self, lane: Lane, draft: _Draft, jobs: int) -> None:
         self.picks.setdefault(lane.key, []).extend([draft.id] * jobs)

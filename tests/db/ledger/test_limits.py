@@ -34,6 +34,7 @@ def look(in_force: LimitsInForce, *, capacity: int = 100) -> Counter[tuple[UUID,
             lambda _: ledger.Size(3, 3),
             largest=3,
             largest_single=3,
+            batch_kinds=KINDS,
             cap_of_kind=lambda kind: book.cap_of_kind(kind, None),
             book=book,
         )
@@ -188,6 +189,24 @@ def test_a_rate_is_spent_once_whichever_dispatcher_plans_and_fills_again(organiz
     assert sum(look(first).values()) == 2
     set_limit(kind="one", rate=Rate(jobs=10, seconds=0.1, burst=5))
     eventually(lambda: look(second), within_seconds=5, what="a faster rate lets the last one go")
+
+
+def test_who_has_a_rate_travels_alone_and_the_others_share_a_message(organizations: list[LedgerSteps]) -> None:
+    set_limit(organization_id=organizations[0].organization_id, rate=Rate(jobs=1000, seconds=1, burst=1000))
+    for one in organizations:
+        one.enqueue(1, kind="one")
+    in_force = LimitsInForce()
+    with all_jobs_session() as session:
+        permit = ledger.may_plan(session)
+        assert permit is not None
+        in_force.refresh(session, permit)
+        limits = ledger.Limits(lambda _: ledger.Size(1, 3), largest_single=3, book=in_force.book())
+        dispatched = ledger.dispatch_due(
+            session, ledger.Turns(), ledger.load(session), limits, capacity=2, redispatch_after_seconds=60
+        )
+    shared = sorted([part.organization_id for part in message.parts] for message in dispatched.messages)
+    first, *others = [one.organization_id for one in organizations]
+    assert shared == [[first], others]
 
 
 def test_what_was_not_committed_has_spent_nothing(organizations: list[LedgerSteps]) -> None:
