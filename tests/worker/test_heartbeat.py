@@ -10,12 +10,14 @@ from structlog.testing import capture_logs
 
 from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import Database
+from docworker.db.installation import MOST_TABLES, InstallationWatch
 from docworker.db.ledger.telling import processes as ledger
-from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 from docworker.db.sessions import all_jobs_session, lease_session
 from docworker.worker.heartbeat import Heartbeat, beating
 from docworker.worker.http.health import LoopHealth
 from tests.support.commands import docworker
+from tests.support.ledger import LedgerSteps
 from tests.support.waiting import eventually
 
 AS_WORKER: Any = partial(lease_session, SYSTEM_ORGANIZATION_ID, AT_HOME)
@@ -117,3 +119,28 @@ def test_status_says_who_is_missing() -> None:
     answer = docworker("status", "--json")
     assert (answer.exit_code, answer.json["missing"]) == (1, ["worker"])
     assert "no worker lives" in docworker("status").out
+
+
+def test_status_says_what_runs_and_how_the_servers_are() -> None:
+    steps = LedgerSteps()
+    (job_id,) = steps.enqueue()
+    steps.dispatch()
+    steps.claim([job_id])
+    Heartbeat("worker", lambda: {"kinds": ["a"], "jobs": [str(job_id), str(new_id())]}, session=AS_WORKER).tick()
+    with all_jobs_session() as session:
+        session.execute(text("SELECT pg_current_xact_id()"))  # which holds back what dies from now on
+        installation = InstallationWatch().look()
+        answer = docworker("status")
+    ((running,),) = installation.running.values()
+    assert (running.id, running.organization_id, running.attempt) == (job_id, steps.organization_id, 1)
+    (home,) = installation.clusters
+    assert [one.role for one in home.servers] == ["master", "replica1", "replica2"]
+    assert all(one.healthy for one in home.servers)
+    assert home.fault is None
+    assert len(home.tables) == MOST_TABLES
+    assert 0 < sum(one.size_bytes for one in home.tables) < home.size_bytes
+    assert "docworker_dispatcher" in [one.role for one in home.connections]
+    assert 0 < home.sessions < home.most_connections
+    assert [one.holder for one in home.holders if "docworker_dispatcher" in one.who] == ["session"]
+    assert ["home", "master", "used"] in [line[:3] for line in answer.lines]
+    assert ["home", "replica2", "used"] in [line[:3] for line in answer.lines]

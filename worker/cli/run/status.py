@@ -1,47 +1,51 @@
-"""`docworker status`: which processes of the installation live, and what they do."""
+"""`docworker status`: which processes of the installation live, what they do, and how the servers are."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from docworker.db.ledger.telling.processes import ProcessState, processes
-from docworker.db.sessions import all_jobs_session
-from docworker.db.tenants import steering
+from docworker.db.cluster.health import ServerHealth
+from docworker.db.installation import ClusterState, Installation, InstallationWatch, RunningJob
+from docworker.db.ledger.telling.processes import ProcessState
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
 _COLUMNS = ("process", "state", "host", "#pid", "release", "since", "#kinds", "#processes", "#running", "remarks")
-_NEEDED = {"worker": "no worker lives: jobs are not run", "dispatcher": "no dispatcher lives: jobs are not sent"}
+_SERVERS = ("server", "state", "#lag s", "#sessions", "of", "size", "oldest snapshot", "remarks")
 
 
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show the workers, dispatchers and beats that have said within five minutes that they live.
+    """Show the workers, dispatchers and beats that have said within five minutes that they live, and the servers.
 
     Each says so every ten seconds in home's ledger; one that has been silent for 35 seconds is taken for dead. The exit
-    code is 1 when no worker or no dispatcher lives. Connects as DOCWORKER_DISPATCHER_URL.
+    code is 1 when no worker or no dispatcher lives. Connects as DOCWORKER_DISPATCHER_URL, and asks the servers of all
+    clusters as this machine sees them.
     """
     with database_open("status"):
-        with all_jobs_session() as session:
-            found = processes(session)
-        paused = len(steering.all_pauses())
-    missing = [role for role in _NEEDED if not any(one.role == role and one.lives for one in found)]
+        found = InstallationWatch().look()
     if as_json:
-        shown = [_as_dict(one) for one in found]
-        print_json({"processes": shown, "missing": missing, "pauses": paused})
+        print_json(_as_dict(found))
     else:
-        print_table(_COLUMNS, map(_row, found))
-        for role in missing:
-            click.echo(_NEEDED[role])
-        for remark in _remarks_on(found, paused):
+        print_table(_COLUMNS, map(_row, found.processes))
+        print_table(_SERVERS, (row for cluster in found.clusters for row in _rows_of(cluster)))
+        for remark in found.remarks:
             click.echo(remark)
-    if missing:
+    if found.missing:
         raise click.exceptions.Exit(1)
 
 
-def _as_dict(one: ProcessState) -> dict[str, Any]:
+def _as_dict(found: Installation) -> dict[str, Any]:
+    return {
+        "processes": [_process_as_dict(one, found.running.get(one.id, [])) for one in found.processes],
+        "missing": found.missing,
+        "pauses": found.pauses,
+        "clusters": found.clusters,
+    }
+
+
+def _process_as_dict(one: ProcessState, running: list[RunningJob]) -> dict[str, Any]:
     return {
         "id": one.id,
         "role": one.role,
@@ -52,6 +56,7 @@ def _as_dict(one: ProcessState) -> dict[str, Any]:
         "started_at": one.started_at,
         "silent_seconds": round(one.silent_seconds, 1),
         **one.details,
+        "runs": running,
     }
 
 
@@ -77,15 +82,16 @@ def _state(one: ProcessState) -> str:
     return "stopping" if one.details.get("stopping") else "lives"
 
 
-def _remarks_on(found: Sequence[ProcessState], paused: int) -> list[str]:
-    remarks = []
-    living = [one for one in found if one.lives]
-    if len(releases := sorted({one.release for one in living})) > 1:
-        remarks.append(f"several releases run: {', '.join(releases)}")
-    workers = {one.id: one.kinds for one in living if one.role == "worker"}
-    everywhere = frozenset.intersection(*workers.values()) if workers else frozenset()
-    if partly := sorted(frozenset().union(*workers.values()) - everywhere):
-        remarks.append(f"not every worker knows {', '.join(partly[:10])}")
-    if paused:
-        remarks.append(f"paused: {paused}, see `docworker jobs paused`")
-    return remarks
+def _rows_of(cluster: ClusterState) -> list[tuple[Any, ...]]:
+    return [_row_of(cluster, one) for one in cluster.servers]
+
+
+def _row_of(cluster: ClusterState, server: ServerHealth) -> tuple[Any, ...]:
+    name = f"{cluster.name} {server.role}"
+    lag = None if server.lag_seconds is None else f"{server.lag_seconds:.1f}"
+    state = "used" if server.healthy else "not used"
+    if server.role != "master" or cluster.fault is not None:
+        return (name, state, lag, None, None, None, None, server.reason or cluster.fault)
+    oldest = f"{cluster.holders[0].seconds:.0f} s, {cluster.holders[0].who}" if cluster.holders else None
+    size = f"{cluster.size_bytes / 1e9:.2f} GB"
+    return (name, state, lag, cluster.sessions, cluster.most_connections, size, oldest, server.reason)
