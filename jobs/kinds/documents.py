@@ -100,14 +100,14 @@ def fail_cancelled(organization_id: UUID, job_ids: Sequence[UUID]) -> None:
 
 
 def tell_cancelled(job_ids: Sequence[UUID], opened: Callable[[], AbstractContextManager[Session]]) -> None:
-    """`fail_cancelled` for those of these jobs that process documents, of whichever organizations they are; of those
-    that are not served their documents are found later. `opened` gives a session of the dispatcher's role."""
+    """`fail_cancelled` for those of these jobs that process documents, of whichever organizations they are; where that
+    cannot be done now `reconcile_documents` does it later. `opened` gives a session of the dispatcher's role."""
     kind = process_document.kind.name
     for start in range(0, len(job_ids), _TOLD_AT_ONCE):
         with opened() as session:
             jobs_of = ledger.by_organization(session, job_ids[start : start + _TOLD_AT_ONCE], kind=kind)
         for owner, ids in jobs_of.items():
-            with suppress(DocworkerError):
+            with suppress(DocworkerError, DBAPIError):
                 fail_cancelled(owner, ids)
 
 
