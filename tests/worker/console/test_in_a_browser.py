@@ -12,7 +12,7 @@ from docworker.db import ledger
 from docworker.db.ledger.telling.story import tell
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.worker.console.pages import PAGES
-from tests.support.browser import DESKTOP, WIDTHS, Visitor, chromium
+from tests.support.browser import DESKTOP, PHONE, WIDTHS, Visitor, chromium
 from tests.support.console import TOKENS
 from tests.support.ledger import LedgerSteps, in_an_hour
 from tests.support.tenants import Tenant
@@ -35,6 +35,7 @@ def visitor(running_chromium: Chromium, console: str) -> Iterator[NewVisitor]:
             made = Visitor(running_chromium, console, **options)  # type: ignore[arg-type]
             visitors.callback(made.close)
             made.open("/login")
+            made.page.locator("#token:focus").wait_for()
             made.page.keyboard.type(TOKENS["operator"])
             made.page.keyboard.press("Enter")
             made.page.wait_for_url("**/")
@@ -113,4 +114,17 @@ def test_a_page_renews_itself_while_somebody_looks_at_it(visitor: NewVisitor, st
         session.execute(text("DELETE FROM ledger.jobs"))
     one.page.clock.fast_forward(11_000)
     expect(one.page.locator(".empty")).to_be_visible()
+    assert one.complaints() == []
+
+
+def test_a_kind_is_paused_by_the_keyboard(visitor: NewVisitor, steps: LedgerSteps, tenant: Tenant) -> None:
+    one = visitor(width=PHONE)
+    one.open("/steering")
+    one.tab_to('form[action*="/steering/pause"] input[name="organization"]')
+    one.page.keyboard.type(tenant.slug)
+    one.page.keyboard.press("Enter")
+    expect(one.page.get_by_role("status")).to_contain_text(f"paused all kinds of {tenant.slug}")
+    one.tab_to('form[action*="/steering/resume"] button')
+    one.page.keyboard.press("Enter")
+    expect(one.page.get_by_role("status")).to_contain_text("resumed")
     assert one.complaints() == []

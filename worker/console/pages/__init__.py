@@ -4,7 +4,18 @@ A page is a module here and a template of the same name.
 """
 
 from docworker.worker.console.page import Page
-from docworker.worker.console.pages import backlog, change, failures, fanouts, job, jobs, overview, schedules
+from docworker.worker.console.pages import (
+    backlog,
+    change,
+    failures,
+    fanouts,
+    job,
+    jobs,
+    overview,
+    processes,
+    schedules,
+    steering,
+)
 
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
@@ -15,4 +26,6 @@ PAGES: tuple[Page, ...] = (
     backlog.PAGE,
     fanouts.PAGE,
     schedules.PAGE,
+    steering.PAGE,
+    processes.PAGE,
 )
