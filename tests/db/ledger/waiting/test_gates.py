@@ -311,3 +311,20 @@ def test_a_tree_of_a_job_that_is_not_there_is_named(steps: LedgerSteps) -> None:
     for change in (ledger.cancel_tree, ledger.retry_tree):
         with pytest.raises(NotFoundError, match="no job"):
             next(change(all_jobs_session, new_id()))
+
+
+def test_a_long_chain_is_cancelled_to_its_end_and_taken_up_again(steps: LedgerSteps) -> None:
+    """Each of it is told by the one before it: by triggers of triggers the server's stack was too small for."""
+    (first,) = steps.enqueue()
+    chain = [first]
+    for _ in range(300):
+        chain.append(steps.enqueue_after(chain[-1:]))
+    steps.dispatch()
+    (claimed,) = steps.claim([first])
+    with writing(steps.organization_id) as session:
+        assert ledger.fail(session, claimed, ledger.Failure("E", "m"))
+    assert steps.states() == {"failed": 1, "cancelled": 300}
+    with all_jobs_session() as session:
+        ledger.retry_failed(session, ledger.Filter(), [first])
+    assert steps.states() == {"queued": 1, "waiting": 300}
+    assert steps.awaited(chain[-1]) == (1, 0, 0, 0)
