@@ -55,6 +55,18 @@ def test_the_example_adds_up_what_it_waited_for(tenant: Tenant, defined: dict[st
     assert get_job(tenant.id, done["total"]).result == {"pages": 2, "words": 300}
 
 
+def test_the_example_of_a_tree_and_a_chain_runs(tenant: Tenant, defined: dict[str, Any]) -> None:
+    (lines,) = (block for block in _blocks(PAGE.read_text()) if "after_children_of=" in block)
+    there = {"writing": writing, "enqueue": enqueue, "enqueue_many": enqueue_many, "organization_id": tenant.id}
+    done: dict[str, Any] = {}
+    exec(lines, there | defined, done)
+    assert drained(defined) == 6
+    whole, behind, last = (get_job(tenant.id, done[name]) for name in ("whole", "behind", "last"))
+    assert whole.result == {"pages": 3, "words": 300}
+    ended = [one.finished_at for one in (whole, behind, last)]
+    assert ended == sorted(ended)  # type: ignore[type-var]  # all have ended
+
+
 def test_the_example_runs_in_order(tenant: Tenant, defined: dict[str, Any]) -> None:
     (lines,) = (block for block in _blocks(PAGE.read_text()) if "order_key=" in block)
     done: dict[str, Any] = {}
