@@ -107,6 +107,8 @@ class Visitor:
             self._complaints.append(f"console: {message.text}")
 
     def _miss(self, request: Request) -> None:
+        if request.failure == "net::ERR_ABORTED":  # the visitor has left the page before all of it was there
+            return
         self._complaints.append(f"{request.method} {request.url}: {request.failure}")
 
     def _receive(self, response: Response) -> None:
