@@ -10,10 +10,10 @@ from structlog.testing import capture_logs
 
 from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import Database
-from docworker.db.installation import MOST_TABLES, InstallationWatch
 from docworker.db.ledger.telling import processes as ledger
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 from docworker.db.sessions import all_jobs_session, lease_session
+from docworker.db.tenants.installation import MOST_TABLES, InstallationWatch
 from docworker.worker.heartbeat import Heartbeat, beating
 from docworker.worker.http.health import LoopHealth
 from tests.support.commands import docworker

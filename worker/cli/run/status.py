@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from docworker.db.cluster.health import ServerHealth
-from docworker.db.installation import ClusterState, Installation, InstallationWatch, RunningJob
 from docworker.db.ledger.telling.processes import ProcessState
+from docworker.db.tenants.installation import ClusterState, Installation, InstallationWatch, RunningJob
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 

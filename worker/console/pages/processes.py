@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from docworker.db.installation import InstallationWatch
+from docworker.db.tenants.installation import InstallationWatch
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
