@@ -35,14 +35,14 @@ HEADERS = (
 )
 
 
-def console_app(*, hide_arguments: bool = False, documents: bool = False) -> Any:
-    """The application. `hide_arguments` leaves out what jobs were given and have returned, `documents` lets operators
-    see documents. The database is to be open before the first request.
+def console_app(*, hide_arguments: bool = False) -> Any:
+    """The application. `hide_arguments` leaves out what jobs were given and have returned. The database is to be open
+    before the first request.
 
     Raises ConfigurationError where the settings have no token.
     """
     configured = settings()
-    return application(configured, tokens_of(configured), Options(hide_arguments, documents))
+    return application(configured, tokens_of(configured), Options(hide_arguments))
 
 
 def application(configured: Settings, tokens: Tokens, options: Options) -> Any:

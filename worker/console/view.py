@@ -21,11 +21,9 @@ MOST_PARAMETER = 500
 
 @dataclass(frozen=True)
 class Options:
-    """How the console was started: whether it hides what jobs were given and have returned, and whether operators may
-    see documents."""
+    """How the console was started: whether it hides what jobs were given and have returned."""
 
     hides_arguments: bool = False
-    shows_documents: bool = False
 
 
 @dataclass

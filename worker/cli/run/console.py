@@ -15,8 +15,7 @@ from docworker.worker.console.view import Options
 @click.option("--host", help="The address to listen at, instead of DOCWORKER_CONSOLE_HOST.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port, instead of DOCWORKER_CONSOLE_PORT.")
 @click.option("--hide-arguments", is_flag=True, help="Leave out what jobs were given and have returned.")
-@click.option("--documents", is_flag=True, help="Let operators see the documents of organizations.")
-def console(host: str | None, port: int | None, hide_arguments: bool, documents: bool) -> None:
+def console(host: str | None, port: int | None, hide_arguments: bool) -> None:
     """Show pages to look at jobs and to act on them, until told to stop.
 
     Who may log in has the token DOCWORKER_CONSOLE_VIEWER_TOKEN or DOCWORKER_CONSOLE_OPERATOR_TOKEN (or the same with
@@ -31,4 +30,4 @@ def console(host: str | None, port: int | None, hide_arguments: bool, documents:
     if not is_set:
         address = f"http://{quote(configured.console_host)}:{configured.console_port}{configured.console_root_path}/"
         click.echo(f"console: {address} — log in with the token {made}, made for this run", err=True)
-    server.main(configured, tokens, Options(hides_arguments=hide_arguments, shows_documents=documents))
+    server.main(configured, tokens, Options(hides_arguments=hide_arguments))
