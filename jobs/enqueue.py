@@ -22,6 +22,7 @@ from docworker.db.ledger.waiting.keys import checked_limit_key, under_key
 from docworker.db.ledger.waiting.order import InOrder, OnFailure, checked_order, in_order
 from docworker.db.sessions import TenantSession, organization_of
 from docworker.jobs.kind import Kind
+from docworker.jobs.tracing import enqueuing
 
 
 class EnqueueOptions(TypedDict, total=False):
@@ -169,8 +170,9 @@ def enqueue_many(
             raise InvalidArgumentError(
                 "this session is not one of docworker.writing(…): give organization_id=… as well"
             )
-        rows = checked_rows(organization_id, kind.name, kept, **_chosen(kind, options))
-        return enqueue_by(session, rows, _order(options, len(kept)), _after(options), _limit_key(options))
+        with enqueuing(kind.name, organization_id, len(kept)):
+            rows = checked_rows(organization_id, kind.name, kept, **_chosen(kind, options))
+            return enqueue_by(session, rows, _order(options, len(kept)), _after(options), _limit_key(options))
     organization_id = organization_of(ours)
     if options.get("organization_id") not in (None, organization_id):
         raise InvalidArgumentError(
@@ -186,7 +188,8 @@ def enqueue_many(
 
 def _insert(session: Session, kind: Kind, kept: Sequence[dict[str, Any]], options: EnqueueOptions) -> list[UUID]:
     order, after, limit_key = _order(options, len(kept)), _after(options), _limit_key(options)
-    ids = insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
+    with enqueuing(kind.name, organization_of(session), len(kept)):
+        ids = insert_jobs(session, organization_of(session), kind.name, kept, **_chosen(kind, options))
     if order is not None:
         in_order(session, organization_of(session), ids, order)
     if limit_key is not None:

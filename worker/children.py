@@ -16,6 +16,7 @@ from docworker.jobs import metrics
 from docworker.jobs.execution.coroutines import close_event_loop
 from docworker.jobs.execution.leases import leases
 from docworker.jobs.kinds.processing import close_pipeline
+from docworker.jobs.tracing import start_tracing, stop_tracing
 from docworker.worker import child_signals, logs
 from docworker.worker.http import child_metrics
 
@@ -39,6 +40,7 @@ def open_process(**_: Any) -> None:
         child_metrics.start_child()
     child_signals.prepare_forks()
     leases().take_place(getattr(current_process(), "index", None) or 0)
+    start_tracing("docworker-worker")
     open_database(settings(), application_name=APPLICATION_NAME)
     log.debug("process.opened", place=child_metrics.place())
 
@@ -47,6 +49,7 @@ def close_process(**_: Any) -> None:
     close_event_loop()
     close_pipeline()
     close_database()
+    stop_tracing()
     log.debug("process.closed", place=child_metrics.place())
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from docworker.db.sessions.trace import current_trace
 from docworker.db.settings import Settings
 
 # Per message, or per pool, they say what our own events and metrics say better.
@@ -35,6 +36,7 @@ def configure(settings: Settings) -> None:
     """Send everything that is logged in this process to stderr. Calling it again changes nothing."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _name_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -83,6 +85,13 @@ def _renderers(settings: Settings) -> list[Processor]:
             colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
         )
     ]
+
+
+def _name_trace(logger: Any, method_name: str, event: EventDict) -> EventDict:  # noqa: ARG001
+    """What is logged within a span tells so."""
+    if (trace := current_trace()) is not None:
+        _, event["trace_id"], event["span_id"], _ = trace.split("-")
+    return event
 
 
 def _name_foreign_event(logger: Any, method_name: str, event: EventDict) -> EventDict:  # noqa: ARG001

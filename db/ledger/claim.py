@@ -42,6 +42,7 @@ class Claimed:
     queued_seconds: float
     parent_id: UUID | None
     cursor: dict[str, Any] | None
+    traceparent: str | None = None
 
 
 class ClaimKey(NamedTuple):
@@ -88,7 +89,8 @@ RETURNING job.organization_id, job.id, job.kind, job.arguments, job.attempt, job
           job.claim_token, job.run_until,
           CAST(extract(epoch FROM clock.now - least(clock.now, greatest(job.run_at, '1900-01-01')))
                AS double precision) AS queued_seconds,
-          job.parent_id, job.cursor, CAST(coalesce(job.dispatched_lsn, clock.flushed) AS bigint)
+          job.parent_id, job.cursor, job.traceparent,
+          CAST(coalesce(job.dispatched_lsn, clock.flushed) AS bigint)
 """)
 
 

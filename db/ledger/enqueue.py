@@ -28,6 +28,7 @@ from docworker.db.ledger.values import (
 from docworker.db.models.base import new_id
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.job import JOBS
+from docworker.db.sessions.trace import current_trace
 
 MAX_STATEMENT_BYTES = 256 * 1024 * 1024
 
@@ -37,11 +38,11 @@ _LIMIT_EXCEEDED = "53400"
 # What a job enqueues as its children was let in with it.
 _INSERT = f"""
 INSERT INTO {JOBS} (organization_id, id, kind, arguments, state, priority, run_at, later, unique_key,
-                         attempt, max_attempts, faults, alone, dispatches, parent_id)
+                         attempt, max_attempts, faults, alone, dispatches, parent_id, traceparent)
 SELECT :organization_id, new.id, :kind, new.arguments::jsonb, 'queued', :priority,
        coalesce(CAST(:run_at AS timestamptz), clock_timestamp()),
        coalesce(CAST(:run_at AS timestamptz) > clock_timestamp(), false), new.unique_key,
-       0, :max_attempts, 0, false, 0, CAST(:parent_id AS uuid)
+       0, :max_attempts, 0, false, 0, CAST(:parent_id AS uuid), CAST(:traceparent AS text)
 FROM unnest(CAST(:ids AS uuid[]), CAST(:arguments AS text[]), CAST(:unique_keys AS text[]))
      WITH ORDINALITY AS new (id, arguments, unique_key, position)
 WHERE (SELECT CASE WHEN CAST(:parent_id AS uuid) IS NULL
@@ -63,6 +64,7 @@ DO UPDATE SET arguments = excluded.arguments,
               run_at = least(jobs.run_at, excluded.run_at),
               later = jobs.later AND excluded.later,
               priority = least(jobs.priority, excluded.priority),
+              traceparent = coalesce(excluded.traceparent, jobs.traceparent),
               dispatched_lsn = NULL,
               redispatch_at = CASE WHEN jobs.state = 'dispatched'
                               THEN least(jobs.redispatch_at, clock_timestamp() + interval '1 second') END
@@ -163,6 +165,7 @@ def checked_rows(
         "run_at": None if run_at is None else check_time("run_at", run_at),
         "max_attempts": check_integer("max_attempts", max_attempts, 1, MAX_ATTEMPTS),
         "parent_id": None if parent_id is None else check_id("parent_id", parent_id),
+        "traceparent": current_trace(),
         "ids": [row[0] for row in chosen],
         "arguments": [row[1] for row in chosen],
         "unique_keys": [row[2] for row in chosen],

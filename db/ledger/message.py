@@ -19,6 +19,8 @@ class Message:
     id: UUID
     kind: str
     parts: tuple[Part, ...]
+    traces: tuple[str, ...] = ()
+    """In which the jobs were enqueued, each once; they do not travel."""
 
     @property
     def job_ids(self) -> tuple[UUID, ...]:

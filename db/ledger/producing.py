@@ -48,6 +48,9 @@ _AWAIT = """ledger.await_jobs(
     CAST(CAST({organization_id} AS text) AS uuid), ids, CAST(CAST({after} AS text[]) AS uuid[]),
     CAST(CAST({trees} AS text[]) AS uuid[]), CAST({opens_when} AS text)
 )"""
+_TRACE = """ledger.trace_jobs(
+    CAST(CAST({organization_id} AS text) AS uuid), CAST(ids AS uuid[]), CAST({traceparent} AS text)
+)"""
 _CALL = f"SELECT CAST({_ENQUEUE} AS text[])"
 # One step after the other: each reads what the one before it has returned.
 _CALL_WAITING = f"""
@@ -58,7 +61,9 @@ ordered AS MATERIALIZED (
     FROM enqueued
 ),
 waiting AS MATERIALIZED (
-    SELECT ids, CASE WHEN {{is_after}} THEN CAST({_AWAIT} AS text) END FROM ordered
+    SELECT ids, CASE WHEN {{is_after}} THEN CAST({_AWAIT} AS text) END,
+           CASE WHEN {{is_traced}} THEN CAST({_TRACE} AS text) END
+    FROM ordered
 )
 SELECT CAST(enqueued.ids AS text[]) FROM enqueued CROSS JOIN waiting
 """
@@ -82,6 +87,8 @@ _NAMES = (
     "is_ordered",
     "is_keyed",
     "is_after",
+    "traceparent",
+    "is_traced",
 )
 
 
@@ -114,7 +121,8 @@ def enqueue_by(
     then, so the transaction (or savepoint) is to be rolled back.
     """
     call, values = _ENTER, _as_text(rows)
-    if order is not None or after is not None or limit_key is not None:
+    is_traced = rows.parameters["traceparent"] is not None
+    if is_traced or order is not None or after is not None or limit_key is not None:
         call, values = _ENTER_WAITING, values | _waiting_as_text(rows, order, after, limit_key)
     in_order = _order(rows)
     if isinstance(producer, scoped_session | async_scoped_session):
@@ -192,6 +200,8 @@ def _waiting_as_text(rows: Rows, order: InOrder | None, after: After | None, lim
         "is_ordered": order is not None,
         "is_keyed": limit_key is not None,
         "is_after": after is not None,
+        "traceparent": rows.parameters["traceparent"],
+        "is_traced": rows.parameters["traceparent"] is not None,
     }
 
 

@@ -20,7 +20,8 @@ from docworker.db.sessions.statements import Call, Row, Statement
 _CLAIMED = """job.arguments, job.attempt, job.max_attempts, job.faults, job.run_until,
           CAST(extract(epoch FROM job.claimed_at - least(job.claimed_at, greatest(job.run_at, '1900-01-01')))
                AS double precision),
-          job.parent_id, job.cursor, CAST(coalesce(job.dispatched_lsn, pg_current_wal_flush_lsn() - '0/0') AS bigint)"""
+          job.parent_id, job.cursor, job.traceparent,
+          CAST(coalesce(job.dispatched_lsn, pg_current_wal_flush_lsn() - '0/0') AS bigint)"""
 
 # By ctid, which leaves the planner one way. Who changed the row between the snapshot and the lock (a producer that
 # folds into it) is passed over like one who holds it.
@@ -161,7 +162,7 @@ def _claim_of(wanted: Wanted, committed: Committed) -> Claim:
     rows: Sequence[Row] = committed.rows[-1]
     if not rows:
         return Claim([], None)
-    ((arguments, attempt, max_attempts, faults, run_until, queued_seconds, parent_id, cursor, lsn),) = rows
+    ((arguments, attempt, max_attempts, faults, run_until, queued_seconds, parent_id, cursor, traceparent, lsn),) = rows
     claimed = Claimed(
         organization_id=wanted.organization_id,
         id=wanted.id,
@@ -175,6 +176,7 @@ def _claim_of(wanted: Wanted, committed: Committed) -> Claim:
         queued_seconds=queued_seconds,
         parent_id=parent_id,
         cursor=cursor,
+        traceparent=traceparent,
     )
     if not isinstance(arguments, dict):
         with writing(wanted.organization_id) as session:

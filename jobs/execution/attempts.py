@@ -19,7 +19,7 @@ from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import MOST_DELAY_SECONDS, FencedError, InvalidArgumentError
 from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claimed
 from docworker.db.sessions import read, settling, writing
-from docworker.jobs import metrics
+from docworker.jobs import metrics, tracing
 from docworker.jobs.execution.leases import leases, stopping
 from docworker.jobs.execution.telling import Telling
 from docworker.jobs.kind import Kind
@@ -45,6 +45,8 @@ class Attempt(Generic[A]):
         """Whether `should_stop` has told the job so, or the batch began no more because of a stop."""
         self.failed_finish: BaseException | None = None
         """What the last `finish` raised: a function that swallows it has not succeeded."""
+        self.span: Any = None
+        """By OpenTelemetry, where it is traced."""
         self.started = time.monotonic()
         self._telling: Telling | None = None
 
@@ -236,3 +238,4 @@ def settle(attempts: Sequence[Attempt[Any]], end: AttemptEnd) -> None:
         metrics.count_attempts(ended[0].kind.name, end, [now - attempt.started for attempt in ended])
     for attempt in ended:
         attempt.settled = True
+        tracing.end_span(attempt.span, end)

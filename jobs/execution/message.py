@@ -25,7 +25,7 @@ from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again
 from docworker.db.sessions import aio, reading, settling, writing
 from docworker.db.sessions.opening import placed
-from docworker.jobs import metrics
+from docworker.jobs import metrics, tracing
 from docworker.jobs.execution.attempts import Attempt, Batch
 from docworker.jobs.execution.coroutines import AsyncAttempt, close_event_loop, event_loop
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
@@ -116,7 +116,11 @@ class _Delivery:
         claimed = [attempt.claimed for attempt in batch.attempts]
         self.claimed += len(claimed)
         metrics.count_claimed(self._kind.name, [one.queued_seconds for one in claimed])
-        with leases().holding(claimed), metrics.running(self._kind.name, len(claimed)):
+        with (
+            leases().holding(claimed),
+            metrics.running(self._kind.name, len(claimed)),
+            tracing.attempts_traced(self._kind.name, batch.attempts),
+        ):
             _run(batch)
 
     def _batch_of(self, claim: Claim) -> Batch:
@@ -250,7 +254,11 @@ class _Concurrent(_Delivery):
         claimed = [attempt.claimed for attempt in batch.attempts]
         self.claimed += len(claimed)
         metrics.count_claimed(self._kind.name, [one.queued_seconds for one in claimed])
-        with leases().holding(claimed), metrics.running(self._kind.name, len(claimed)):
+        with (
+            leases().holding(claimed),
+            metrics.running(self._kind.name, len(claimed)),
+            tracing.attempts_traced(self._kind.name, batch.attempts),
+        ):
             await asyncio.to_thread(_set_unaccepted_apart, batch)
             if not batch.attempts:
                 return

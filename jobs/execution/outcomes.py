@@ -20,7 +20,7 @@ from docworker.db.faults import Fault
 from docworker.db.ledger import AttemptEnd, Failure
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import settling
-from docworker.jobs import metrics
+from docworker.jobs import metrics, tracing
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
 
@@ -122,6 +122,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seco
             max_faults=settings.max_faults,
         )
 
+    tracing.name_error(attempt.span, failure.error_class)
     outcome = _write(attempt.organization_id, record) or _found_out(attempt)
     attempt.settle(outcome)
     if outcome is AttemptEnd.RETRIED:

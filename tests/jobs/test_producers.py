@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from psycopg.rows import dict_row
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
@@ -38,6 +39,7 @@ from docworker import (
 from docworker.db import ledger
 from docworker.db.errors import ConfigurationError, UnavailableOrganizationError
 from docworker.db.models import Job
+from docworker.db.sessions.trace import current_trace
 from docworker.db.settings import settings
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
@@ -165,6 +167,30 @@ async def run_async(producer: Callable[[str], Any], address: str, tenant: Tenant
 def jobs_of(tenant: Tenant) -> dict[UUID, Job]:
     with reading(tenant.id, source="master") as session:
         return {one.id: one for one in session.query(Job)}
+
+
+@pytest.mark.parametrize("producer", [None, own_session, own_psycopg], ids=["ours", "session", "psycopg"])
+def test_a_job_keeps_the_trace_it_was_enqueued_in_and_the_later_one_where_it_was_folded(
+    opened: Any, tenant: Tenant, address: str, producer: Callable[[str], Any] | None
+) -> None:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("shop")
+    url = address.replace("postgresql:", "postgresql+psycopg:")
+    with writing(tenant.id) if producer is None else producer(url) as session:
+        options: Any = {} if producer is None else {"organization_id": tenant.id}
+        untraced = enqueue(session, invoice, order="1", **options)
+        with tracer.start_as_current_span("order"):
+            traced = enqueue_many(session, invoice, [{"order": "2"}, {"order": "3"}], **options)
+            ordered = enqueue(session, invoice, order="4", order_key="a", **options)
+            enqueue(session, invoice, order="5", unique_key="one", **options)
+            first = current_trace()
+        with tracer.start_as_current_span("other order"):
+            folded = enqueue(session, invoice, order="6", unique_key="one", **options)
+            second = current_trace()
+        session.commit()
+    kept = {one.id: one.traceparent for one in jobs_of(tenant).values()}
+    assert kept == {untraced: None, **dict.fromkeys([*traced, ordered], first), folded: second}
+    assert first != second
+    assert drain({"tests.invoice": invoice.kind}) == 5
 
 
 @pytest.mark.parametrize("producer", [*SYNC, *ASYNC], ids=lambda one: one.__name__)

@@ -89,7 +89,7 @@ class MovedTenant(Tenant):
             )
             past = {"organization_id": self.id, "job_id": new_id(), "claim_token": new_id(), "position": 1}
             session.add(PastAttempt(**past, attempt=1, outcome="retried", log=[{"seconds": 1.5, "message": "é"}]))
-            session.add(Job(**job, unique_key="k", cursor={"at": 7}, children=2, priority=1))
+            session.add(Job(**job, traceparent="00-", unique_key="k", cursor={"at": 7}, children=2, priority=1))
             session.add(Job(**job, later=True, run_at=soon()))
             session.add(Job(**job, state=JobState.WAITING, limit_key="a"))
             waits, awaited = new_id(), new_id()

@@ -6,6 +6,7 @@ from typing import Any
 
 from docworker.db.cluster import close_database, open_database
 from docworker.db.settings import Settings
+from docworker.jobs.tracing import start_tracing, stop_tracing
 from docworker.worker.api.application import api_app
 from docworker.worker.http.asgi import new_health, serve
 from docworker.worker.http.server import serving
@@ -16,6 +17,7 @@ def main(configured: Settings, tasks: Iterable[Any]) -> None:
     a port is taken."""
     health = new_health()
     secret = configured.api_secret
+    start_tracing("docworker-api")
     open_database(configured, application_name="docworker api")
     try:
         with serving(configured, "api", health):
@@ -23,3 +25,4 @@ def main(configured: Settings, tasks: Iterable[Any]) -> None:
             asyncio.run(serve(app, configured, "api", health))
     finally:
         close_database()
+        stop_tracing()

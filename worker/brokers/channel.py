@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge
 from docworker.db.ledger import Message
 from docworker.db.settings import HOME
 from docworker.jobs.task import LedgerTask, limits_of_message
+from docworker.jobs.tracing import sending
 from docworker.worker.brokers.depth import waiting_in
 from docworker.worker.brokers.reasons import reason_of
 
@@ -82,7 +83,7 @@ class Broker:
         first, *others = message.parts
         task = self._app.tasks.get(message.kind)
         limits = limits_of_message(task) if len(message.job_ids) > 1 and isinstance(task, LedgerTask) else {}
-        with self._open_channel():
+        with self._open_channel(), sending(message.kind, message.id, len(message.job_ids), message.traces):
             self._app.send_task(
                 message.kind,
                 kwargs={

@@ -30,6 +30,7 @@ from docworker.jobs.execution.lease_board import MOST_CLAIMS
 from docworker.jobs.execution.leases import share_board
 from docworker.jobs.pipeline import confinement
 from docworker.jobs.task import LedgerTask, known_kinds, limits_of_message
+from docworker.jobs.tracing import load_tracing
 from docworker.worker import children, logs
 from docworker.worker.app import celery_app
 from docworker.worker.brokers.depth import PROBE_TIMEOUT_SECONDS, BrokerProbe
@@ -63,6 +64,7 @@ def run(directory: ProcessDirectory) -> int:
     confinement.check(configured.sandbox)
     if not confinement.offered().is_whole:
         log.warning("sandbox.not_whole", sandbox=str(confinement.offered()))
+    load_tracing()
     app = celery_app()
     check_time_limits(app, configured)
     worker = Worker(

@@ -17,6 +17,7 @@ from celery import Celery
 from docworker.db.cluster import close_database, open_database
 from docworker.db.settings import HOME, Settings
 from docworker.jobs.kind import Kind
+from docworker.jobs.tracing import start_tracing, stop_tracing
 from docworker.worker.dispatcher.loop import Dispatcher, Shared, health_of
 from docworker.worker.dispatcher.tenant_ledgers import TenantLedgers
 from docworker.worker.heartbeat import beating
@@ -121,6 +122,7 @@ class _Apart:
 
 def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
     """Run the dispatchers in the foreground until SIGTERM or SIGINT."""
+    start_tracing("docworker-dispatcher")
     open_database(settings, application_name="docworker dispatcher")
     dispatchers = Dispatchers(settings, app, kinds)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,4 +132,5 @@ def main(settings: Settings, app: Celery, kinds: Mapping[str, Kind]) -> None:
         log.info("dispatcher.started", kinds=sorted(kinds), clusters=list(settings.cluster_names))
         dispatchers.run()
     close_database()
+    stop_tracing()
     log.info("dispatcher.stopped")

@@ -188,7 +188,7 @@ SET state = 'dispatched', message_id = picked.message_id, dispatches = greatest(
 FROM picked
 WHERE job.ctid = picked.ctid
 RETURNING picked.position, picked.message_id, picked.spends_of, job.organization_id, job.id, job.kind, job.alone,
-          job.priority, job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds
+          job.priority, job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds, job.traceparent
 """)
 
 
@@ -231,12 +231,15 @@ def _gather(dispatched: Dispatched, planner: Planner, rows: Sequence[Any]) -> No
         lane for lane, ids in planner.picks.items() if marked[lane] < len(ids) and lane not in dispatched.refused
     )
     jobs_of: dict[UUID, dict[UUID, list[UUID]]] = {}
+    traces_of: dict[UUID, dict[str, None]] = {}
     for row in sorted(rows, key=attrgetter("position")):
         jobs_of.setdefault(row.message_id, {}).setdefault(row.organization_id, []).append(row.id)
+        if row.traceparent is not None:
+            traces_of.setdefault(row.message_id, {})[row.traceparent] = None
     for message_id, kind in planner.kind_of.items():
         parts = tuple(Part(one, tuple(ids)) for one, ids in jobs_of.get(message_id, {}).items())
         if parts:
-            dispatched.messages.append(Message(message_id, kind, parts))
+            dispatched.messages.append(Message(message_id, kind, parts, tuple(traces_of.get(message_id, ()))))
 
 
 def _picked(picks: _Picks, heads: Mapping[LaneKey, datetime]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class Job(TenantOwned, Base):
     `awaited` is true while gates count it, `gated` once it has one of its own (`db.models.ledger.gate`).
     Jobs of one `order_key` run in the order of `order_position`; one that `blocks` holds up the others once it failed.
     Of those of one `limit_key` as many are under way as its limit lets (`db.models.ledger.key`).
+    `traceparent` is the trace that it was enqueued in, where somebody traces.
     `claimed_at` is the latest claim and is never taken back, so NULL means: nobody has seen the arguments yet.
     """
 
@@ -96,6 +97,7 @@ class Job(TenantOwned, Base):
     order_position: Mapped[int | None] = mapped_column(BigInteger)
     blocks: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     limit_key: Mapped[str | None]
+    traceparent: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint(

@@ -1,0 +1,136 @@
+"""One trace leads from a producer over the dispatcher and a worker to the database and to the job's children."""
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from docworker.jobs.kinds.documents import process_document
+from tests.support.http_server import Receiver, receiving
+from tests.support.processes import Processes
+from tests.support.project import PROJECT
+from tests.support.tenants import Tenant
+from tests.support.user_package import install_user_package
+from tests.support.waiting import eventually
+
+ENQUEUE = """
+from uuid import UUID
+from docworker import open_database, writing, enqueue
+from docworker.jobs.kinds.documents import process_document
+from tests.support.user_package.jobs import fan_out, odd
+open_database()
+tracer = trace.get_tracer("shop")
+with writing(UUID({organization!r})) as session:
+    with tracer.start_as_current_span("order"):
+        print(enqueue(session, fan_out, children=2))
+        enqueue(session, odd, how="panic", max_attempts=1)
+        enqueue(session, process_document, document_id=UUID({documents[0]!r}))
+    with tracer.start_as_current_span("other order"):
+        enqueue(session, process_document, document_id=UUID({documents[1]!r}))
+provider.shutdown()
+"""
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        receiver.status = 200
+        yield receiver
+
+
+DOCUMENT = process_document.kind.name
+ALL = Counter(
+    {
+        "dispatch tests.fan_out": 1,
+        "process tests.record": 2,
+        "process tests.odd": 1,
+        f"process {DOCUMENT} together": 1,
+    }
+)
+
+
+def spans_of(collector: Receiver) -> list[tuple[str, Any]]:
+    """Each span with the name of its service."""
+    found = []
+    for request in list(collector.requests):
+        for resource in ExportTraceServiceRequest.FromString(request.body).resource_spans:
+            service = values_of(resource.resource)["service.name"]
+            found += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+    return found
+
+
+def values_of(holder: Any) -> dict[str, Any]:
+    return {
+        one.key: getattr(one.value, str(one.value.WhichOneof("value")))
+        for one in holder.attributes
+        if one.HasField("value")
+    }
+
+
+def test_a_trace_leads_from_the_producer_over_dispatcher_and_worker_to_children_and_database(
+    tenant: Tenant, collector: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    configured = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    install_user_package(tmp_path / "processes")
+    (set_up,) = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs" / "tracing.md").read_text(), re.DOTALL | re.M)
+    program = tmp_path / "shop.py"
+    documents = [str(one) for one in tenant.add("a text", "another")]
+    program.write_text(set_up + ENQUEUE.format(organization=str(tenant.id), documents=documents))
+    worker = processes.start(
+        "worker", environment={**configured, "DOCWORKER_WORKER_PROCESSES": "1", "DOCWORKER_LOG_FORMAT": "json"}
+    )
+    processes.start("dispatcher", environment=configured)
+    producer = processes.start_command("shop", [sys.executable, str(program)], environment=configured)
+    assert producer.wait(within_seconds=60) == 0, producer.log
+
+    def all_there() -> bool:
+        names = Counter(span.name for _, span in spans_of(collector))
+        return names >= ALL
+
+    eventually(all_there, within_seconds=60, what="the spans of all processes")
+    spans = spans_of(collector)
+    (order,) = (span for _, span in spans if span.name == "order")
+    ours = [(service, span) for service, span in spans if span.trace_id == order.trace_id]
+    names = {span.span_id: span.name for _, span in ours}
+    assert {(service, names.get(span.parent_span_id), span.name) for service, span in ours} >= {
+        ("shop", None, "order"),
+        ("shop", "order", "enqueue tests.fan_out"),
+        ("docworker-dispatcher", "enqueue tests.fan_out", "dispatch tests.fan_out"),
+        ("docworker-worker", "enqueue tests.fan_out", "process tests.fan_out"),
+        ("docworker-worker", "process tests.fan_out", "enqueue tests.record"),
+        ("docworker-dispatcher", "enqueue tests.record", "dispatch tests.record"),
+        ("docworker-worker", "enqueue tests.record", "process tests.record"),
+    }
+    attributes = values_of(one_of(spans, "process tests.fan_out"))
+    assert attributes["messaging.message.id"] == producer.log.strip()
+    assert attributes["docworker.organization_id"] == str(tenant.id)
+    assert attributes["docworker.outcome"] == "succeeded"
+    assert (attributes["docworker.attempt"], attributes["messaging.operation.type"]) == (1, "process")
+    assert attributes["docworker.queue_seconds"] >= 0
+    statements = [span for _, span in ours if names.get(span.parent_span_id) == "process tests.record"]
+    assert "INSERT" in {values_of(span)["db.operation.name"] for span in statements}, "those of its effect"
+
+    failed = one_of(spans, "process tests.odd")
+    assert (failed.status.code, values_of(failed)["error.type"]) == (Status.STATUS_CODE_ERROR, "PanicError")
+    assert "disco" not in str(spans), "what an error says"
+    line = json.loads(worker.wait_for_log("attempt.ended"))
+    assert (line["trace_id"], line["span_id"]) == (order.trace_id.hex(), failed.span_id.hex())
+
+    both = {span.trace_id for _, span in spans if span.name == f"process {DOCUMENT}"}
+    assert len(both) == 2
+    for name in (f"dispatch {DOCUMENT}", f"process {DOCUMENT} together"):
+        together = one_of(spans, name)
+        assert {one.trace_id for one in together.links} == both
+        assert together.trace_id not in both, "it is of neither"
+
+
+def one_of(spans: list[tuple[str, Any]], name: str) -> Any:
+    (found,) = (span for _, span in spans if span.name == name)
+    return found
