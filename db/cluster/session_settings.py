@@ -6,8 +6,10 @@ the list. Functions are named with their schema here, because until all this is 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
+from docworker.db.cluster.prepared import Statement
 from docworker.db.errors import ConfigurationError
 
 ENCODING = "UTF8"
@@ -44,10 +46,51 @@ _SESSION = {
 }
 
 
-def for_transaction(settings: Mapping[str, str]) -> str:
-    """What every transaction asks for, and these settings, as a list of SQL expressions. Nothing in it needs quoting,
-    and it is plain ASCII without a backslash: the same text in whatever encoding it is read."""
-    return f"{_TRANSACTION},{_set(settings, local=True)}"
+class Context(NamedTuple):
+    """What a transaction asks for of its own: whose rows it sees, how long it may take, in milliseconds (0: for ever),
+    and an advisory lock that it shares with others, or None."""
+
+    organization_id: UUID | None
+    statement_timeout: int
+    lock_timeout: int
+    idle_in_transaction_session_timeout: int
+    lock: int | None = None
+
+    @property
+    def literals(self) -> dict[str, str]:
+        """As SQL. Plain ASCII without a backslash: the same text in whatever encoding it is read."""
+        return {
+            "organization": f"'{self.organization_id or ''}'",
+            "statement_timeout": f"'{self.statement_timeout}'",
+            "lock_timeout": f"'{self.lock_timeout}'",
+            "idle": f"'{self.idle_in_transaction_session_timeout}'",
+            "lock": "NULL" if self.lock is None else str(self.lock),
+        }
+
+
+def opening(name: str, question: str, *, newer: bool) -> Statement:
+    """A SELECT of the question's columns that sets what every transaction asks for, and its `Context`.
+
+    Prepared, since PostgreSQL takes longer to read these settings than to set them. The number of the settings is what
+    is left of them in the answer; without a lock, none is taken.
+    """
+    settings = _set(_MEANING | (_SINCE_17 if newer else {}), local=True)
+    return Statement(
+        f"docworker_{name}_{'newer' if newer else 'older'}",
+        f"SELECT {question},pg_catalog.num_nonnulls({settings},"
+        "pg_catalog.set_config('statement_timeout',:statement_timeout,true),"
+        "pg_catalog.set_config('lock_timeout',:lock_timeout,true),"
+        "pg_catalog.set_config('idle_in_transaction_session_timeout',:idle,true),"
+        "pg_catalog.set_config('docworker.organization_id',:organization,true)),"
+        "pg_catalog.pg_advisory_xact_lock_shared(:lock)",
+        {
+            "organization": "pg_catalog.text",
+            "statement_timeout": "pg_catalog.text",
+            "lock_timeout": "pg_catalog.text",
+            "idle": "pg_catalog.text",
+            "lock": "pg_catalog.int8",
+        },
+    )
 
 
 def question(statement: str) -> str:
@@ -55,15 +98,15 @@ def question(statement: str) -> str:
     return f"{BEGIN_READING};{statement};COMMIT"
 
 
-def for_newer_servers(driver: Any) -> str:
-    """What a transaction asks for besides, of the server that this psycopg connection talks to."""
-    return _TRANSACTION_SINCE_17 if driver.info.server_version >= 17_00_00 else ""
+def is_newer(driver: Any) -> bool:
+    """Whether the server that this psycopg connection talks to knows the settings of PostgreSQL 17."""
+    return bool(driver.info.server_version >= 17_00_00)
 
 
 def for_session(driver: Any) -> str:
     """A statement that asks for the same until the connection ends: for LISTEN and for migrations, whose connections
     are their own. No statement has a limit then."""
-    newer: dict[str, str] = _SINCE_17 if driver.info.server_version >= 17_00_00 else {}
+    newer: dict[str, str] = _SINCE_17 if is_newer(driver) else {}
     return "SELECT " + _set(_MEANING | _SESSION | newer, local=False)
 
 
@@ -80,7 +123,3 @@ def check_encoding(driver: Any) -> None:
 def _set(settings: Mapping[str, str], *, local: bool) -> str:
     scope = "true" if local else "false"
     return ",".join(f"pg_catalog.set_config('{name}','{value}',{scope})" for name, value in settings.items())
-
-
-_TRANSACTION = _set(_MEANING, local=True)
-_TRANSACTION_SINCE_17 = "," + _set(_SINCE_17, local=True)

@@ -5,8 +5,8 @@ psycopg sends BEGIN as a statement of its own, and a ping, the tenant's context 
 more. Here they travel together, and the server's answer is checked before anything is read or written.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -16,9 +16,11 @@ from sqlalchemy.orm import Session
 from docworker.db.cluster import roundtrip, session_settings
 from docworker.db.cluster.bounded_connection import GRACE_SECONDS
 from docworker.db.cluster.positions import WalPosition, parse_lsn
+from docworker.db.cluster.prepared import Statement, stays_prepared
 from docworker.db.cluster.replica_status import ReplicaStatus
 from docworker.db.cluster.roundtrip import bool_of, dismissed, server_of, text_of
 from docworker.db.cluster.servers import Server, examine_master
+from docworker.db.cluster.session_settings import Context
 from docworker.db.errors import ConfigurationError, DemotedMasterError, InvalidArgumentError
 
 T = TypeVar("T")
@@ -37,56 +39,87 @@ _MASTER = (
     "CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_flush_lsn() END"
 )
 _MASTER_COLUMNS = 3
+_OPENINGS = {
+    (is_replica, newer): session_settings.opening(name, question, newer=newer)
+    for is_replica, name, question in ((True, "standby", _STANDING), (False, "master", _MASTER))
+    for newer in (True, False)
+}
 IDENTIFY = f"SELECT system_identifier,{_MASTER} FROM pg_catalog.pg_control_system()"  # noqa: S608
 
 _CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  # noqa: S608
 
 
+class Opening(NamedTuple):
+    """What begins a transaction, as SQL, and which of the results of it is the server's answer."""
+
+    sql: str
+    answer: int
+    statement: Statement
+
+    def answered(self, connection: Connection, results: Sequence[PGresult]) -> tuple[PGresult, list[PGresult]]:
+        """The server's answer, and the results of what was sent behind the opening."""
+        if self.answer > 1:
+            driver: Any = connection.connection.driver_connection
+            driver.prepared.add(self.statement.name)
+        return results[self.answer], list(results[self.answer + 1 :])
+
+
 def begin(
     connection: Connection,
-    context: str,
+    context: Context,
     *,
     read_only: bool,
     first: str | None = None,
     timeout_seconds: float | None = None,
-    statement_seconds: float | None = None,
 ) -> tuple[ReplicaStatus | None, list[PGresult]]:
-    """Begin a transaction, with `context` (a list of SQL expressions) evaluated in it, and see whom we talk to.
+    """Begin a transaction with what it asks for, and see whom we talk to.
 
-    `context` begins with what every transaction asks for (`db.cluster.session_settings`). Returns a replica's
-    status, or None for a master; and the answer to `first`, a statement that is sent along, if there is one.
+    Returns a replica's status, or None for a master; and the answer to `first`, a statement that is sent along, if
+    there is one.
 
     Raises:
         DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
         sqlalchemy.exc.DBAPIError: as SQLAlchemy would. The connection is thrown away when it was lost, or when the
-            answer took longer than `timeout_seconds`. `statement_seconds` is the server's limit for what follows.
+            answer took longer than `timeout_seconds`.
     """
     server = server_of(connection)
     driver: Any = connection.connection.driver_connection
     connection.info["read_only"] = read_only
+    seconds = context.statement_timeout / 1000
     if not read_only:
-        limit_statements(driver, statement_seconds)  # it may have to wait for a lock
-    sent = opening(connection, context, read_only=read_only) + ("" if first is None else f";{first}")
-    _, last, *answers = roundtrip.exchange(connection, sent, timeout_seconds)
-    limit_statements(driver, statement_seconds)
+        limit_statements(driver, seconds)  # it may have to wait for a lock
+    opened = opening(connection, context, read_only=read_only)
+    sent = opened.sql if first is None else f"{opened.sql};{first}"
+    answer, others = opened.answered(connection, roundtrip.exchange(connection, sent, timeout_seconds))
+    limit_statements(driver, seconds)
     if server.is_replica:
-        return _status(connection, last), answers
-    connection.info["timeline"] = check_master(connection, server, last, 0)
-    return None, answers
+        return _status(connection, answer), others
+    connection.info["timeline"] = check_master(connection, server, answer, 0)
+    return None, others
 
 
-def opening(connection: Connection, context: str, *, read_only: bool = False) -> str:
-    """What `begin` sends, two statements: for who sends more along with them, and checks the second one's answer."""
+def opening(connection: Connection, context: Context, *, read_only: bool = False) -> Opening:
+    """What `begin` sends: for who sends more along with it, and checks the answer."""
     begin = session_settings.BEGIN_READING if read_only else session_settings.BEGIN_WRITING
-    question = _STANDING if server_of(connection).is_replica else _MASTER
-    newer = session_settings.for_newer_servers(connection.connection.driver_connection)
-    return f"{begin};SELECT {question},{context}{newer}"
+    return _opening(connection, begin, context)
 
 
-def begin_snapshot(connection: Connection, context: str) -> None:
+def begin_snapshot(connection: Connection, context: Context) -> None:
     """End what has only read, and begin a transaction all of whose statements see one snapshot."""
-    newer = session_settings.for_newer_servers(connection.connection.driver_connection)
-    roundtrip.exchange(connection, f"COMMIT;{session_settings.BEGIN_SNAPSHOT};SELECT {context}{newer}")
+    opened = _opening(connection, f"COMMIT;{session_settings.BEGIN_SNAPSHOT}", context)
+    opened.answered(connection, roundtrip.exchange(connection, opened.sql))
+
+
+def _opening(connection: Connection, begin: str, context: Context) -> Opening:
+    driver: Any = connection.connection.driver_connection
+    statement = _OPENINGS[server_of(connection).is_replica, session_settings.is_newer(driver)]
+    literals = context.literals
+    if not stays_prepared(driver):
+        return Opening(f"{begin};{statement.plain(literals)}", 1, statement)
+    executed = statement.executed(literals)
+    if statement.name in driver.prepared:
+        return Opening(f"{begin};{executed}", 1, statement)
+    return Opening(f"{begin};{statement.preparation};{executed}", 2, statement)
 
 
 def limit_statements(driver: Any, seconds: float | None) -> None:

@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from docworker.db.cluster.prepared import Statement
 from docworker.db.ledger.claim import Claim, Claimed, ClaimKey, set_aside
 from docworker.db.models.ledger.job import JOBS
 from docworker.db.sessions import writing
 from docworker.db.sessions.exchanges import Committed, commit_with, transact
-from docworker.db.sessions.statements import Call, Row, Statement
+from docworker.db.sessions.statements import Call, Row
 
 _CLAIMED = """job.arguments, job.attempt, job.max_attempts, job.faults, job.run_until,
           CAST(extract(epoch FROM job.claimed_at - least(job.claimed_at, greatest(job.run_at, '1900-01-01')))

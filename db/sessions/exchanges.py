@@ -69,9 +69,8 @@ def _transact(calls: Sequence[Call], places_of: Mapping[UUID, Placed]) -> Commit
         connection.info["read_only"] = False
         opening = transactions.opening(connection, context_of(organization_id, settings, fence))
         sent, places = _joined(connection, calls, places_of)
-        _, asked, _, *answers, committed = roundtrip.exchange(
-            connection, ";".join([opening, _BY_INDEX, *sent, "COMMIT"])
-        )
+        results = roundtrip.exchange(connection, ";".join([opening.sql, _BY_INDEX, *sent, "COMMIT"]))
+        asked, (_, *answers, committed) = opening.answered(connection, results)
         timeline = transactions.check_master(connection, roundtrip.server_of(connection), asked, 0)
         _check_committed(committed)
         return Committed(

@@ -33,9 +33,9 @@ class Fence(NamedTuple):
     among: OpenClusters
 
     @property
-    def lock(self) -> str:
-        """What takes the lock, as an SQL expression."""
-        return f"pg_catalog.pg_advisory_xact_lock_shared({lock_key(self.organization_id)})"
+    def lock(self) -> int:
+        """The advisory lock that a transaction shares with others."""
+        return lock_key(self.organization_id)
 
     def check(self, connection: Connection | None) -> None:
         """Call it with the lock held, in the transaction that holds it. Raises MovingOrganizationError."""

@@ -1,12 +1,6 @@
-"""`Statement`: prepared once per connection, and sent along with others, with its values as text.
+"""`Call`: a statement of the ledger with its values, made ready for a connection, and the rows that it returned."""
 
-psycopg sends each statement by itself. These are sent with the BEGIN before them or the COMMIT behind them, in one
-exchange (`db.sessions.exchanges`, `db.sessions.tenant_session`).
-"""
-
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,34 +9,9 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection
 
 from docworker.db.cluster import roundtrip
+from docworker.db.cluster.prepared import Statement, stays_prepared
 
 Row = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Statement:
-    """SQL with `:names`, each of a type of PostgreSQL. It is prepared once per connection, under a name of its own;
-    behind a pooler, where nothing stays prepared, its values stand in the text."""
-
-    name: str
-    sql: str
-    types: Mapping[str, str]
-
-    @property
-    def preparation(self) -> str:
-        places = {name: f"${number}" for number, name in enumerate(self.types, 1)}
-        types = f"({','.join(self.types.values())})" if self.types else ""
-        return f"PREPARE {self.name}{types} AS {self._with(places)}"
-
-    def executed(self, literals: Mapping[str, str]) -> str:
-        values = f"({','.join(literals[name] for name in self.types)})" if self.types else ""
-        return f"EXECUTE {self.name}{values}"
-
-    def plain(self, literals: Mapping[str, str]) -> str:
-        return self._with({name: f"CAST({literals[name]} AS {kind})" for name, kind in self.types.items()})
-
-    def _with(self, places: Mapping[str, str]) -> str:
-        return re.sub(r":(\w+)", lambda name: places[name[1]], self.sql)
 
 
 class Call(NamedTuple):
@@ -58,7 +27,7 @@ def ready(connection: Connection, call: Call) -> str:
     driver: Any = connection.connection.driver_connection
     transformer = Transformer(driver)
     literals = {name: transformer.as_literal(value).decode() for name, value in call.values.items()}
-    if driver.prepare_threshold is None:
+    if not stays_prepared(driver):
         return call.statement.plain(literals)
     if call.statement.name not in driver.prepared:
         roundtrip.exchange(connection, call.statement.preparation)

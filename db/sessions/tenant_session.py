@@ -15,11 +15,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS
-from docworker.db.cluster import session_settings, transactions
+from docworker.db.cluster import transactions
 from docworker.db.cluster.balancer import Choice
 from docworker.db.cluster.pool import MeasuredPool, OpenSession, OpenSessions
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.replica_status import ReplicaStatus
+from docworker.db.cluster.session_settings import Context
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.sessions.fence import Fence
 from docworker.db.sessions.remembered import remembered
@@ -112,7 +113,6 @@ class TenantSession(Session):
             first=None if first is None else ready(connection, first),
             read_only=self.read_only,
             timeout_seconds=self._answer_seconds,
-            statement_seconds=self.settings.statement_timeout,
         )
         if self._fence is not None:
             self._fence.check(connection)
@@ -212,27 +212,25 @@ def organization_of(session: Any) -> UUID:
     return UUID(str(organization_id))
 
 
-def turn_to(organization_id: UUID | None, fence: Fence | None = None) -> str:
-    """What makes a transaction one organization's, as a list of SQL expressions."""
-    name = "" if organization_id is None else str(UUID(str(organization_id)))
-    context = f"pg_catalog.set_config('docworker.organization_id','{name}',true)"
-    return context if fence is None else f"{context},{fence.lock}"
+def turn_to(organization_id: UUID, fence: Fence | None = None) -> str:
+    """What makes a transaction that has begun another organization's, as a list of SQL expressions."""
+    context = f"pg_catalog.set_config('docworker.organization_id','{UUID(str(organization_id))}',true)"
+    return context if fence is None else f"{context},pg_catalog.pg_advisory_xact_lock_shared({fence.lock})"
 
 
-def context_of(organization_id: UUID | None, settings: Settings, fence: Fence | None = None) -> str:
-    """The settings of a transaction as a list of SQL expressions; nothing in it needs quoting."""
-    limits = session_settings.for_transaction(
-        {
-            "statement_timeout": _milliseconds(settings.statement_timeout),
-            "lock_timeout": _milliseconds(settings.lock_timeout),
-            "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
-        }
+def context_of(organization_id: UUID | None, settings: Settings, fence: Fence | None = None) -> Context:
+    """What a transaction of this organization asks for."""
+    return Context(
+        organization_id=None if organization_id is None else UUID(str(organization_id)),
+        statement_timeout=_milliseconds(settings.statement_timeout),
+        lock_timeout=_milliseconds(settings.lock_timeout),
+        idle_in_transaction_session_timeout=_milliseconds(settings.idle_in_transaction_timeout),
+        lock=None if fence is None else fence.lock,
     )
-    return f"{limits},{turn_to(organization_id, fence)}"
 
 
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def opener() -> FrameType:

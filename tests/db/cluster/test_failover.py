@@ -9,13 +9,14 @@ from sqlalchemy.exc import DBAPIError, InternalError
 
 from docworker.db.cluster import Database, open_database
 from docworker.db.cluster.positions import WalPosition, parse_lsn
+from docworker.db.cluster.prepared import Statement
 from docworker.db.errors import DemotedMasterError, StaleMasterError
 from docworker.db.faults import Fault, classify
 from docworker.db.models import Organization
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import transact
-from docworker.db.sessions.statements import Call, Statement
+from docworker.db.sessions.statements import Call
 from docworker.db.settings import HOME, settings
 from docworker.worker.local.stack import LocalStack
 from tests.support.faults import environment_of_any_master, failover, promote

@@ -8,10 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from docworker.db.cluster import Database, close_database, database, open_database
+from docworker.db.cluster.prepared import Statement
 from docworker.db.models import Organization
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import commit_with, transact
-from docworker.db.sessions.statements import Call, Statement
+from docworker.db.sessions.statements import Call
 from docworker.db.settings import settings
 from tests.support.tenants import Tenant, entered
 

@@ -14,13 +14,14 @@ from docworker import aio
 from docworker.db.catalog import AT_HOME, Place, place_of
 from docworker.db.cluster import Database
 from docworker.db.cluster.engines import owner_engine
+from docworker.db.cluster.prepared import Statement
 from docworker.db.errors import MovingOrganizationError
 from docworker.db.models import Organization, Placement, PlacementState
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import transact
 from docworker.db.sessions.fence import lock_key
 from docworker.db.sessions.routing import RoutingSession
-from docworker.db.sessions.statements import Call, Statement
+from docworker.db.sessions.statements import Call
 from docworker.db.settings import settings
 from tests.support.database import reopened_database
 from tests.support.tenants import entered

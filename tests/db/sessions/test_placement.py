@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from docworker.db.catalog import Place
 from docworker.db.cluster import close_database, database, open_database
 from docworker.db.cluster.engines import owner_engine
+from docworker.db.cluster.prepared import Statement
 from docworker.db.documents.folders import ensure_folders
 from docworker.db.documents.reading import list_documents, list_versions
 from docworker.db.documents.reconcile import fail_abandoned, forgotten_documents
@@ -21,7 +22,7 @@ from docworker.db.models import Document, DocumentVersion, Organization
 from docworker.db.models.base import new_id
 from docworker.db.sessions import TenantSession, position_after, reading, writing
 from docworker.db.sessions.exchanges import transact
-from docworker.db.sessions.statements import Call, Statement
+from docworker.db.sessions.statements import Call
 from docworker.db.settings import Settings, settings
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
