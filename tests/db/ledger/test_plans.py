@@ -269,3 +269,5 @@ def test_rescuing_costs_the_same(scans: list[Scan]) -> None:
     assert "ix_jobs_running" in {scan.index for scan in scans}
     with all_jobs_session() as session:
         session.execute(text("UPDATE ledger.jobs SET alone = false WHERE alone AND state = 'queued'"))
+        # Some had no attempt left, and the other tests look at a ledger in which nothing has failed.
+        session.execute(text("DELETE FROM ledger.jobs WHERE state = 'failed'"))
