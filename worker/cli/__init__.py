@@ -125,6 +125,15 @@ class LazyGroup(click.Group):
             use_local_stack(cmd_name)
         return subcommand.load()
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises NoSuchCommand with the names that may have been meant: click itself knows those of no lazy group."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self.subcommands, ctx=ctx) from None
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = (name for name in self.subcommands if name.startswith(incomplete))
         commands = [CompletionItem(name, help=self.subcommands[name].summary) for name in names]

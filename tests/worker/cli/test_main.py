@@ -85,10 +85,25 @@ def test_version_is_the_packages() -> None:
     assert docworker("--version").out == f"docworker {version('docworker')}\n"
 
 
-def test_unknown_subcommand_is_wrong_usage() -> None:
-    answer = docworker("serach")
-    assert answer.exit_code == 2
-    assert "No such command 'serach'" in answer.err
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("serach", "words"), "No such command 'serach'. Did you mean 'search'?\n"),
+        (("jobs", "lst"), "No such command 'lst'. Did you mean 'list'?\n"),
+        (("jobs", "list", "--limti", "1"), "No such option '--limti'. Did you mean '--limit'?\n"),
+        (("zzzzzz",), "No such command 'zzzzzz'.\n"),
+    ],
+)
+def test_what_is_misspelt_is_wrong_usage_and_told_with_what_may_have_been_meant(
+    arguments: tuple[str, ...], told: str
+) -> None:
+    answer = docworker(*arguments)
+    assert (answer.exit_code, answer.out) == (2, "")
+    assert answer.err.endswith(f"Error: {told}")
+
+
+def test_a_misspelt_subcommand_loads_none() -> None:
+    assert started("serach") == ("", set())
 
 
 def test_missing_organization_is_wrong_usage() -> None:
