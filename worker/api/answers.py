@@ -108,8 +108,16 @@ class JobError(Answered):
     message: str | None
 
 
+class Waits(Answered):
+    """`reasons` are those of `docworker jobs why`, the most important one first. `begins_in_seconds` is an estimate."""
+
+    reasons: Sequence[str]
+    begins_in_seconds: float | None
+
+
 class Job(Answered):
-    """`run_at` is when it may begin; `error` is also there while it is tried again."""
+    """`run_at` is when it may begin; `error` is also there while it is tried again. `waits` is there while it does not
+    run yet, where the API may look at that."""
 
     id: UUID
     kind: str
@@ -122,6 +130,7 @@ class Job(Answered):
     progress: Progress | None
     result: dict[str, Any] | None
     error: JobError | None
+    waits: Waits | None
 
 
 class Fragment(Answered):

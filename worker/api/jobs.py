@@ -6,10 +6,15 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from docworker.db.cluster import database
 from docworker.db.errors import NotFoundError
+from docworker.db.ledger.telling.processes import processes
 from docworker.db.ledger.telling.story import progress_of
-from docworker.db.models import Job
-from docworker.db.sessions import writing
+from docworker.db.ledger.telling.why import why
+from docworker.db.models import Job, JobState
+from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import HOME
+from docworker.db.tenants.ledgers import ledgers_of
 from docworker.db.tokens import Scope
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.progress import get_job
@@ -18,16 +23,35 @@ from docworker.worker.api.documents import IDEMPOTENCY_KEY, idempotency_key, job
 from docworker.worker.api.operations import Call, Operation, json_body, json_response
 from docworker.worker.api.problems import ProblemError, not_found
 
+_NOT_BEGUN = (JobState.WAITING, JobState.QUEUED, JobState.DISPATCHED)
+
 
 def get(call: Call) -> Response:
     try:
         job = get_job(call.caller.organization_id, call.path("job_id"))
     except NotFoundError:
         raise not_found("job") from None
-    return json_response(_shown(job))
+    return json_response(_shown(job, _waits(job) if job.state in _NOT_BEGUN else None))
 
 
-def _shown(job: Job) -> answers.Job:
+def _waits(job: Job) -> answers.Waits | None:
+    """Codes alone: what is told to people besides names jobs of other organizations, and who has paused something.
+    None where the process has not the dispatcher's address of the ledger and of home."""
+    (place,) = ledgers_of(job.organization_id)
+    if any(database().cluster(*one).dispatcher is None for one in ((HOME, None), place)):
+        return None
+    with all_jobs_session() as session:
+        living = processes(session)
+    with all_jobs_session(*place) as session:
+        now = session.get(Job, (job.organization_id, job.id))
+        if now is None or now.state not in _NOT_BEGUN:
+            return None
+        answer = why(session, now, living)
+    seconds = None if answer.forecast is None else answer.forecast.seconds
+    return answers.Waits(reasons=[reason.code for reason in answer.reasons], begins_in_seconds=seconds)
+
+
+def _shown(job: Job, waits: answers.Waits | None) -> answers.Job:
     told = progress_of(job)
     return answers.Job(
         id=job.id,
@@ -43,6 +67,7 @@ def _shown(job: Job) -> answers.Job:
         error=None
         if job.error_class is None
         else answers.JobError(name=job.error_class.rpartition(".")[2], message=job.error_message),
+        waits=waits,
     )
 
 

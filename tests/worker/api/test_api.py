@@ -9,9 +9,14 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, select, update
+from starlette.testclient import TestClient
 
+from docworker.db import ledger
 from docworker.db.documents.store import source_store
 from docworker.db.editing.audit import list_entries
+from docworker.db.ledger.control import pause, resume
+from docworker.db.ledger.telling.processes import processes
+from docworker.db.ledger.telling.why import why
 from docworker.db.ledger.waiting.backlogs import count_backlogs, set_backlog
 from docworker.db.models import ApiToken, Document, Job
 from docworker.db.models.base import new_id
@@ -19,10 +24,12 @@ from docworker.db.sessions import all_jobs_session, reading, writing
 from docworker.db.tokens import Scope, list_tokens, revoke_token
 from docworker.jobs.testing import drain
 from docworker.worker.api import documents, searching
+from docworker.worker.api.application import api_app
 from docworker.worker.api.jobs import operations_on_jobs
 from docworker.worker.api.operations import Operation
 from docworker.worker.tenants.states import suspend
 from tests.support.api import Api, api_of, serving_api, token_of
+from tests.support.database import reopened_database
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
@@ -253,6 +260,26 @@ def test_callers_enqueue_the_kinds_that_are_allowed_and_no_others(api: Api, tena
         assert problem(api.ask("POST", "/v1/jobs", token, json=wrong)) == (422, "invalid"), wrong
     assert problem(api.ask("POST", "/v1/jobs", token, content=b"{")) == (422, "invalid")
     assert problem(api.ask("POST", "/v1/jobs", token, content=b"[" * 500_000)) == (422, "invalid")
+
+
+def test_a_job_that_waits_says_for_what_and_nothing_of_others(api: Api, tenant: Tenant, token: str) -> None:
+    job_id = api.upload(token, b"text", name="a.md").json()["job_id"]
+    with all_jobs_session() as session:
+        pause(session, kind=None, organization_id=tenant.id, by="somebody")
+    asked = api.ask("GET", f"/v1/jobs/{job_id}", token)
+    with all_jobs_session() as session:
+        told = why(session, ledger.get(session, UUID(job_id)), processes(session))
+    assert asked.json()["waits"] == {"reasons": [one.code for one in told.reasons], "begins_in_seconds": None}
+    assert told.reasons[0].code == "paused"
+    assert "somebody" not in asked.text
+    with reopened_database(dispatcher_url=None), TestClient(api_app()) as client:
+        without = client.get(f"/v1/jobs/{job_id}", headers={"Authorization": f"Bearer {token}"}).json()
+    assert (without["state"], without["waits"]) == ("queued", None)
+    with all_jobs_session() as session:
+        resume(session, kind=None, organization_id=tenant.id)
+    drain()
+    ended = api.ask("GET", f"/v1/jobs/{job_id}", token).json()
+    assert (ended["state"], ended["waits"]) == ("succeeded", None)
 
 
 def test_a_job_that_failed_says_why_and_shows_no_traceback(api: Api, tenant: Tenant, token: str) -> None:
