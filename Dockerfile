@@ -1,4 +1,5 @@
-# One image for every process of the Procfile: `docker run docworker worker`, `… dispatcher`, `… beat`, `… migrate`.
+# One image for every process: `docker run docworker worker`, `… dispatcher`, `… beat`, `… migrate`; `… api` and `… console`
+# with EXTRAS=api,console.
 
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -38,7 +39,7 @@ ENV PATH=/opt/docworker/bin:$PATH \
 WORKDIR /var/lib/docworker
 # A number, so that an orchestrator can see that it is not root.
 USER 10001:10001
-EXPOSE 9808 9809 9810
+EXPOSE 8080 8090 9808 9809 9810 9811 9812
 # For the worker; another process names itself: `docworker health dispatcher`.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s CMD ["docworker", "health", "worker"]
 ENTRYPOINT ["docworker"]

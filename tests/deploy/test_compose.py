@@ -32,24 +32,26 @@ COMPOSE = PROJECT / "docker-compose.yml"
 FILE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = {name: one for name, one in SERVICES.items() if one["image"] == "docworker"}
-VARIABLE = re.compile(r"\$\{\w+:-(\w+)\}")
+VARIABLE = re.compile(r"\$\{\w+:-([\w./-]+)\}")
 
 
 def in_seconds(written: str) -> float:
     return float(written.removesuffix("s"))
 
 
-def test_compose_runs_the_processes_of_the_procfile_and_two_of_what_may_fail() -> None:
+def test_compose_runs_the_procfile_an_api_and_a_console_and_two_of_what_may_fail() -> None:
     procfile = parse_procfile((PROJECT / "Procfile").read_text()).processes
     expected = {
         {"release": "migrate"}.get(name, name): command.removeprefix("exec ") for name, command in procfile.items()
-    }
+    } | {"api": "docworker api", "console": "docworker console"}
     assert {name: " ".join(["docworker", *one["command"]]) for name, one in OURS.items()} == expected
     assert {name: one.get("deploy", {}).get("replicas", 1) for name, one in OURS.items()} == {
         "worker": 2,
         "dispatcher": 2,
         "beat": 2,
         "migrate": 1,
+        "api": 1,
+        "console": 1,
     }
 
 
@@ -122,10 +124,37 @@ def hosts_of(addresses: str) -> set[str]:
     return {host.partition(":")[0] for place in places for host in place}
 
 
+def test_each_of_ours_is_asked_as_itself_and_published_where_it_listens() -> None:
+    exposed = re.findall(r"^EXPOSE (.+)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)[0].split()
+    listening = {name: str(getattr(Settings(), f"{name}_port")) for name in ("api", "console")}
+    for name, service in OURS.items():
+        if name != "migrate":
+            assert service["healthcheck"]["test"] == ["CMD", "docworker", "health", name]
+            assert str(getattr(Settings(), f"{name}_metrics_port")) in exposed
+        port = listening.get(name)
+        assert service.get("ports", []) == ([f"127.0.0.1:{port}:{port}"] if port else [])
+        if port:
+            assert port in exposed
+            assert service["environment"][f"DOCWORKER_{name.upper()}_HOST"] == "0.0.0.0"
+            assert name in service["build"]["args"]["EXTRAS"].split(",")
+
+
+def test_the_console_has_its_token_by_a_secret_and_the_api_no_address_that_it_needs_not() -> None:
+    console, api = SERVICES["console"], SERVICES["api"]
+    [secret] = console["secrets"]
+    assert FILE["secrets"].keys() == {secret}
+    given = {name: value for name, value in console["environment"].items() if "TOKEN" in name}
+    assert given == {"DOCWORKER_CONSOLE_OPERATOR_TOKEN_FILE": f"/run/secrets/{secret}"}
+    ignored = (PROJECT / ".gitignore").read_text().split()
+    assert VARIABLE.sub(r"\1", FILE["secrets"][secret]["file"]).removeprefix("./") in ignored
+    assert console["profiles"], "without the file the others would not start"
+    assert not [name for name in api["environment"] if "DISPATCHER" in name or "OWNER" in name or "BROKER" in name]
+
+
 def test_prometheus_and_grafana_ask_services() -> None:
     scraped = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
-    names = {name for job in scraped for one in job["dns_sd_configs"] for name in one["names"]}
-    assert names == OURS.keys() - {"migrate"}
+    asked = {name: one["port"] for job in scraped for one in job["dns_sd_configs"] for name in one["names"]}
+    assert asked == {name: getattr(Settings(), f"{name}_metrics_port") for name in OURS.keys() - {"migrate"}}
     provisioning = PROJECT / "deploy/grafana/provisioning"
     [source] = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
     address = urlsplit(source["url"])
