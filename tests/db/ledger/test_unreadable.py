@@ -76,7 +76,7 @@ OTHERWISE = [
     "state = 'dispatched', redispatch_at = NULL",
     "state = 'dispatched', redispatch_at = 'infinity', dispatched_at = '-infinity'",
     "state = 'dispatched', redispatch_at = '-infinity', dispatched_at = 'infinity'",
-    "state = 'failed', kind = repeat('k', 10000000), finished_at = '-infinity', error_message = repeat('e', 10000000)",
+    "state = 'failed', kind = repeat('k', 50000), finished_at = '-infinity', error_message = repeat('e', 10000000)",
     "unique_key = ''",
 ]
 
