@@ -44,6 +44,27 @@ def templates(build: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield one["metadata"]["name"], one["spec"]["template"]
 
 
+def secrets_of(template: Mapping[str, Any]) -> set[str]:
+    """Those that are mounted, and those that the environment is taken from."""
+    mounted = {one["secret"]["secretName"] for one in template["spec"]["volumes"] if "secret" in one}
+    for one in template["spec"]["volumes"]:
+        mounted |= {source["secret"]["name"] for source in one.get("projected", {}).get("sources", ())}
+    named = (one["valueFrom"].get("secretKeyRef") for one in the_container(template).get("env", ()))
+    return mounted | {one["name"] for one in named if one}
+
+
+def from_maps(build: str, template: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The settings of a pod, each with the map that it is taken from and its value there."""
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(build, "ConfigMap")}
+    container = the_container(template)
+    names = [one["configMapRef"]["name"] for one in container["envFrom"]]
+    given = {key: (name, value) for name in names for key, value in maps[name].items()}
+    for one in container.get("env", ()):
+        if (chosen := one["valueFrom"].get("configMapKeyRef")) is not None:
+            given[one["name"]] = (chosen["name"], maps[chosen["name"]][chosen["key"]])
+    return given
+
+
 def the_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
     [container] = template["spec"]["containers"]
     return container  # type: ignore[no-any-return]
@@ -59,7 +80,9 @@ def test_each_manifest_is_as_the_release_wants_it(build: str, release: str) -> N
 @pytest.mark.parametrize("build", BUILDS)
 def test_there_is_what_an_installation_needs(build: str) -> None:
     deployments = {one["metadata"]["name"] for one in of_kind(build, "Deployment")}
-    assert deployments == {"docworker-worker", "docworker-dispatcher", "docworker-beat"}
+    processes = {"worker", "dispatcher", "beat"} | ({"api", "console"} if build != "base" else set())
+    assert deployments == {f"docworker-{one}" for one in processes}
+    assert {one["metadata"]["name"] for one in of_kind(build, "PodDisruptionBudget")} == deployments
     for kind in ("Job", "NetworkPolicy"):
         assert of_kind(build, kind)
     autoscalers = of_kind(build, "HorizontalPodAutoscaler")
@@ -76,20 +99,19 @@ def test_there_is_what_an_installation_needs(build: str) -> None:
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_settings_are_settings_and_come_from_maps_that_there_are(build: str) -> None:
-    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(build, "ConfigMap")}
     used = set()
     for name, template in templates(build):
         container = the_container(template)
-        given: dict[str, str] = {}
-        for source in container["envFrom"]:
-            used.add(source["configMapRef"]["name"])
-            given |= maps[source["configMapRef"]["name"]]
+        given = from_maps(build, template)
+        used |= {source for source, _ in given.values()}
         assert {one.removeprefix("DOCWORKER_").lower() for one in given} <= Settings.model_fields.keys()
-        files = {key: value for key, value in given.items() if value.startswith("/")}
+        for one in container.get("env", ()):
+            assert one["name"].removeprefix("DOCWORKER_").lower() in Settings.model_fields
+        files = {key: value for key, (_, value) in given.items() if value.startswith("/")}
         mounted = [one["mountPath"] for one in container["volumeMounts"]]
         for key, path in files.items():
             assert any(path == place or path.startswith(f"{place}/") for place in mounted), (name, key)
-    assert used == maps.keys()
+    assert used == {one["metadata"]["name"] for one in of_kind(build, "ConfigMap")}
 
 
 ADDRESSES = {
@@ -97,28 +119,35 @@ ADDRESSES = {
     "docworker-dispatcher": {"DISPATCHER_URL", "BROKER_URL"},
     "docworker-beat": {"DISPATCHER_URL", "BROKER_URL"},
     "docworker-migrate": {"OWNER_URL"},
+    "docworker-api": {"MASTER_URL", "REPLICA_URLS"},
+    "docworker-console": {"MASTER_URL", "REPLICA_URLS", "DISPATCHER_URL"},
+}
+SECRETS = {
+    "docworker-worker": {"worker", "broker"},
+    "docworker-dispatcher": {"dispatcher", "broker"},
+    "docworker-beat": {"dispatcher", "broker"},
+    "docworker-migrate": {"owner"},
+    "docworker-api": {"worker", "api"},
+    "docworker-console": {"worker", "dispatcher", "console"},
 }
 
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_each_has_the_addresses_it_needs_and_the_password_of_no_other_role(build: str) -> None:
-    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(build, "ConfigMap")}
     for name, template in templates(build):
-        given = {key for source in the_container(template)["envFrom"] for key in maps[source["configMapRef"]["name"]]}
+        given = from_maps(build, template)
         urls = {key.removeprefix("DOCWORKER_") for key in given if key.endswith(("_URL", "_URLS"))}
         assert urls == ADDRESSES[name]
-        secrets = {one["secret"]["secretName"] for one in template["spec"]["volumes"] if "secret" in one}
-        role = {"docworker-migrate": "owner", "docworker-worker": "worker"}.get(name, "dispatcher")
-        assert secrets - {"docworker-broker"} == {f"docworker-{role}"}
+        assert secrets_of(template) == {f"docworker-{one}" for one in SECRETS[name]}
 
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_secrets_and_the_volume_are_those_that_the_page_makes(build: str) -> None:
     page = (PROJECT / "docs" / "deploy.md").read_text()
     for _, template in templates(build):
+        for secret in secrets_of(template):
+            assert f"secret generic {secret} " in page
         for volume in template["spec"]["volumes"]:
-            if "secret" in volume:
-                assert f"secret generic {volume['secret']['secretName']} " in page
             if "persistentVolumeClaim" in volume:
                 assert volume["persistentVolumeClaim"]["claimName"] in page
 
@@ -129,8 +158,11 @@ def test_processes_are_asked_where_they_answer_and_stopped_when_their_jobs_have_
         container = the_container(template)
         if name == "docworker-migrate":
             continue
-        [port] = container["ports"]
+        port, *answering = container["ports"]
         process = name.removeprefix("docworker-")
+        if answering:
+            assert [one["containerPort"] for one in answering] == [getattr(Settings(), f"{process}_port")]
+            assert from_maps(build, template)[f"DOCWORKER_{process.upper()}_HOST"][1] == "0.0.0.0"
         assert port["containerPort"] == getattr(Settings(), f"{process}_metrics_port")
         paths = {probe: container[f"{probe}Probe"]["httpGet"] for probe in ("startup", "liveness", "readiness")}
         assert {one["port"] for one in paths.values()} == {port["name"]}
@@ -169,6 +201,13 @@ def test_selectors_select(build: str) -> None:
         chosen = one["spec"]["selector"]["matchLabels"]
         matching = {name for name, given in labels.items() if chosen.items() <= given.items()}
         assert matching == {one["metadata"]["name"]}
+    for one in of_kind(build, "Service"):
+        chosen = one["spec"]["selector"]
+        matching = {name for name, given in labels.items() if chosen.items() <= given.items()}
+        assert matching == {one["metadata"]["name"]}
+        [port] = one["spec"]["ports"]
+        [pod] = [template for name, template in templates(build) if name in matching]
+        assert port["targetPort"] in {each["name"] for each in the_container(pod)["ports"]}
     policies = {
         one["metadata"]["name"]: {
             name
@@ -177,7 +216,8 @@ def test_selectors_select(build: str) -> None:
         }
         for one in of_kind(build, "NetworkPolicy")
     }
-    assert policies == {"docworker": set(labels), "docworker-worker": {"docworker-worker"}}
+    own = {"docworker-worker", *(one["metadata"]["name"] for one in of_kind(build, "Service"))}
+    assert policies == {"docworker": set(labels)} | {name: {name} for name in own}
 
 
 @pytest.mark.parametrize("build", BUILDS)

@@ -60,10 +60,10 @@ def test_they_confine_what_they_run(installed: list[Path]) -> None:
         assert checked.returncode == 0, checked.stdout[-500:]
 
 
-def test_they_run_what_the_procfile_runs_and_a_console() -> None:
+def test_they_run_what_the_procfile_runs_an_api_and_a_console() -> None:
     procfile = parse_procfile((PROJECT / "Procfile").read_text()).processes.values()
     commands = {f"docworker {value(unit, 'ExecStart').removeprefix(PROGRAM).strip()}" for unit in UNITS}
-    assert commands == {*(command.removeprefix("exec ") for command in procfile), "docworker console"}
+    assert commands == {*(command.removeprefix("exec ") for command in procfile), "docworker api", "docworker console"}
 
 
 def test_they_name_settings_that_there_are_and_wait_for_running_jobs() -> None:
