@@ -1,11 +1,14 @@
 """What kustomize makes of deploy/kubernetes: right by the schemas of Kubernetes, and in agreement with itself, the
 settings and the command line."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from kubernetes_validate.utils import validate
 
 from docworker.db.settings import Settings
 from tests.support.commands import ask
+from tests.support.metrics_page import metrics
 from tests.support.project import PROJECT
+from tests.support.promtool import promtool
 
 KUBERNETES = PROJECT / "deploy" / "kubernetes"
 BUILDS = ("base", "overlays/example")
@@ -234,3 +239,32 @@ def test_the_metric_that_scales_is_exported_and_alerted_on() -> None:
     [limit] = re.findall(rf"{name}\) > (\d+)", alerts)
     assert int(metric["external"]["target"]["value"]) < int(limit), "there are more workers before anybody is woken"
     assert name in (PROJECT / "docs" / "deploy.md").read_text()
+
+
+def test_keda_scales_as_the_autoscaler_does_by_a_query_that_prometheus_takes(tmp_path: Path) -> None:
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(KUBERNETES / "base", tmp_path.resolve())],
+        "components": [os.path.relpath(KUBERNETES / "keda", tmp_path.resolve())],
+    }
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
+    made = {(one["kind"], one["metadata"]["name"]): one.get("spec", {}) for one in built(str(tmp_path))}
+    scaled = made["ScaledObject", "docworker-worker"]
+    target = scaled["scaleTargetRef"]
+    assert "replicas" not in made[target["kind"], target["name"]], "applied again, it would undo what was scaled"
+    [trigger] = scaled["triggers"]
+    query = trigger["metadata"]["query"]
+    assert set(re.findall(r"\bdocworker_\w+", query)) <= {name for one in metrics() for name in one.series}
+
+    [other] = [one["spec"] for one in of_kind("overlays/example", "HorizontalPodAutoscaler")]
+    [metric] = other["metrics"]
+    assert metric["external"]["metric"]["name"] in query
+    assert trigger["metricType"] == metric["external"]["target"]["type"]
+    assert trigger["metadata"]["threshold"] == metric["external"]["target"]["value"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (other["minReplicas"], other["maxReplicas"])
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == other["behavior"]
+
+    rules = tmp_path / "rules.yml"
+    rules.write_text(json.dumps({"groups": [{"name": "keda", "rules": [{"record": "query", "expr": query}]}]}))
+    promtool("check", "rules", str(rules))
