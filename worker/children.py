@@ -16,6 +16,7 @@ from docworker.jobs import metrics
 from docworker.jobs.execution.coroutines import close_event_loop
 from docworker.jobs.execution.leases import leases
 from docworker.jobs.kinds.processing import close_pipeline
+from docworker.jobs.sentry import start_sentry, stop_sentry
 from docworker.jobs.tracing import start_tracing, stop_tracing
 from docworker.worker import child_signals, logs
 from docworker.worker.http import child_metrics
@@ -41,6 +42,7 @@ def open_process(**_: Any) -> None:
     child_signals.prepare_forks()
     leases().take_place(getattr(current_process(), "index", None) or 0)
     start_tracing("docworker-worker")
+    start_sentry()
     open_database(settings(), application_name=APPLICATION_NAME)
     log.debug("process.opened", place=child_metrics.place())
 
@@ -50,6 +52,7 @@ def close_process(**_: Any) -> None:
     close_pipeline()
     close_database()
     stop_tracing()
+    stop_sentry()
     log.debug("process.closed", place=child_metrics.place())
 
 

@@ -20,7 +20,7 @@ from docworker.db.faults import Fault
 from docworker.db.ledger import AttemptEnd, Failure
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import settling
-from docworker.jobs import metrics, tracing
+from docworker.jobs import metrics, sentry, tracing
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
 from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
 
@@ -93,10 +93,20 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
         return
     failure = failure_of(error, soft_limit_seconds=attempt.kind.soft_limit_seconds)
     delay_seconds = cast("RetryLaterError", error).seconds if issubclass(type(error), RetryLaterError) else None
-    _settle_failure(attempt, fault_of(error), failure, delay_seconds)
+    fault = fault_of(error)
+    end = _settle_failure(attempt, fault, failure, delay_seconds)
+    if sentry.is_surprise(fault, end):
+        sentry.report(
+            error,
+            kind=attempt.kind.name,
+            job_id=attempt.id,
+            organization_id=attempt.organization_id,
+            attempt=attempt.claimed.attempt,
+            end=end,
+        )
 
 
-def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seconds: float | None = None) -> None:
+def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seconds: float | None = None) -> AttemptEnd:
     """`delay_seconds` is how long it waits for its next attempt; the backoff of the settings unless given."""
     settings = database().settings
     claimed = attempt.claimed
@@ -137,6 +147,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seco
         error_class=failure.error_class,
         error=beginning_of(failure.message),
     )
+    return outcome
 
 
 def _tell_of_failure(session: Session, attempt: Attempt, failure: Failure) -> None:

@@ -29,6 +29,7 @@ from docworker.db.settings import Settings, settings
 from docworker.jobs.execution.lease_board import MOST_CLAIMS
 from docworker.jobs.execution.leases import share_board
 from docworker.jobs.pipeline import confinement
+from docworker.jobs.sentry import load_sentry
 from docworker.jobs.task import LedgerTask, known_kinds, limits_of_message
 from docworker.jobs.tracing import load_tracing
 from docworker.worker import children, logs
@@ -65,6 +66,7 @@ def run(directory: ProcessDirectory) -> int:
     if not confinement.offered().is_whole:
         log.warning("sandbox.not_whole", sandbox=str(confinement.offered()))
     load_tracing()
+    load_sentry()
     app = celery_app()
     check_time_limits(app, configured)
     worker = Worker(
