@@ -1,4 +1,4 @@
-"""`ledgers`, `ledgers_of`: where jobs lie, in the database of each cluster and in those of single organizations."""
+"""`ledgers`, `ledgers_of`, `is_being_made`: where jobs lie, by cluster and by databases of single organizations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from docworker.db.catalog import place_of
 from docworker.db.cluster import database
-from docworker.db.models import Placement
+from docworker.db.models import Placement, PlacementState
 from docworker.db.sessions import reading
 
 
@@ -29,6 +29,15 @@ def ledgers() -> Sequence[LedgerPlace]:
         ).all()
     own = [LedgerPlace(cluster) for cluster in database().settings.cluster_names]
     return [*own, *(LedgerPlace(row.cluster, row.database) for row in of_databases)]
+
+
+def is_being_made(place: LedgerPlace) -> bool:
+    """Whether the database of a single organization is not known to be finished."""
+    with reading(None, source="master") as session:
+        states = session.scalars(
+            select(Placement.state).where(Placement.cluster == place.cluster, Placement.database == place.database)
+        )
+        return PlacementState.CREATING in states
 
 
 def ledgers_of(organization_id: UUID | None) -> Sequence[LedgerPlace]:

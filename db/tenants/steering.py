@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.catalog import place_of
 from docworker.db.cluster import database
-from docworker.db.errors import InvalidArgumentError
+from docworker.db.errors import DocworkerError, InvalidArgumentError
+from docworker.db.faults import sqlstate_of
 from docworker.db.ledger import Rate
 from docworker.db.ledger.waiting.backlogs import Bounded, backlogs, remove_backlog, set_backlog
 from docworker.db.ledger.waiting.keys import find_key_limits, remove_key_limit, set_key_limit
@@ -21,7 +23,7 @@ from docworker.db.ledger.weights import remove_weight, set_weight, weights
 from docworker.db.models import KeyLimit, Limit, Pause
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
-from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
+from docworker.db.tenants.ledgers import LedgerPlace, is_being_made, ledgers, ledgers_of
 
 T = TypeVar("T")
 Record = Callable[[Session], None]
@@ -161,19 +163,38 @@ def _change(organization_id: UUID | None, change: Callable[[Session], bool], rec
     """Whether it has changed anything. A ledger that is made meanwhile has it from home's, or is found at another
     look."""
     done: dict[LedgerPlace, bool] = {}
+
+    def change_and_record(session: Session) -> bool:
+        changed = change(session)
+        if changed and record is not None:
+            record(session)
+        return changed
+
     while missing := [place for place in ledgers_of(organization_id) if place not in done]:
         for place in missing:
-            with all_jobs_session(*place) as session:
-                done[place] = change(session)
-                if done[place] and record is not None:
-                    record(session)
+            done[place] = _in_ledger(place, change_and_record) or False
     return any(done.values())
 
 
 def _read(places: Iterable[LedgerPlace], find: Callable[[Session], Iterable[T]]) -> list[T]:
     """Of several places the first is last, so that it is what a dictionary keeps."""
-    found: list[list[T]] = []
-    for place in places:
-        with all_jobs_session(*place) as session:
-            found.append(list(find(session)))
+    found = [_in_ledger(place, lambda session: list(find(session))) or [] for place in places]
     return [one for of_place in reversed(found) for one in of_place]
+
+
+def _in_ledger(place: LedgerPlace, do: Callable[[Session], T]) -> T | None:
+    """What it gives; None for a database of an organization that is still being made, or whose making was not finished,
+    and that has no ledger yet: it takes what holds for all from home's once it has one."""
+    try:
+        with all_jobs_session(*place) as session:
+            return do(session)
+    except (DBAPIError, DocworkerError) as error:
+        if not (_has_no_ledger(error) and is_being_made(place)):
+            raise
+        return None
+
+
+def _has_no_ledger(error: Exception) -> bool:
+    """No database, no schema, no table or column of it, or no right to one: as migrations leave it on their way."""
+    state = sqlstate_of(error)
+    return state in ("3D000", "3F000", "42P01", "42703", "42501") or (state is None and "does not exist" in str(error))

@@ -110,7 +110,7 @@ class MovedTenant(Tenant):
             owner.execute(insert(RateSpent).values(organization_id=self.id, kind="x", spent_until=soon()))
             become(owner, self.id)
             owner.execute(insert(Backlog).values(organization_id=self.id, most=1000))
-            spent = {"organization_id": self.id, "limit_key": "a", "spent_until": soon(), "look_at": soon()}
+            spent = {"organization_id": self.id, "limit_key": "b", "spent_until": soon(), "look_at": soon()}
             owner.execute(insert(KeyRateSpent).values(spent))
 
     def fill_late(self) -> None:

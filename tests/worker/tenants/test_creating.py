@@ -14,13 +14,16 @@ from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.ledger import find_limits, pauses
 from docworker.db.ledger.waiting.backlogs import backlogs
 from docworker.db.ledger.waiting.keys import find_key_limits
+from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.settings import HOME
 from docworker.db.tenants import steering
+from docworker.worker.local.servers.roles import create_database
 from docworker.worker.local.stack import LocalStack
-from docworker.worker.tenants.creating import create_tenant
+from docworker.worker.tenants.creating import create_tenant, record
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.owner import owning, placement_of
-from docworker.worker.tenants.places import Model, place_in
+from docworker.worker.tenants.places import Model, new_place, place_in
 from tests.support.project import PROJECT
 from tests.support.waiting import eventually
 
@@ -147,3 +150,23 @@ def test_a_new_database_has_what_was_said_of_all_organizations() -> None:
         assert steering.unbound_backlog(None)
     with all_jobs_session(place.cluster, place.database) as session:
         assert not pauses(session)
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no database", "an empty database"])
+def test_what_is_said_of_all_organizations_passes_over_a_database_whose_making_was_not_finished(
+    stack: LocalStack, *, is_there: bool
+) -> None:
+    slug = f"half-made-{is_there}".lower()
+    place = new_place(Model.DATABASE, HOME, new_id(), slug)
+    assert record(new_id(), slug, place) is not None
+    assert place.database is not None
+    if is_there:
+        create_database(stack.master, place.database)
+    kind = f"said_over_{slug}"
+    assert steering.pause(kind=kind, organization_id=None, by="ann")
+    assert kind in [one.kind for one in steering.all_pauses()]
+    if not is_there:
+        made = create_tenant(slug, model=Model.DATABASE).place
+        with all_jobs_session(made.cluster, made.database) as session:
+            assert kind in [one.kind for one in pauses(session)]
+    assert steering.resume(kind=kind, organization_id=None)
