@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger.values import MOST_RUNNING, check_integer, check_kind
-from docworker.db.ledger.waiting.rates import Rate
+from docworker.db.ledger.values import check_kind
+from docworker.db.ledger.waiting.rates import Rate, limit_values
 from docworker.db.models import Limit, RateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 
@@ -31,17 +31,8 @@ def set_limit(
 
     Raises InvalidArgumentError for a limit of nothing, to nothing, or of what cannot be.
     """
-    if max_running is None and rate is None:
-        raise InvalidArgumentError("a limit is of the jobs that run at a time, or a rate, or both: give one")
-    if max_running is not None:
-        check_integer("max_running", max_running, 0, MOST_RUNNING)
+    values = limit_values(max_running, rate)
     place = _place(kind, organization_id, is_each=is_each)
-    values = {
-        "max_running": max_running,
-        "rate_jobs": None if rate is None else rate.jobs,
-        "rate_seconds": None if rate is None else rate.seconds,
-        "rate_burst": None if rate is None else rate.burst,
-    }
     statement = insert(Limit).values(place | values)
     session.execute(
         statement.on_conflict_do_update(

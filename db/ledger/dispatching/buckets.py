@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.ledger.dispatching.limiting import Book, Bucket, Rule, Rules
-from docworker.db.ledger.waiting.rates import Rate
+from docworker.db.ledger.waiting.rates import rate_in
 from docworker.db.models.ledger.backlog import BACKLOGS
 from docworker.db.models.ledger.limit import LIMIT_CHANGES, LIMITS, RATES_SPENT
 
@@ -102,5 +102,4 @@ def _moment(seconds: float) -> datetime:
 
 
 def _rule_of(row: Any) -> Rule:
-    rate = None if row.rate_jobs is None else Rate(row.rate_jobs, row.rate_seconds, row.rate_burst)
-    return Rule(row.organization_id, row.kind, row.is_each, row.max_running, rate)
+    return Rule(row.organization_id, row.kind, row.is_each, row.max_running, rate_in(row))

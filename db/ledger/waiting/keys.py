@@ -19,10 +19,9 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from docworker.db.errors import InvalidArgumentError
-from docworker.db.ledger.values import MAX_KEY_LENGTH, MOST_RUNNING, check_integer, check_text
+from docworker.db.ledger.values import MAX_KEY_LENGTH, check_text
 from docworker.db.ledger.waiting.order import Admitted
-from docworker.db.ledger.waiting.rates import Rate
+from docworker.db.ledger.waiting.rates import Rate, limit_values, rate_in
 from docworker.db.ledger.waiting.told import OLDEST_WRITER, Told
 from docworker.db.models import KeyLimit, KeyRateSpent
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
@@ -81,8 +80,7 @@ FROM unnest(CAST(:organizations AS uuid[]), CAST(:keys AS text[])) AS key (organ
 
 
 def _key_of(row: Any) -> Key:
-    rate = None if row.rate_jobs is None else Rate(row.rate_jobs, row.rate_seconds, row.rate_burst)
-    return Key(row.organization_id, row.limit_key, row.max_running, rate, row.spent_until, row.now)
+    return Key(row.organization_id, row.limit_key, row.max_running, rate_in(row), row.spent_until, row.now)
 
 
 OWES = "(job.dispatched_at IS NULL OR coalesce(job.claimed_at >= job.dispatched_at, false))"
@@ -268,17 +266,8 @@ def set_key_limit(
     a rate; without an organization, of each one's that has no limit of its own for it. It takes the place of the limit
     that is there, and is in force from the next look of the dispatcher on; what is dispatched goes on. For the
     dispatcher's session. Raises InvalidArgumentError."""
-    if max_running is None and rate is None:
-        raise InvalidArgumentError("a limit is of the jobs that run at a time, or a rate, or both: give one")
-    if max_running is not None:
-        check_integer("max_running", max_running, 0, MOST_RUNNING)
+    values = limit_values(max_running, rate)
     place = {"organization_id": organization_id or SYSTEM_ORGANIZATION_ID, "limit_key": checked_limit_key(key)}
-    values = {
-        "max_running": max_running,
-        "rate_jobs": None if rate is None else rate.jobs,
-        "rate_seconds": None if rate is None else rate.seconds,
-        "rate_burst": None if rate is None else rate.burst,
-    }
     session.execute(
         insert(KeyLimit)
         .values(**place, **values)

@@ -6,7 +6,7 @@ may lie ahead by the time of a burst. Moments are seconds since 1970 by the mast
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.values import MOST_RUNNING, check_integer
@@ -47,3 +47,22 @@ def rate_of(jobs: int, seconds: float, burst: int | None = None) -> Rate:
     if not (isinstance(seconds, int | float) and 0.001 <= seconds <= LONGEST_PERIOD_SECONDS and math.isfinite(seconds)):
         raise InvalidArgumentError(f"the period of a rate is 0.001 seconds to 366 days, got {seconds!r}")
     return Rate(jobs, float(seconds), jobs if burst is None else check_integer("a burst", burst, 1, MOST_RUNNING))
+
+
+def rate_in(row: Any) -> Rate | None:
+    """The rate of a limit's row (`db.models.ledger.limit.Limiting`)."""
+    return None if row.rate_jobs is None else Rate(row.rate_jobs, row.rate_seconds, row.rate_burst)
+
+
+def limit_values(max_running: int | None, rate: Rate | None) -> dict[str, object]:
+    """The columns of a limit's row. Raises InvalidArgumentError for a limit of nothing, or to what cannot be."""
+    if max_running is None and rate is None:
+        raise InvalidArgumentError("a limit is of the jobs that run at a time, or a rate, or both: give one")
+    if max_running is not None:
+        check_integer("max_running", max_running, 0, MOST_RUNNING)
+    return {
+        "max_running": max_running,
+        "rate_jobs": None if rate is None else rate.jobs,
+        "rate_seconds": None if rate is None else rate.seconds,
+        "rate_burst": None if rate is None else rate.burst,
+    }

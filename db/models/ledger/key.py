@@ -4,36 +4,21 @@ something has changed. Triggers of the ledger tell that."""
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, func
+from sqlalchemy import BigInteger, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from docworker.db.models.base import Base
+from docworker.db.models.ledger.limit import Limiting, limiting_checks
 
 
-class KeyLimit(Base):
+class KeyLimit(Limiting, Base):
     """Of the jobs of one `limit_key` of an organization; of the nil organization for each that has none of its own."""
 
     __tablename__ = "key_limits"
+    __table_args__ = (*limiting_checks(), {"schema": "ledger"})
 
     organization_id: Mapped[UUID] = mapped_column(primary_key=True)
     limit_key: Mapped[str] = mapped_column(primary_key=True)
-    max_running: Mapped[int | None]
-    rate_jobs: Mapped[int | None]
-    rate_seconds: Mapped[float | None]
-    rate_burst: Mapped[int | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-
-    __table_args__ = (
-        CheckConstraint("max_running >= 0", name="max_running"),
-        CheckConstraint(
-            "num_nonnulls(rate_jobs, rate_seconds, rate_burst) IN (0, 3)"
-            " AND coalesce(rate_jobs > 0 AND rate_burst > 0 AND rate_seconds BETWEEN 0.001 AND 31622400, true)",
-            name="rate",
-        ),
-        CheckConstraint("num_nonnulls(max_running, rate_jobs) > 0", name="limits_something"),
-        {"schema": "ledger"},
-    )
 
 
 class KeyRateSpent(Base):

@@ -1,5 +1,6 @@
 """`Limit`, `RateSpent`, `LimitChange`: the ledger's tables of what may run at a time, and how often."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -9,27 +10,21 @@ from sqlalchemy.orm import Mapped, mapped_column
 from docworker.db.models.base import Base
 
 
-class Limit(Base):
-    """Of the jobs of a kind, of an organization, or of one kind of it.
+class Limiting:
+    """How many jobs at a time, how often, or both. The rate is so many jobs in so many seconds, and up to a burst of
+    them at once."""
 
-    The nil organization and an empty kind stand for all of them together; with `is_each` it is of each
-    organization that has no limit of its own for that kind. The rate is so many jobs in so many seconds, and up to a
-    burst of them at once.
-    """
+    max_running: Mapped[int | None] = mapped_column(sort_order=1)
+    rate_jobs: Mapped[int | None] = mapped_column(sort_order=2)
+    rate_seconds: Mapped[float | None] = mapped_column(sort_order=3)
+    rate_burst: Mapped[int | None] = mapped_column(sort_order=4)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), sort_order=5)
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), sort_order=6)
 
-    __tablename__ = "limits"
 
-    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
-    is_each: Mapped[bool] = mapped_column(primary_key=True, server_default=text("false"))
-    max_running: Mapped[int | None]
-    rate_jobs: Mapped[int | None]
-    rate_seconds: Mapped[float | None]
-    rate_burst: Mapped[int | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
-
-    __table_args__ = (
+def limiting_checks() -> Sequence[CheckConstraint]:
+    """For a table of `Limiting`."""
+    return (
         CheckConstraint("max_running >= 0", name="max_running"),
         CheckConstraint(
             "num_nonnulls(rate_jobs, rate_seconds, rate_burst) IN (0, 3)"
@@ -37,8 +32,22 @@ class Limit(Base):
             name="rate",
         ),
         CheckConstraint("num_nonnulls(max_running, rate_jobs) > 0", name="limits_something"),
-        {"schema": "ledger"},
     )
+
+
+class Limit(Limiting, Base):
+    """Of the jobs of a kind, of an organization, or of one kind of it.
+
+    The nil organization and an empty kind stand for all of them together; with `is_each` it is of each
+    organization that has no limit of its own for that kind.
+    """
+
+    __tablename__ = "limits"
+    __table_args__ = (*limiting_checks(), {"schema": "ledger"})
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
+    is_each: Mapped[bool] = mapped_column(primary_key=True, server_default=text("false"))
 
 
 class RateSpent(Base):

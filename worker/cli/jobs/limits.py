@@ -9,6 +9,7 @@ import click
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
+from docworker.db.ledger.waiting.rates import rate_in
 from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
@@ -158,14 +159,13 @@ def _told_of(
     one: Limit | KeyLimit, slugs: dict[UUID, str], *, is_each: bool, kind: str | None, key: str | None
 ) -> dict[str, Any]:
     is_all = one.organization_id == SYSTEM_ORGANIZATION_ID
-    rate = None if one.rate_jobs is None else Rate(one.rate_jobs, one.rate_seconds or 0.0, one.rate_burst or 0)
     return {
         "organization": None if is_all else slugs.get(one.organization_id, str(one.organization_id)),
         "each": is_each,
         "kind": kind,
         "key": key,
         "running": one.max_running,
-        "rate": _told(rate),
+        "rate": _told(rate_in(one)),
         "burst": one.rate_burst,
         "since": one.updated_at,
     }
