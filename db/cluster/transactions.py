@@ -8,7 +8,7 @@ more. Here they travel together, and the server's answer is checked before anyth
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.orm import Session
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from docworker.db.cluster import roundtrip, session_settings
 from docworker.db.cluster.bounded_connection import GRACE_SECONDS
 from docworker.db.cluster.positions import WalPosition, parse_lsn
-from docworker.db.cluster.prepared import Statement, stays_prepared
+from docworker.db.cluster.prepared import stays_prepared
 from docworker.db.cluster.replica_status import ReplicaStatus
 from docworker.db.cluster.roundtrip import bool_of, dismissed, server_of, text_of
 from docworker.db.cluster.servers import Server, examine_master
@@ -50,18 +50,18 @@ _CLOCK = f"SELECT {_MASTER},extract(epoch FROM pg_catalog.clock_timestamp())"  #
 
 
 class Opening(NamedTuple):
-    """What begins a transaction, as SQL, and which of the results of it is the server's answer."""
+    """What begins a transaction, as SQL, and the name of the statement that it prepares on the way, if it does."""
 
     sql: str
-    answer: int
-    statement: Statement
+    prepares: str | None = None
 
     def answered(self, connection: Connection, results: Sequence[PGresult]) -> tuple[PGresult, list[PGresult]]:
-        """The server's answer, and the results of what was sent behind the opening."""
-        if self.answer > 1:
+        """The server's answer, which is the first of the results with a row, and those of what was sent behind."""
+        if self.prepares is not None:
             driver: Any = connection.connection.driver_connection
-            driver.prepared.add(self.statement.name)
-        return results[self.answer], list(results[self.answer + 1 :])
+            driver.prepared.add(self.prepares)
+        place = next(place for place, result in enumerate(results) if result.status == ExecStatus.TUPLES_OK)
+        return results[place], list(results[place + 1 :])
 
 
 def begin(
@@ -113,13 +113,12 @@ def begin_snapshot(connection: Connection, context: Context) -> None:
 def _opening(connection: Connection, begin: str, context: Context) -> Opening:
     driver: Any = connection.connection.driver_connection
     statement = _OPENINGS[server_of(connection).is_replica, session_settings.is_newer(driver)]
-    literals = context.literals
     if not stays_prepared(driver):
-        return Opening(f"{begin};{statement.plain(literals)}", 1, statement)
-    executed = statement.executed(literals)
+        return Opening(f"{begin};{statement.plain(context.literals)}")
+    executed = statement.executed(context.literals)
     if statement.name in driver.prepared:
-        return Opening(f"{begin};{executed}", 1, statement)
-    return Opening(f"{begin};{statement.preparation};{executed}", 2, statement)
+        return Opening(f"{begin};{executed}")
+    return Opening(f"{begin};{statement.preparation};{executed}", prepares=statement.name)
 
 
 def limit_statements(driver: Any, seconds: float | None) -> None:
