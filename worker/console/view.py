@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -75,9 +76,9 @@ class View:
         known = {**slugs_of(set(ids)), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}
         return {one: known.get(one, str(one)) for one in ids}
 
-    @property
+    @cached_property
     def ledger(self) -> LedgerPlace:
-        """The one that is looked at: home's, unless the address names another one."""
+        """The one that is looked at: home's, unless the address names another one, which the catalog is asked for."""
         name = self.asked("ledger")
         if name is None:
             return LedgerPlace(HOME)
