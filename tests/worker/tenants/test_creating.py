@@ -170,3 +170,4 @@ def test_what_is_said_of_all_organizations_passes_over_a_database_whose_making_w
         with all_jobs_session(made.cluster, made.database) as session:
             assert kind in [one.kind for one in pauses(session)]
     assert steering.resume(kind=kind, organization_id=None)
+    drop_tenant(slug)
