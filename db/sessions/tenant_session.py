@@ -5,6 +5,8 @@ Not how one is opened: that is `db.sessions.opening`.
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -178,21 +180,25 @@ class TenantSession(Session):
             self._held.append(pool.open_sessions)
 
     def close(self) -> None:
-        try:
-            if self.read_only and self._connection is not None:
-                transactions.end_reading(self._connection)
-            super().close()
-        except DBAPIError as error:
-            # What was not committed is given up either way, and this must not take the place of what the block raised.
-            log.debug("session.not_rolled_back", error=str(error))
-            # It may be amid a statement that a time limit broke off, and hold locks; the session has forgotten it.
-            if self._connection is not None and not self._connection.closed:
-                self._connection.invalidate()
+        if self.read_only and self._connection is not None:
+            self._give_up(partial(transactions.end_reading, self._connection))
+        self._give_up(super().close)
         if self.open_session.open_seconds() > self.settings.long_session:
             self.open_session.report()
         for open_sessions in self._held:
             open_sessions.remove(self)
         self._held.clear()
+
+    def _give_up(self, end: Callable[[], None]) -> None:
+        """What was not committed is given up either way, and an error of it must not take the place of what the block
+        raised."""
+        try:
+            end()
+        except DBAPIError as error:
+            log.debug("session.not_rolled_back", error=str(error))
+            # It may be amid a statement that a time limit broke off, and hold locks; the session has forgotten it.
+            if self._connection is not None and not self._connection.closed:
+                self._connection.invalidate()
 
 
 @event.listens_for(TenantSession, "after_begin")

@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DataError
+from sqlalchemy.orm import object_session
 
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import InvalidArgumentError
+from docworker.db.models import Organization
 from docworker.db.sessions import position_after, reading, writing
 from docworker.db.settings import HOME
 from docworker.worker.local.stack import LocalStack
@@ -196,3 +198,19 @@ def test_choosing_a_replica_costs_no_round_trip(
         driver.pgconn.untrace()
     sent = [line for line in trace.read_text().splitlines() if "\tF\t" in line]
     assert [("Query" in line, "ROLLBACK" in line) for line in sent] == [(True, True), (True, False), (True, True)]
+
+
+def test_what_was_read_is_anybodys_although_the_connection_is_lost_at_the_end(
+    servers: LocalStack, open_on: OpenDatabase
+) -> None:
+    database = open_on(servers)
+    organization_id, _ = write_row()
+    with reading(organization_id, source="master") as session:
+        organization = session.get_one(Organization, organization_id)
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        servers.master.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    assert object_session(organization) is None
+    assert not session.in_transaction()
+    assert database.cluster(HOME).is_idle
+    with writing(organization_id) as other:
+        other.add(organization)
