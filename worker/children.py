@@ -43,7 +43,7 @@ def open_process(**_: Any) -> None:
     leases().take_place(getattr(current_process(), "index", None) or 0)
     start_tracing("docworker-worker")
     start_sentry()
-    open_database(settings(), application_name=APPLICATION_NAME)
+    open_database(settings(), application_name=APPLICATION_NAME).watch_replicas()
     log.debug("process.opened", place=child_metrics.place())
 
 

@@ -95,6 +95,11 @@ class Database:
     def _build_tenant_database(self, name: str, database: str) -> Cluster:
         return build_tenant_database(self._clusters[name], database, self.settings, self._application_name)
 
+    def watch_replicas(self) -> None:
+        """Have the metrics tell how the replicas of all clusters are, also where nobody reads. Waits for nothing."""
+        for cluster in self._clusters.values():
+            cluster.monitor.start()
+
     def pause(self, seconds: float) -> None:
         """How code waits that has sessions of this database."""
         time.sleep(seconds)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support.metrics_page import PAGE, metrics, page
 from tests.support.project import PROJECT
@@ -39,6 +40,25 @@ def test_each_alert_is_tested() -> None:
     assert alerts
     assert fired == alerts
     assert silent == alerts
+
+
+def test_each_alert_leads_to_the_section_that_is_about_it() -> None:
+    text = (PROMETHEUS / "alerts.yml").read_text()
+    alerts, links = re.findall(r"alert: (\w+)", text), re.findall(r"runbook: (\S+)", text)
+    leads = [(alert, *link.split("#")) for alert, link in zip(alerts, links, strict=True)]
+    wrong = [(alert, page, name) for alert, page, name in leads if f"`{alert}`" not in section(PROJECT / page, name)]
+    assert wrong == []
+
+
+def section(page: Path, name: str) -> str:
+    """The text below a heading, by the name that links have for it; empty where there is none."""
+    parts = re.split(r"^(#+ .*)$", page.read_text(), flags=re.MULTILINE)
+    found = [text for heading, text in zip(parts[1::2], parts[2::2], strict=True) if slug(heading) == name]
+    return found[0] if found else ""
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w]+", "-", heading.strip("# ").lower()).strip("-")
 
 
 def test_alerts_and_rules_are_about_metrics_that_exist() -> None:
