@@ -24,7 +24,7 @@ from docworker.db.cluster.bounded_connection import QUESTION_SECONDS, BoundedAsy
 from docworker.db.cluster.capacity import LIMITS, check_connections
 from docworker.db.cluster.discovery import MasterDiscovery
 from docworker.db.cluster.pool import MeasuredPool
-from docworker.db.cluster.roundtrip import ask, send
+from docworker.db.cluster.roundtrip import ask, count_full_disk, send
 from docworker.db.cluster.servers import Server, examine_master
 from docworker.db.cluster.transactions import IDENTIFY
 from docworker.db.errors import ConfigurationError
@@ -108,6 +108,7 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
     The first one to the master also shows whether the settings' pools fit. Behind a pooler, where prepared statements
     are off, the server's limit says nothing.
     """
+    metrics.DISK_FULL.labels(server.cluster, server.role)  # there with 0, so that the first one is an increase
     capacity = settings if server.role == "master" and settings.prepared_statements else None
 
     discovery: MasterDiscovery | None = None
@@ -229,6 +230,7 @@ def _judge(server: Server, context: ExceptionContext) -> None:
     fault = classify(error)
     if fault is Fault.DEMOTED and sqlstate_of(error):
         context.is_disconnect = True
+    count_full_disk(server, error)
     if fault is Fault.RECOVERY_CONFLICT:
         metrics.RECOVERY_CONFLICTS.labels(server.cluster, server.role).inc()
     if server.is_replica:

@@ -15,6 +15,7 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import Connection, exc
 from sqlalchemy.util import await_only
 
+from docworker.db import metrics
 from docworker.db.cluster import session_settings
 from docworker.db.cluster.servers import Server, Timelines, demoted
 from docworker.db.errors import DemotedMasterError
@@ -25,6 +26,7 @@ Row = list[str | None]
 SERVER = "docworker_server"
 """Execution option of our engines: which `Server` they talk to."""
 
+_DISK_FULL = "53100"
 _UNKNOWN_SERVER = Server("unknown", "master", Timelines())
 
 
@@ -59,6 +61,12 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
                 raise dismissed(connection, demoted(server_of(connection))) from refusal
             raise refusal
     return results
+
+
+def count_full_disk(server: Server, error: BaseException) -> None:
+    """Where that is what the server has refused for."""
+    if sqlstate_of(error) == _DISK_FULL:
+        metrics.DISK_FULL.labels(server.cluster, server.role).inc()
 
 
 def send(driver: Any, statements: str, timeout_seconds: float | None = None) -> list[PGresult]:
@@ -98,6 +106,7 @@ def _lost(connection: Connection, statements: str, error: psycopg.Error) -> Exce
 def _as_sqlalchemy_error(connection: Connection, statements: str, error: psycopg.Error, *, lost: bool) -> Exception:
     if server_of(connection).is_replica:
         mark_as_read_from_replica(error)
+    count_full_disk(server_of(connection), error)
     wrapped = exc.DBAPIError.instance(statements, None, error, psycopg.Error, connection_invalidated=lost)
     assert isinstance(wrapped, Exception)
     return wrapped

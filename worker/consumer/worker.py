@@ -4,6 +4,7 @@ What its children open and close is in `worker.children`; what tasks there are, 
 """
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterable
@@ -346,3 +347,12 @@ class _WorkerCollector(Collector):
         sandbox.add_metric(["files"], offer.landlock_version > 0)
         sandbox.add_metric(["network"], offer.seccomp)
         yield sandbox
+        if "://" not in settings().store:
+            with suppress(OSError):  # it is not made yet
+                usage = shutil.disk_usage(settings().store)
+                room = GaugeMetricFamily(
+                    "docworker_store_disk_bytes", "Of the file system of a store that is a directory.", labels=["part"]
+                )
+                room.add_metric(["size"], usage.total)
+                room.add_metric(["free"], usage.free)
+                yield room

@@ -1,7 +1,5 @@
 """A disk without room for metrics costs metrics, and neither jobs nor children."""
 
-import ctypes
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,30 +10,19 @@ import pytest
 from docworker.db import ledger
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.enqueue import enqueue
+from tests.support.disks import fill, mounted
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
 from tests.support.user_package import install_user_package
 from tests.support.user_package.jobs import record
 from tests.support.waiting import eventually
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with room for half a megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if _libc.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"size=512k"):
-        pytest.skip(f"cannot mount a file system here: {os.strerror(ctypes.get_errno())}")
-    yield place
-    _libc.umount2(os.fsencode(place), 2)
-
-
-def fill(place: Path) -> None:
-    room = os.statvfs(place)
-    (place / "filler").write_bytes(bytes(room.f_bavail * room.f_bsize))
-    assert os.statvfs(place).f_bavail == 0
+    with mounted(tmp_path / "disk", size="512k") as place:
+        yield place
 
 
 COUNT = """
