@@ -189,6 +189,16 @@ PROCESSES = ("worker", "dispatcher", "beat")
 """Those of our processes that run until they are told to stop; each has a metrics port."""
 
 
+_DIRECTORIES = ("DOCWORKER_STORE", "DOCWORKER_STATE_DIRECTORY")
+
+
+def given_directories(variables: Mapping[str, str]) -> dict[str, str]:
+    """Where somebody wants to have sources and state instead of in the stack's directory: as all others find it,
+    whatever directory they are started in."""
+    given = {name: variables[name] for name in _DIRECTORIES if variables.get(name)}
+    return {name: place if "://" in place else str(Path(place).absolute()) for name, place in given.items()}
+
+
 def metrics_port_setting(process: str) -> str:
     """The setting for the metrics port of one of them."""
     return f"DOCWORKER_{process.upper()}_METRICS_PORT"

@@ -53,7 +53,8 @@ class LocalStack:
 
     There are as many clusters as are asked for, and those of earlier starts: somebody's documents may be there.
     `durable=False` gives up the data's safety in a crash of the machine for speed; `settings` are further PostgreSQL
-    settings for every server. Start it from a thread that lives as long as the stack (see `launch`).
+    settings for every server, and `given` settings of docworker that win over the stack's own. Start it from a thread
+    that lives as long as the stack (see `launch`).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LocalStack:
         clusters: int = 1,
         durable: bool = True,
         settings: Mapping[str, str] | None = None,
+        given: Mapping[str, str] | None = None,
     ) -> None:
         if not 0 <= replicas <= 8:
             raise DocworkerError(f"the local stack runs 0 to 8 replicas of each master, not {replicas}")
@@ -74,6 +76,7 @@ class LocalStack:
         self._asked_clusters = clusters
         self._durable = durable
         self._settings = settings
+        self._given = dict(given or {})
         self._lock: Lock | None = None
         self._clusters: dict[str, LocalCluster] = {}
         self._broker: ValkeyServer | None = None
@@ -242,6 +245,7 @@ class LocalStack:
             "DOCWORKER_STORE": str(self.store),
             "DOCWORKER_STATE_DIRECTORY": str(self.directory / "state"),
             **{metrics_port_setting(name): str(self._state.ports[name]) for name in PROCESSES},
+            **self._given,
         }
 
     def status(self) -> list[ServerStatus]:

@@ -19,6 +19,7 @@ from docworker.worker.local.home import (
     PROCESSES,
     environment_file,
     environment_of,
+    given_directories,
     is_in_use,
     metrics_port_setting,
     remove_home,
@@ -38,7 +39,7 @@ def run_up(directory: Path, *, replicas: int = 1, clusters: int = 1) -> int:
     Raises:
         DocworkerError: the stack does not start.
     """
-    stack = LocalStack(directory, replicas=replicas, clusters=clusters)
+    stack = _lasting(directory, replicas=replicas, clusters=clusters)
     with StopSignals() as signals:
         try:
             with signals.interrupting():
@@ -48,6 +49,11 @@ def run_up(directory: Path, *, replicas: int = 1, clusters: int = 1) -> int:
             return 0
         finally:
             stack.stop()
+
+
+def _lasting(directory: Path, *, replicas: int, clusters: int) -> LocalStack:
+    """One that has sources and state where our environment says. A temporary one keeps nothing elsewhere."""
+    return LocalStack(directory, replicas=replicas, clusters=clusters, given=given_directories(os.environ))
 
 
 def _run_processes(stack: LocalStack, signals: StopSignals) -> int:
@@ -70,6 +76,9 @@ def _summary(stack: LocalStack, environment: Mapping[str, str]) -> Iterator[str]
         of = f" of {server.cluster}" if server.cluster and len(stack.clusters) > 1 else ""
         yield f"{server.role}{of} on 127.0.0.1:{server.port}"
     yield f"data and server logs in {stack.directory}"
+    yield f"source files in {environment['DOCWORKER_STORE']}"
+    if ignored := sorted(name for name in _SERVERS if os.environ.get(name)):
+        yield f"not used, for these are servers of its own: {', '.join(ignored)}"
     for name in PROCESSES:
         port = environment[metrics_port_setting(name)]
         yield f"metrics of {name}: " + (f"http://127.0.0.1:{port}/metrics" if int(port) else "on a port it will log")
@@ -105,14 +114,21 @@ def process_table(directory: Path) -> dict[str, str]:
     return commands
 
 
+_SERVERS = frozenset(
+    {f"DOCWORKER_{name}" for name in ("MASTER_URL", "REPLICA_URLS", "DISPATCHER_URL", "OWNER_URL", "LISTEN_URL")}
+    | {f"DOCWORKER_{name}" for name in ("CLUSTERS", "BROKER_URL", "BROKER_PASSWORD_FILE", "BROKER_PASSWORD_COMMAND")}
+    | {f"DOCWORKER_BROKER_{name}" for name in ("SENTINEL_MASTER", "SENTINEL_USER", "SENTINEL_PASSWORD_FILE")}
+    | {f"DOCWORKER_BROKER_{name}" for name in ("CA_FILE", "CERTIFICATE_FILE")}
+)
+"""Which servers there are elsewhere, and what goes with their addresses: a stack has its own."""
+
+
 def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Our own environment with these settings, and with the `docworker` of this very interpreter."""
     programs = Path(sys.executable).parent
     given_ports = {name: value for name, value in os.environ.items() if name.endswith("_METRICS_PORT")}
-    # What goes with servers' addresses that these settings replace.
-    elsewhere = {"DOCWORKER_LISTEN_URL", "DOCWORKER_CLUSTERS"}
     return {
-        **{name: value for name, value in os.environ.items() if name not in elsewhere},
+        **{name: value for name, value in os.environ.items() if name not in _SERVERS},
         **settings,
         **given_ports,
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
@@ -162,7 +178,7 @@ def _stack_environment(
     with (
         temporary_stack(replicas=replicas, clusters=clusters)
         if directory is None
-        else _stopped(LocalStack(directory, replicas=replicas, clusters=clusters))
+        else _stopped(_lasting(directory, replicas=replicas, clusters=clusters))
     ) as stack:
         with signals.interrupting():
             stack.start()

@@ -30,7 +30,7 @@ from docworker.worker.local.up import run_with_stack
 sys.exit(run_with_stack(Path(sys.argv[1]), sys.argv[2:]))
 """
 PROCFILE = """\
-release: echo releasing $DOCWORKER_OWNER_URL
+release: echo releasing $DOCWORKER_OWNER_URL to $DOCWORKER_STORE with ${DOCWORKER_BROKER_CA_FILE:-its own}
 worker: sh -c 'echo worker is up; exec sleep 600'
 """
 
@@ -45,7 +45,7 @@ def directory() -> Iterator[Path]:
 def project(directory: Path) -> Processes:
     """Runs programs in a directory with a Procfile of its own."""
     (directory / "Procfile").write_text(PROCFILE)
-    return Processes({}, directory)
+    return Processes({"DOCWORKER_STORE": "sources", "DOCWORKER_BROKER_CA_FILE": "/elsewhere.pem"}, directory)
 
 
 @pytest.fixture
@@ -117,6 +117,10 @@ def test_up_releases_first_and_a_signal_ends_everything(up: Up, number: signal.S
     assert not any(is_alive(pid) for pid in family)
     log = process.log
     assert log.index("releasing postgresql://docworker_owner:") < log.index("worker is up")
+    store = up.directory.parent / "sources"
+    assert f" to {store} with its own" in log
+    assert f"source files in {store}" in log
+    assert "not used, for these are servers of its own: DOCWORKER_BROKER_CA_FILE" in log
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
@@ -165,7 +169,8 @@ def test_failed_release_starts_nothing(up: Up, directory: Path) -> None:
 
 def test_exec_joins_a_stack_that_is_up(up: Up) -> None:
     up.start()
-    command = ["/bin/sh", "-c", "echo $DOCWORKER_MASTER_URL; exit 5"]
+    command = ["/bin/sh", "-c", "echo $DOCWORKER_MASTER_URL $DOCWORKER_STORE; exit 5"]
     joined = up.project.start_command("exec", [sys.executable, "-c", EXEC, str(up.directory), *command])
     assert joined.wait() == 5
     assert "postgresql://docworker_worker:" in joined.log
+    assert f" {up.directory.parent / 'sources'}" in joined.log

@@ -57,7 +57,8 @@ Examples:
 Servers and processes take free ports, which are logged and stay the same from one start to the next. Data stays in
 the directory; delete it to start afresh. Elsewhere than beside .docworker, `. DIRECTORY/environment` puts the
 settings in force. The processes are those of ./Procfile, or docworker's own when there is none; other settings, such
-as DOCWORKER_WORKER_PROCESSES=4, reach them.
+as DOCWORKER_WORKER_PROCESSES=4, reach them. DOCWORKER_STORE and DOCWORKER_STATE_DIRECTORY say where source files and
+the processes' state are, instead of in the directory; addresses of servers elsewhere are not used, which is said.
 
 \b
 Exit codes: 0 ended by a signal; 1 a server or process ended by itself, which is logged.
