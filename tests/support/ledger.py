@@ -163,6 +163,9 @@ class LedgerSteps:
 _CONSTRAINTS = text("""
 SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'ledger.jobs'::regclass AND contype = 'c'
 """)
+_CHECKING_TRIGGERS = text("""
+SELECT tgname FROM pg_trigger WHERE tgrelid = 'ledger.jobs'::regclass AND tgfoid = 'ledger.refuse_row'::regproc
+""")
 
 
 @contextmanager
@@ -171,10 +174,15 @@ def without_constraints() -> Iterator[None]:
     owner = owner_engine(settings())
     with owner.begin() as connection:
         constraints = connection.execute(_CONSTRAINTS).all()
+        triggers = connection.execute(_CHECKING_TRIGGERS).scalars().all()
         for name, _ in constraints:
             connection.execute(text(f"ALTER TABLE ledger.jobs DROP CONSTRAINT {name}"))
+        for name in triggers:
+            connection.execute(text(f"ALTER TABLE ledger.jobs DISABLE TRIGGER {name}"))
     yield
     with owner.begin() as connection:
         connection.execute(text("TRUNCATE ledger.jobs"))
         for name, definition in constraints:
             connection.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT {name} {definition}"))
+        for name in triggers:
+            connection.execute(text(f"ALTER TABLE ledger.jobs ENABLE TRIGGER {name}"))
