@@ -112,7 +112,7 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[[Batch], None]:
             with no_way_out_of_a_fork():
                 function(attempt, **_named(attempt.arguments))
             if not (attempt.settled or attempt.saw_stop or attempt.failed_finish):
-                batch.finish(attempt)
+                attempt.finish()
 
     return run
 

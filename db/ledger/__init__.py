@@ -64,6 +64,7 @@ from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
 from docworker.db.ledger.single import (
     Wanted,
+    claim_of,
     claim_one,
     claimed_as,
     lock_of,
@@ -131,6 +132,7 @@ __all__ = [
     "change_keys",
     "charge",
     "claim",
+    "claim_of",
     "claim_one",
     "claimed_as",
     "count_by_state",

@@ -108,17 +108,17 @@ def claim_one(wanted: Wanted) -> Claim:
     """Take the job if it is dispatched: `dispatched -> running`. Once more on a connection that turns out to be lost,
     unless it was taken all the same."""
     try:
-        return _claim_of(wanted, transact([wanted.call]))
+        return claim_of(wanted, transact([wanted.call]))
     except DBAPIError as error:
         if not error.connection_invalidated:
             raise
     claim = claimed_as(wanted)
-    return claim if claim.jobs else _claim_of(wanted, transact([wanted.call]))
+    return claim if claim.jobs else claim_of(wanted, transact([wanted.call]))
 
 
 def claimed_as(wanted: Wanted) -> Claim:
     """The job if it was claimed under this token after all: so a COMMIT whose answer was lost is looked up."""
-    return _claim_of(wanted, transact([Call(wanted.organization_id, _CLAIMED_AS, _mine(wanted.key))]))
+    return claim_of(wanted, transact([Call(wanted.organization_id, _CLAIMED_AS, _mine(wanted.key))]))
 
 
 def succeed_one(claimed: Claimed) -> bool:
@@ -133,10 +133,10 @@ def succeed_one(claimed: Claimed) -> bool:
     return bool(transact([end]).rows[0])
 
 
-def succeed_and_claim(claimed: Claimed, wanted: Wanted) -> tuple[bool, Claim]:
-    """`succeed_one`, and `claim_one` in the same transaction, whatever became of the first."""
-    committed = transact([_end_of(claimed, None), wanted.call])
-    return bool(committed.rows[0]), _claim_of(wanted, committed)
+def succeed_and_claim(claimed: Claimed, wanted: Wanted) -> Committed:
+    """`succeed_one`, and `claim_one` in the same transaction, whatever became of the first: `claim_of` says whether
+    it was claimed."""
+    return transact([_end_of(claimed, None), wanted.call])
 
 
 def lock_of(claimed: Claimed) -> Call:
@@ -145,10 +145,11 @@ def lock_of(claimed: Claimed) -> Call:
     return Call(claimed.organization_id, _LOCK_ONE, _mine(claimed))
 
 
-def succeed_with(session: Session, claimed: Claimed, result: str | None) -> bool:
+def succeed_with(session: Session, claimed: Claimed, result: str | None, wanted: Wanted | None = None) -> Committed:
     """`running -> succeeded` and COMMIT together, for a job locked by `lock_of` in a session that has written its
-    effect; the result is JSON."""
-    return bool(commit_with(session, _end_of(claimed, result)))
+    effect; the result is JSON. With one that is wanted of the same organization, that is claimed as well: `claim_of`
+    says whether it was."""
+    return commit_with(session, [_end_of(claimed, result), *([] if wanted is None else [wanted.call])])
 
 
 def _end_of(claimed: Claimed, result: str | None) -> Call:
@@ -159,7 +160,8 @@ def _mine(key: Claimed | ClaimKey) -> dict[str, UUID]:
     return {"organization_id": key.organization_id, "id": key.id, "token": key.claim_token}
 
 
-def _claim_of(wanted: Wanted, committed: Committed) -> Claim:
+def claim_of(wanted: Wanted, committed: Committed) -> Claim:
+    """What the last call of a transaction that is over has claimed."""
     rows: Sequence[Row] = committed.rows[-1]
     if not rows:
         return Claim([], None)

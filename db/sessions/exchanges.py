@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from docworker.db.catalog import SERVED
 from docworker.db.cluster import roundtrip, transactions
 from docworker.db.cluster.positions import WalPosition
+from docworker.db.cluster.prepared import Statement
 from docworker.db.errors import InvalidArgumentError, MovingOrganizationError
 from docworker.db.sessions.opening import Placed, once_arrived, placed
-from docworker.db.sessions.statements import Call, Row, ready, rows_of
+from docworker.db.sessions.statements import Call, Row, prepared, ready, rows_of
 from docworker.db.sessions.tenant_session import context_of, turn_to
 
 # To a planner a queue that was empty a moment ago is one page, which it would read from end to end for ever.
-_BY_INDEX = "SELECT pg_catalog.set_config('enable_seqscan','off',true)"
+_BY_INDEX = Statement("docworker_by_index", "SELECT pg_catalog.set_config('enable_seqscan','off',true)", {})
 
 
 class Committed(NamedTuple):
@@ -69,7 +70,8 @@ def _transact(calls: Sequence[Call], places_of: Mapping[UUID, Placed]) -> Commit
         connection.info["read_only"] = False
         opening = transactions.opening(connection, context_of(organization_id, settings, fence))
         sent, places = _joined(connection, calls, places_of)
-        results = roundtrip.exchange(connection, ";".join([opening.sql, _BY_INDEX, *sent, "COMMIT"]))
+        by_index = prepared(connection, _BY_INDEX, {})
+        results = roundtrip.exchange(connection, ";".join([opening.sql, by_index, *sent, "COMMIT"]))
         asked, (_, *answers, committed) = opening.answered(connection, results)
         timeline = transactions.check_master(connection, roundtrip.server_of(connection), asked, 0)
         _check_committed(committed)
@@ -79,13 +81,18 @@ def _transact(calls: Sequence[Call], places_of: Mapping[UUID, Placed]) -> Commit
         )
 
 
-def commit_with(session: Session, call: Call) -> list[Row]:
-    """Make the last call of a session's transaction, and commit it. Raises as the session would."""
+def commit_with(session: Session, calls: Sequence[Call]) -> Committed:
+    """Make the last calls of a session's transaction, all of its organization, and commit it. Raises as the session
+    would."""
     session.flush()
     connection = session.connection()
-    *_, answered, committed = roundtrip.exchange(connection, f"{_BY_INDEX};{ready(connection, call)};COMMIT")
+    sent = [prepared(connection, _BY_INDEX, {}), *(ready(connection, call) for call in calls), "COMMIT"]
+    _, *answers, committed = roundtrip.exchange(connection, ";".join(sent))
     _check_committed(committed)
-    return rows_of(connection, answered)
+    return Committed(
+        [rows_of(connection, answered) for answered in answers],
+        (transactions.system_identifier_of(connection), connection.info["timeline"]),
+    )
 
 
 def _joined(

@@ -24,15 +24,20 @@ class Call(NamedTuple):
 
 def ready(connection: Connection, call: Call) -> str:
     """The call as SQL for this connection, on which it may have to be prepared first."""
-    driver: Any = connection.connection.driver_connection
-    transformer = Transformer(driver)
+    transformer = Transformer(connection.connection.driver_connection)
     literals = {name: transformer.as_literal(value).decode() for name, value in call.values.items()}
+    return prepared(connection, call.statement, literals)
+
+
+def prepared(connection: Connection, statement: Statement, literals: Mapping[str, str]) -> str:
+    """As `ready`, for values that are SQL already."""
+    driver: Any = connection.connection.driver_connection
     if not stays_prepared(driver):
-        return call.statement.plain(literals)
-    if call.statement.name not in driver.prepared:
-        roundtrip.exchange(connection, call.statement.preparation)
-        driver.prepared.add(call.statement.name)
-    return call.statement.executed(literals)
+        return statement.plain(literals)
+    if statement.name not in driver.prepared:
+        roundtrip.exchange(connection, statement.preparation)
+        driver.prepared.add(statement.name)
+    return statement.executed(literals)
 
 
 def rows_of(connection: Connection, result: PGresult) -> list[Row]:

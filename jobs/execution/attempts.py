@@ -6,10 +6,12 @@ Not how they come to be claimed: that is `jobs.task`.
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, cast
+from typing import Any, Generic, Protocol, cast
 from uuid import UUID
 
+import structlog
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from typing_extensions import TypeVar
 
@@ -17,13 +19,15 @@ from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.errors import MOST_DELAY_SECONDS, FencedError, InvalidArgumentError
-from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claimed
+from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claim, Claimed, Wanted
 from docworker.db.sessions import read, settling, writing
+from docworker.db.sessions.exchanges import Committed
 from docworker.jobs import metrics, tracing
 from docworker.jobs.execution.leases import leases, stopping
 from docworker.jobs.execution.telling import Telling
 from docworker.jobs.kind import Kind
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 A = TypeVar("A", bound=BaseModel, default=Any)
 """The arguments of a kind."""
@@ -31,10 +35,29 @@ Result = dict[str, Any] | None
 Effect = Callable[[Session], Result]
 
 
+class _ClaimRefusedError(Exception):
+    """A transaction that was to end a job and to claim another was refused: by which of the two, nobody knows."""
+
+
+class Successors(Protocol):
+    """The jobs behind this one in its message, of which the next is claimed in the transaction that ends this one."""
+
+    def wanted(self, organization_id: UUID | None) -> Wanted | None:
+        """The next one, if one is to begin; with an organization, only if it is one of its own."""
+
+    def took(self, claim: Claim) -> None:
+        """What became of it."""
+
+    def lost(self, wanted: Wanted) -> None:
+        """Nobody knows yet: the end of this one was not answered."""
+
+
 class Attempt(Generic[A]):
     """One run of one job, as the task sees it."""
 
-    def __init__(self, kind: Kind, claimed: Claimed, position: WalPosition) -> None:
+    def __init__(
+        self, kind: Kind, claimed: Claimed, position: WalPosition, *, successors: Successors | None = None
+    ) -> None:
         self.id: UUID = claimed.id
         self.organization_id: UUID = claimed.organization_id
         self.kind = kind
@@ -49,6 +72,7 @@ class Attempt(Generic[A]):
         """By OpenTelemetry, where it is traced."""
         self.started = time.monotonic()
         self._telling: Telling | None = None
+        self._successors = successors
 
     @functools.cached_property
     def arguments(self) -> A:
@@ -91,11 +115,18 @@ class Attempt(Generic[A]):
         return self.read(lambda session: ledger.awaited_jobs(session, self.id, behind=behind, most=most))
 
     def finish(self, effect: Effect | None = None) -> None:
-        """Write the effect and complete the job in one transaction; a fenced attempt writes nothing."""
+        """Write the effect and complete the job in one transaction; a fenced attempt writes nothing.
+
+        The next job of the message is claimed in it. Where that is refused, the effect is written once more, alone.
+        """
         self.failed_finish = None
+        is_plain = effect is None and not self.has_more_to_tell
+        wanted = self._successors.wanted(None if is_plain else self.organization_id) if self._successors else None
         try:
-            is_plain = effect is None and not self.has_more_to_tell
-            done = ledger.succeed_one(self.claimed) if is_plain else self._finish_with(effect)
+            if wanted is None:
+                done = ledger.succeed_one(self.claimed) if is_plain else self._finish_with(effect)
+            else:
+                done = self._finish_before(wanted, effect, is_plain=is_plain)
             if not done:  # taken over or cancelled, or finished by a COMMIT whose answer was lost
                 with writing(self.organization_id) as session:
                     done = ledger.finished_as(session, [self.claimed]).get(self.id) is AttemptEnd.SUCCEEDED
@@ -105,13 +136,55 @@ class Attempt(Generic[A]):
         self.settle(AttemptEnd.SUCCEEDED if done else AttemptEnd.FENCED)
 
     def _finish_with(self, effect: Effect | None) -> bool:
+        committed = self._committed_with(effect)
+        return committed is not None and bool(committed.rows[0])
+
+    def _committed_with(self, effect: Effect | None, wanted: Wanted | None = None) -> Committed | None:
+        """None for a fenced attempt."""
         with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
             if not session.first_rows:
-                return False
+                return None
             result = None if effect is None else effect(session)
             self.tell_the_rest(session)
             kept = None if result is None else ledger.as_json(result, "what the effect returns")
-            return ledger.succeed_with(session, self.claimed, kept)
+            if wanted is None:
+                return ledger.succeed_with(session, self.claimed, kept)
+            return self._committed_before(wanted, session, kept)
+
+    def _finish_before(self, wanted: Wanted, effect: Effect | None, *, is_plain: bool) -> bool:
+        """Finish, and claim the one that is wanted in the same transaction, whatever becomes of this one."""
+        successors = self._successors
+        assert successors is not None
+        try:
+            committed = (
+                ledger.succeed_and_claim(self.claimed, wanted) if is_plain else self._committed_with(effect, wanted)
+            )
+        except _ClaimRefusedError:
+            return self._finish_with(effect)
+        except Exception as error:
+            if not is_plain:
+                raise
+            log.debug("job.finished_alone", job=str(self.id), error=str(error))
+            successors.lost(wanted)
+            return ledger.succeed_one(self.claimed)
+        if committed is None:
+            return False
+        try:
+            successors.took(ledger.claim_of(wanted, committed))
+        except Exception as error:  # noqa: BLE001 - this job is finished all the same
+            log.debug("claim.unclear", job=str(wanted.id), error=str(error))
+            successors.lost(wanted)
+        return bool(committed.rows[0])
+
+    def _committed_before(self, wanted: Wanted, session: Session, result: str | None) -> Committed:
+        try:
+            return ledger.succeed_with(session, self.claimed, result, wanted)
+        except BaseException as error:
+            if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                raise _ClaimRefusedError from error
+            assert self._successors is not None
+            self._successors.lost(wanted)
+            raise
 
     def progress(self, done: float, of: float | None = None, message: str | None = None) -> None:
         """Tell how far it is: `docworker jobs watch` and `show` show it. Call it as often as you like: it is written
@@ -186,8 +259,6 @@ class Batch(Generic[A]):
         self.attempts = attempts
         self.position = position
         self.begun: list[Attempt[A]] = []
-        self.finish: Callable[[Attempt[A]], None] = Attempt.finish
-        """How a job that has no effect ends when its function has returned."""
         self._begin_until = begin_until
 
     @property

@@ -84,15 +84,18 @@ class Leases:
     @contextmanager
     def holding(self, claimed: Sequence[Claimed]) -> Iterator[None]:
         try:
-            self._hold(claimed)
+            self.hold(claimed)
             yield
         finally:
             self.release(claimed)
 
-    def _hold(self, claimed: Sequence[Claimed]) -> None:
+    def hold(self, claimed: Sequence[Claimed]) -> None:
+        """Have these kept until they are released."""
         with self._guard:
             place = self._place or self._keep_oneself()
             for one in claimed:
+                if one.claim_token in self._held:
+                    continue
                 number = self._free.pop() if self._free else self._next()
                 self._held[one.claim_token] = number
                 place.write(number, record_of(one))

@@ -26,7 +26,7 @@ from docworker.db.retrying import again
 from docworker.db.sessions import aio, reading, settling, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics, tracing
-from docworker.jobs.execution.attempts import Attempt, Batch
+from docworker.jobs.execution.attempts import Attempt, Batch, Successors
 from docworker.jobs.execution.coroutines import AsyncAttempt, close_event_loop, event_loop
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.leases import leases, stopping
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.2
 """How often running coroutines are looked at: whether they are still to run."""
+_LATE_SECONDS = 0.1
+"""What was claimed in time may begin so much later: the end of the job before it takes a moment."""
 
 
 def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> int:
@@ -123,9 +125,9 @@ class _Delivery:
         ):
             _run(batch)
 
-    def _batch_of(self, claim: Claim) -> Batch:
+    def _batch_of(self, claim: Claim, *, successors: Successors | None = None) -> Batch:
         assert claim.position is not None
-        attempts = [Attempt(self._kind, one, claim.position) for one in claim.jobs]
+        attempts = [Attempt(self._kind, one, claim.position, successors=successors) for one in claim.jobs]
         return Batch(self._kind, attempts, claim.position, begin_until=self._begin_until)
 
     def _hand_back_the_rest(self) -> None:
@@ -154,25 +156,60 @@ class _Batches(_Delivery):
 
 
 class _Singles(_Delivery):
-    """Where nothing but the end of a job is to be written, the next one is claimed in the same transaction."""
+    """The next one is claimed in the transaction that ends the one before, where that is its organization's too or
+    writes nothing but the end."""
 
     def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
         each = _single_parts(parts)
         super().__init__(kind, each, message_id, begins_for_seconds=kind.turn_seconds)
         self._following: Claim | None = None
+        self._in_doubt: list[ledger.Wanted] = []
 
     def run(self) -> None:
         try:
             while (claim := self._take_following() or self._claim_next()) is not None:
-                batch = self._batch_of(claim)
-                batch.finish = self._finish
-                self._work(batch)
+                self._work(self._batch_of(claim, successors=self))
         finally:
+            self._give_back_following()
             self._hand_back_the_rest()
 
+    def wanted(self, organization_id: UUID | None) -> ledger.Wanted | None:
+        if self._following is not None or not self._begins:
+            return None
+        part = self._line[0]
+        return self._wanted(part) if organization_id in (None, part.organization_id) else None
+
+    def took(self, claim: Claim) -> None:
+        if claim.jobs:
+            self._line.popleft()
+            self._following = claim
+            leases().hold(claim.jobs)  # the function of the one before may go on after its end
+
+    def lost(self, wanted: ledger.Wanted) -> None:
+        self._in_doubt.append(wanted)
+
     def _take_following(self) -> Claim | None:
+        self._find_out()
+        if stopping() or time.monotonic() > self._begin_until + _LATE_SECONDS:
+            self._give_back_following()
         following, self._following = self._following, None
         return following
+
+    def _find_out(self) -> None:
+        """A claim that was committed although the answer was lost has not begun, and would be charged."""
+        while self._in_doubt:
+            wanted = self._in_doubt.pop()
+            claim = again(seconds=database().settings.lease)(lambda: ledger.claimed_as(wanted))  # noqa: B023 - called at once
+            if self._following is None:
+                self.took(claim)
+
+    def _give_back_following(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            batch = self._batch_of(following)
+            for attempt in batch.attempts:
+                attempt.stop()
+            end(batch)
 
     def _claim(self, part: Part) -> Claim:
         claim = ledger.claim_one(self._wanted(part))
@@ -189,27 +226,6 @@ class _Singles(_Delivery):
             lease_seconds=database().settings.lease,
             max_run_seconds=self._max_run_seconds,
         )
-
-    def _finish(self, attempt: Attempt) -> None:
-        """End a job that has no effect, and claim the next one."""
-        if not self._begins or attempt.has_more_to_tell:
-            attempt.finish()
-            return
-        part = self._line.popleft()
-        wanted = self._wanted(part)
-        try:
-            done, following = ledger.succeed_and_claim(attempt.claimed, wanted)
-        except Exception as error:  # noqa: BLE001 - the job has succeeded all the same, so that is tried alone
-            log.debug("job.finished_alone", job=str(attempt.id), error=str(error))
-            attempt.finish()
-            # A claim that was committed although the answer was lost has not begun, and would be charged.
-            following = again(seconds=database().settings.lease)(lambda: ledger.claimed_as(wanted))
-        else:
-            attempt.settle(ledger.AttemptEnd.SUCCEEDED if done else ledger.AttemptEnd.FENCED)
-        if following.jobs:
-            self._following = following
-        else:
-            self._line.appendleft(part)
 
 
 class _Concurrent(_Delivery):

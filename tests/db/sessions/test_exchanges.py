@@ -80,7 +80,7 @@ def divide(tenant: Tenant) -> Call:
 def test_a_session_commits_with_its_last_call(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         session.get_one(Organization, tenant.id).name = "flushed"
-        assert commit_with(session, Call(tenant.id, NAMES, {"all": True})) == [("flushed",)]
+        assert commit_with(session, [Call(tenant.id, NAMES, {"all": True})]).rows == [[("flushed",)]]
     assert name_of(tenant) == "flushed"
     with pytest.raises(DBAPIError, match="division by zero"):
         rename_and_divide(tenant)
@@ -90,7 +90,7 @@ def test_a_session_commits_with_its_last_call(tenant: Tenant) -> None:
 def rename_and_divide(tenant: Tenant) -> None:
     with writing(tenant.id) as session:
         session.get_one(Organization, tenant.id).name = "lost"
-        commit_with(session, divide(tenant))
+        commit_with(session, [divide(tenant)])
 
 
 def test_the_position_is_one_that_a_reader_can_wait_for(tenant: Tenant) -> None:
@@ -128,7 +128,7 @@ def test_a_server_without_seq_scans_is_asked_for(tenant: Tenant) -> None:
     asked = Statement("tests_asked", "SELECT current_setting(:name)", {"name": "text"})
     assert transact([Call(tenant.id, asked, {"name": "enable_seqscan"})]).rows == [[("off",)]]
     with writing(tenant.id) as session:
-        assert commit_with(session, Call(tenant.id, asked, {"name": "enable_seqscan"})) == [("off",)]
+        assert commit_with(session, [Call(tenant.id, asked, {"name": "enable_seqscan"})]).rows == [[("off",)]]
     with writing(tenant.id) as session:
         assert session.connection().exec_driver_sql("SHOW enable_seqscan").scalar_one() == "on"
 

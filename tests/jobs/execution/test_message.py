@@ -2,7 +2,10 @@
 come to stays as good as new."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +27,7 @@ from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
 from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, message_of, single, state
 from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,99 @@ def test_a_job_is_claimed_when_it_starts(tenant: Tenant, ends_with_an_effect: bo
     assert states(message) == [("succeeded", 1, 0)] * 3
 
 
+def finish_with_effect(attempt: Attempt) -> None:
+    attempt.finish(lambda session: {"sees": len(whose_rows(session))})
+
+
+def enter_three(tenant: Tenant, task: Any) -> Message:
+    for _ in range(3):
+        enter(tenant, task)
+    return message_of(task)
+
+
+def changed_by(message: Message) -> list[str]:
+    """The transactions that have changed its jobs last."""
+    with all_jobs_session() as session:
+        changes = text("SELECT id, CAST(xmin AS text) AS xmin FROM ledger.jobs")
+        by_id = {one.id: one.xmin for one in session.execute(changes)}
+        return [by_id[one] for one in message.job_ids]
+
+
+@pytest.mark.parametrize("finish", [do_nothing, finish_with_effect])
+def test_the_next_job_of_an_organization_is_claimed_in_the_transaction_that_ends_the_one_before(
+    tenant: Tenant, finish: Do
+) -> None:
+    seen: list[list[str]] = []
+
+    def look(attempt: Attempt) -> None:
+        seen.append(changed_by(message))
+        finish(attempt)
+
+    task = single(look)
+    message = enter_three(tenant, task)
+    assert deliver(task, message) == 3
+    _, second, third = seen
+    assert second[0] == second[1] != second[2]
+    assert third[1] == third[2] != third[0]
+
+
+def going_on(then: Callable[[Attempt], None]) -> Do:
+    """The function of the first job goes on after the end of it, when the next one is claimed already."""
+
+    def do(attempt: Attempt) -> None:
+        finish_with_effect(attempt)
+        then(attempt)
+
+    return at_the(1, do)
+
+
+def test_a_job_may_go_on_after_its_end_while_the_next_one_is_kept_for_it(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+    seen: list[list[tuple[str, int, int]]] = []
+    renewed: list[bool] = []
+
+    def outlast(_: Attempt) -> None:
+        seen.append(states(message))
+        before = lease_of(message.job_ids[1])
+        eventually(lambda: lease_of(message.job_ids[1]) > before, within_seconds=30, what="its lease is renewed")
+        renewed.append(True)
+
+    task = single(going_on(outlast))
+    message = enter_three(tenant, task)
+    assert deliver(task, message) == 3
+    assert seen == [[("succeeded", 1, 0), ("running", 1, 0), ("dispatched", 0, 1)]]
+    assert renewed
+    assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+def lease_of(job_id: UUID) -> datetime:
+    lease = state(job_id).lease_expires_at
+    assert lease is not None
+    return lease
+
+
+def interrupt(_: Attempt) -> None:
+    raise KeyboardInterrupt
+
+
+def outstay(_: Attempt) -> None:
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize("then", [lambda _: request_stop(60), interrupt, outstay])
+def test_what_was_claimed_and_has_not_begun_goes_back_uncharged(
+    tenant: Tenant, then: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 0.05 if then is outstay else 60)
+    task = single(going_on(then))
+    message = enter_three(tenant, task)
+    with suppress(KeyboardInterrupt):
+        deliver(task, message)
+    assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("queued", 0, 0)]
+
+
 def whose_rows(session: Session) -> set[UUID]:
     """Of which organizations this transaction sees the jobs."""
     return set(session.scalars(text("SELECT organization_id FROM ledger.jobs")))
@@ -125,9 +222,6 @@ def test_a_message_that_is_being_worked_off_takes_no_room_at_the_broker(tenant: 
 
 
 def test_an_interrupted_message_hands_the_rest_back(tenant: Tenant) -> None:
-    def interrupt(_: Attempt) -> None:
-        raise KeyboardInterrupt
-
     task = single(at_the(1, interrupt))
     tenants_with_jobs(tenant, task, each=1)
     message = message_of(task)
@@ -247,6 +341,37 @@ def test_a_commit_whose_answer_is_lost_ends_one_job_and_begins_the_next_one_once
     assert states(message) == [("succeeded", 1, 0)] * 3
 
 
+@pytest.mark.parametrize("commits", [False, True])
+def test_an_effect_whose_commit_is_not_answered_is_written_once_and_the_next_job_runs_once(
+    tenant: Tenant, commits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = roundtrip.exchange
+    ran: list[UUID] = []
+
+    def lose(connection: Connection, statements: str, timeout_seconds: float | None = None) -> Any:
+        if not statements.endswith("COMMIT"):
+            return exchange(connection, statements, timeout_seconds)
+        monkeypatch.setattr(roundtrip, "exchange", exchange)
+        if commits:
+            exchange(connection, statements)
+        connection.invalidate()
+        lost = ConnectionResetError("the connection is gone")
+        raise OperationalError("COMMIT", None, lost, connection_invalidated=True)
+
+    def do(attempt: Attempt) -> None:
+        ran.append(attempt.id)
+        if len(ran) == 1:
+            monkeypatch.setattr(roundtrip, "exchange", lose)
+        finish_with_effect(attempt)
+
+    task = single(do)
+    message = enter_three(tenant, task)
+    assert deliver(task, message) == 3
+    assert ran == list(message.job_ids)
+    first = ("succeeded", 1, 0) if commits else ("queued", 0, 0)
+    assert states(message) == [first, ("succeeded", 1, 0), ("succeeded", 1, 0)]
+
+
 @pytest.mark.parametrize("when", ["before the claim", "before the end"])
 def test_connections_that_were_lost_while_they_idled_cost_nothing(
     tenant: Tenant, when: str, stack: LocalStack, database_name: str
@@ -270,7 +395,10 @@ def test_connections_that_were_lost_while_they_idled_cost_nothing(
     assert states(message) == [("succeeded", 1, 0)] * 3
 
 
-def test_a_claim_that_fails_does_not_undo_the_job_before_it(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("finish", [do_nothing, finish_with_effect])
+def test_a_claim_that_fails_does_not_undo_the_job_before_it(
+    tenant: Tenant, finish: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where its row is locked for longer than a lock may take, or its statement is refused."""
     wanted_call = ledger.Wanted.call
     refused: list[UUID] = []
@@ -282,9 +410,12 @@ def test_a_claim_that_fails_does_not_undo_the_job_before_it(tenant: Tenant, monk
             return call._replace(values=call.values | {"max_run": math.inf})
         return call
 
-    task = single(at_the(1, lambda _: monkeypatch.setattr(ledger.Wanted, "call", property(refuse))))
-    tenants_with_jobs(tenant, task, each=1)
-    message = message_of(task)
+    def do(attempt: Attempt) -> None:
+        monkeypatch.setattr(ledger.Wanted, "call", property(refuse))
+        finish(attempt)
+
+    task = single(at_the(1, do))
+    message = enter_three(tenant, task)
     assert deliver(task, message) == 3
     assert refused == [message.job_ids[1]]
     assert states(message) == [("succeeded", 1, 0)] * 3

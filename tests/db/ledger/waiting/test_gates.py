@@ -75,7 +75,7 @@ def succeed_alone(_: LedgerSteps, claimed: Claimed) -> None:
 
 def succeed_and_go_on(steps: LedgerSteps, claimed: Claimed) -> None:
     nothing = Wanted(steps.organization_id, new_id(), steps.kind, None, "tests", 10, 60)
-    assert succeed_and_claim(claimed, nothing)[0]
+    assert succeed_and_claim(claimed, nothing).rows[0]
 
 
 ENDS: dict[str, tuple[Callable[[LedgerSteps, Claimed], object], str]] = {
