@@ -5,7 +5,7 @@ What is returned is plain data that outlives the session. A row missing on a rep
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -160,8 +160,8 @@ def load_statuses(organization_id: UUID, document_ids: Iterable[UUID]) -> dict[U
         return {row.id: (row.status, row.status_reason) for row in session.execute(statement)}
 
 
-def list_versions(organization_id: UUID, document_id: UUID) -> Sequence[VersionEntry]:
-    """The versions of a document, newest first."""
+def list_versions(organization_id: UUID, document_id: UUID, *, most: int | None = None) -> Sequence[VersionEntry]:
+    """The versions of a document, newest first; all of them, or so many."""
     statement = (
         select(
             DocumentVersion.version_number,
@@ -174,6 +174,7 @@ def list_versions(organization_id: UUID, document_id: UUID) -> Sequence[VersionE
         )
         .where(DocumentVersion.organization_id == organization_id, DocumentVersion.document_id == document_id)
         .order_by(DocumentVersion.version_number.desc())
+        .limit(most)
     )
     with reading(organization_id) as session:
         return [VersionEntry(**row._mapping) for row in session.execute(statement)]
@@ -184,10 +185,60 @@ def load_version(organization_id: UUID, document_id: UUID, version_number: int) 
     key = (organization_id, document_id, version_number)
     version = look_up(organization_id, lambda session: session.get(DocumentVersion, key))
     if version is None:
-        raise NotFoundError(
-            f"document {document_id} has no version {version_number}: see `docworker history {document_id}`"
-        )
+        raise _version_missing(document_id, version_number)
     return version
+
+
+def _version_missing(document_id: UUID, version_number: int) -> NotFoundError:
+    return NotFoundError(
+        f"document {document_id} has no version {version_number}: see `docworker history {document_id}`"
+    )
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a version's text, from the character `start` on, before which so many stand; of `characters` in all."""
+
+    version_number: int
+    title: str | None
+    pipeline: str
+    job_id: UUID | None
+    created_at: datetime
+    text: str
+    start: int
+    characters: int
+
+    @property
+    def following(self) -> int | None:
+        """Where the next passage begins; None at the end."""
+        end = self.start + len(self.text)
+        return end if end < self.characters else None
+
+
+def load_passage(organization_id: UUID, document_id: UUID, version_number: int, *, start: int, most: int) -> Passage:
+    """At most so many characters of a version's text, to the end of a line where there is one in their second half;
+    nothing else of it leaves the server. Raises NotFoundError."""
+    statement = select(
+        DocumentVersion.version_number,
+        DocumentVersion.title,
+        DocumentVersion.pipeline,
+        DocumentVersion.job_id,
+        DocumentVersion.created_at,
+        func.substr(DocumentVersion.content, start + 1, most).label("text"),
+        func.char_length(DocumentVersion.content).label("characters"),
+    ).where(
+        DocumentVersion.organization_id == organization_id,
+        DocumentVersion.document_id == document_id,
+        DocumentVersion.version_number == version_number,
+    )
+    row = look_up(organization_id, lambda session: session.execute(statement).first())
+    if row is None:
+        raise _version_missing(document_id, version_number)
+    passage = Passage(**row._mapping, start=start)
+    line_end = passage.text.rfind("\n", most // 2) + 1
+    if passage.following is None or not line_end:
+        return passage
+    return replace(passage, text=passage.text[:line_end])
 
 
 def _parse_reference(reference: str) -> UUID | FolderPath:

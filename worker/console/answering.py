@@ -194,6 +194,7 @@ class Answering:
             "is_renewed": False,
             "to": None if view is None else view.to,
             "bar": [] if view is None else [one for one in self._pages if one.label and view.login.role.may(one.role)],
+            "sees_documents": view is not None and view.sees_documents,
             "may_act": view is not None and view.login.role.may(Role.OPERATOR),
         }
 

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from docworker.db.settings import Settings, settings
 from docworker.worker.console.access import Gate, Tokens, tokens_of
 from docworker.worker.console.answering import Answering
-from docworker.worker.console.pages import PAGES
+from docworker.worker.console.pages import DOCUMENT_PAGES, PAGES
 from docworker.worker.console.shown import DIRECTORY
 from docworker.worker.console.view import Options
 from docworker.worker.http.asgi import WithHeaders
@@ -35,20 +35,21 @@ HEADERS = (
 )
 
 
-def console_app(*, hide_arguments: bool = False) -> Any:
-    """The application. `hide_arguments` leaves out what jobs were given and have returned. The database is to be open
-    before the first request.
+def console_app(*, hide_arguments: bool = False, documents: bool = False) -> Any:
+    """The application. `hide_arguments` leaves out what jobs were given and have returned; `documents` adds the pages
+    of organizations' documents, for operators. The database is to be open before the first request.
 
     Raises ConfigurationError where the settings have no token.
     """
     configured = settings()
-    return application(configured, tokens_of(configured), Options(hide_arguments))
+    return application(configured, tokens_of(configured), Options(hide_arguments, documents))
 
 
 def application(configured: Settings, tokens: Tokens, options: Options) -> Any:
     """As `console_app`, for whoever has the tokens already."""
     gate = Gate(tokens, seconds=configured.console_session_hours * 3600)
-    answering = Answering(gate, options, PAGES, origin=configured.console_origin)
+    pages = (*PAGES, *DOCUMENT_PAGES) if options.shows_documents else PAGES
+    answering = Answering(gate, options, pages, origin=configured.console_origin)
     routes = [
         Route("/healthz", _alive),
         Mount("/static", _Static(directory=DIRECTORY / "static", follow_symlink=True)),
@@ -56,7 +57,7 @@ def application(configured: Settings, tokens: Tokens, options: Options) -> Any:
         Route("/login", answering.log_in, methods=["POST"]),
         Route("/logout", answering.log_out, methods=["POST"]),
     ]
-    for page in PAGES:
+    for page in pages:
         routes.append(Route(page.path, answering.of_page(page), name=page.name))
         routes += [
             Route(action.path, answering.of_action(page, action), methods=["POST"], name=f"{page.name}.{action.name}")

@@ -13,18 +13,22 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import TenantSession, all_jobs_session
 from docworker.db.settings import HOME
-from docworker.db.tenants.ledgers import LedgerPlace, ledgers
+from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
 from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of, slugs_of
-from docworker.worker.console.access import Login
+from docworker.worker.console.access import Login, Role
 
 MOST_PARAMETER = 500
+SEES_DOCUMENTS = Role.OPERATOR
+"""Who sees documents, if anybody does."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the console was started: whether it hides what jobs were given and have returned."""
+    """How the console was started: whether it hides what jobs were given and have returned, and whether it has pages of
+    organizations' documents."""
 
     hides_arguments: bool = False
+    shows_documents: bool = False
 
 
 @dataclass
@@ -41,6 +45,11 @@ class View:
     def actor(self) -> str:
         """Who the audit log says it was: the role, and the beginning of the session's name."""
         return f"console:{self.login.role}-{self.login.id[:6]}"
+
+    @property
+    def sees_documents(self) -> bool:
+        """Whether who asks may see documents, where there are pages of them: what links to these asks that."""
+        return self.options.shows_documents and self.login.role.may(SEES_DOCUMENTS)
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
@@ -63,6 +72,15 @@ class View:
             return UUID(value)
         except ValueError:
             raise InvalidArgumentError(f"{value[:100]!r} is no id") from None
+
+    def asked_number(self, name: str, *, most: int = 2**31 - 1) -> int | None:
+        """As `asked`, a number from 0 to `most`."""
+        value = self.asked(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit()) or int(value) > most:
+            raise InvalidArgumentError(f"{name}: {value[:50]!r} is no number from 0 to {most}")
+        return int(value)
 
     def organization(self) -> UUID | None:
         """That of the parameter `organization`, a slug. Raises NotFoundError."""
@@ -88,6 +106,12 @@ class View:
             raise InvalidArgumentError(f"there is no ledger {name!r}")
         return place
 
+    @staticmethod
+    def ledger_of(organization_id: UUID) -> str | None:
+        """What the address has as `ledger` for the jobs of this organization; None for home's."""
+        (place,) = ledgers_of(organization_id)
+        return None if place == LedgerPlace(HOME) else "/".join(one for one in place if one is not None)
+
     def ledgers(self) -> Collection[LedgerPlace]:
         """All there are: one, where no organization has a database or a cluster of its own."""
         return ledgers()
@@ -106,8 +130,9 @@ class View:
             yield session
 
     def to(self, path: str, **query: object) -> str:
-        """An address in the console, on the same ledger; parameters that are None are left out."""
-        asked = {**query, "ledger": self.asked("ledger")}
+        """An address in the console, on the same ledger unless another one is given; parameters that are None are left
+        out."""
+        asked = {**query, "ledger": query.get("ledger", self.asked("ledger"))}
         given = {name: str(value) for name, value in asked.items() if value is not None}
         return str(self.request.scope.get("root_path", "")) + path + (f"?{urlencode(given)}" if given else "")
 

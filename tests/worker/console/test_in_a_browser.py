@@ -1,10 +1,8 @@
 """Every page in a real Chromium: on a desk and on a phone, by the keyboard, with and without JavaScript."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import expect
 from sqlalchemy import text
 
@@ -12,36 +10,11 @@ from docworker.db import ledger
 from docworker.db.ledger.telling.story import tell
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.worker.console.pages import PAGES
-from tests.support.browser import DESKTOP, PHONE, WIDTHS, Visitor, chromium
-from tests.support.console import TOKENS
+from tests.support.browser import DESKTOP, PHONE, WIDTHS, Visitor
 from tests.support.ledger import LedgerSteps, in_an_hour
 from tests.support.tenants import Tenant
 
 NewVisitor = Callable[..., Visitor]
-
-
-@pytest.fixture(scope="module")
-def running_chromium() -> Iterator[Chromium]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitor(running_chromium: Chromium, console: str) -> Iterator[NewVisitor]:
-    """Makes a visitor who has logged in as an operator, in the browser itself."""
-    with ExitStack() as visitors:
-
-        def new(**options: object) -> Visitor:
-            made = Visitor(running_chromium, console, **options)  # type: ignore[arg-type]
-            visitors.callback(made.close)
-            made.open("/login")
-            made.page.locator("#token:focus").wait_for()
-            made.page.keyboard.type(TOKENS["operator"])
-            made.page.keyboard.press("Enter")
-            made.page.wait_for_url("**/")
-            return made
-
-        yield new
 
 
 @pytest.fixture

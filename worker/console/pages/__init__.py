@@ -1,4 +1,5 @@
-"""`PAGES`: all pages of the console, in the order of the bar above them.
+"""`PAGES`: the pages of the console, in the order of the bar above them; `DOCUMENT_PAGES`: those that come besides
+where it shows documents.
 
 A page is a module here and a template of the same name.
 """
@@ -7,6 +8,9 @@ from docworker.worker.console.page import Page
 from docworker.worker.console.pages import (
     backlog,
     change,
+    comparison,
+    document,
+    documents,
     failures,
     fanouts,
     job,
@@ -15,6 +19,7 @@ from docworker.worker.console.pages import (
     processes,
     schedules,
     steering,
+    text,
 )
 
 PAGES: tuple[Page, ...] = (
@@ -29,3 +34,5 @@ PAGES: tuple[Page, ...] = (
     steering.PAGE,
     processes.PAGE,
 )
+
+DOCUMENT_PAGES: tuple[Page, ...] = (documents.PAGE, document.PAGE, text.PAGE, comparison.PAGE)

@@ -54,10 +54,20 @@ def _show(view: View) -> Mapping[str, Any]:
         "progress": progress_of(job),
         "progress_text": progress_text,
         "line_text": line_text,
+        "document_id": _document_of(job),
         "hides": view.options.hides_arguments,
         "may_retry": job.state in (JobState.FAILED, JobState.CANCELLED),
         "may_cancel": job.state in LIVE_STATES,
     }
+
+
+def _document_of(job: Job) -> UUID | None:
+    """The document that its arguments name."""
+    named = job.arguments.get("document_id")
+    try:
+        return UUID(named) if isinstance(named, str) else None
+    except ValueError:
+        return None
 
 
 def _change(
