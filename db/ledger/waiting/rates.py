@@ -6,6 +6,7 @@ may lie ahead by the time of a burst. Moments are seconds since 1970 by the mast
 """
 
 import math
+import re
 from typing import Any, NamedTuple
 
 from docworker.db.errors import InvalidArgumentError
@@ -47,6 +48,31 @@ def rate_of(jobs: int, seconds: float, burst: int | None = None) -> Rate:
     if not (isinstance(seconds, int | float) and 0.001 <= seconds <= LONGEST_PERIOD_SECONDS and math.isfinite(seconds)):
         raise InvalidArgumentError(f"the period of a rate is 0.001 seconds to 366 days, got {seconds!r}")
     return Rate(jobs, float(seconds), jobs if burst is None else check_integer("a burst", burst, 1, MOST_RUNNING))
+
+
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,9})(second|minute|hour|day)s?")
+
+
+def parse_rate(text: str, burst: int | None = None) -> Rate:
+    """As people write it: `100/minute`, `5/30seconds`. Raises InvalidArgumentError."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise InvalidArgumentError(
+            f"{text[:50]!r} is no rate: give jobs and a period, such as 100/minute or 5/30seconds"
+        )
+    return rate_of(int(found[1]), int(found[2] or 1) * _PERIODS[found[3]], burst)
+
+
+def rate_text(rate: Rate | None) -> str | None:
+    """As it is given to `parse_rate`: the longest period of which it is a whole number."""
+    if rate is None:
+        return None
+    for name, seconds in reversed(_PERIODS.items()):
+        if rate.seconds % seconds == 0:
+            many = int(rate.seconds // seconds)
+            return f"{rate.jobs}/{name}" if many == 1 else f"{rate.jobs}/{many}{name}s"
+    return f"{rate.jobs}/{rate.seconds:g}seconds"
 
 
 def rate_in(row: Any) -> Rate | None:

@@ -24,7 +24,7 @@ KIND = "process_document"
 def _steered_by_nobody(console: str) -> Iterator[None]:
     yield
     with all_jobs_session() as session:
-        for table in ("pauses", "limits", "weights"):
+        for table in ("pauses", "limits", "key_limits", "weights"):
             session.execute(text(f"DELETE FROM ledger.{table}"))
 
 
@@ -63,12 +63,51 @@ def test_limits_and_weights_are_set_shown_and_removed(browser: NewBrowser, tenan
     assert (steering.all_limits(), steering.all_weights()) == ([], {})
 
 
+def test_rates_are_set_shown_and_removed(browser: NewBrowser, tenant: Tenant) -> None:
+    operator = browser("operator")
+    response = operator.act("/steering/limit", kind=KIND, organization=tenant.slug, rate="100/minute", burst="5")
+    assert "100/minute, 5 at once" in operator.page(response.headers["Location"])
+    (limit,) = steering.all_limits()
+    assert (limit.max_running, limit.rate_jobs, limit.rate_seconds, limit.rate_burst) == (None, 100, 60, 5)
+    assert latest() == ("limit.limited", {"kind": KIND, "rate": "100/minute", "slug": tenant.slug})
+    operator.act("/steering/limit", each="yes", running="2", rate="1/2hours")
+    each = next(one for one in steering.all_limits() if one.is_each)
+    assert (each.kind, each.max_running, each.rate_seconds) == ("", 2, 7200)
+    assert latest() == ("limit.limited", {"each": True, "running": 2, "rate": "1/2hours"})
+    operator.act("/steering/unlimit", each="yes")
+    operator.act("/steering/unlimit", kind=KIND, organization=tenant.slug)
+    assert steering.all_limits() == []
+
+
+def test_keys_are_limited_for_one_organization_and_for_each(browser: NewBrowser, tenant: Tenant) -> None:
+    operator = browser("operator")
+    operator.act("/steering/limit", key="api.example.com", organization=tenant.slug, running="2")
+    assert latest() == ("limit.limited", {"key": "api.example.com", "running": 2, "slug": tenant.slug})
+    operator.act("/steering/limit", key="api.example.com", rate="10/second")
+    of_each, own = steering.all_key_limits()
+    assert (own.organization_id, own.limit_key, own.max_running) == (tenant.id, "api.example.com", 2)
+    assert (of_each.max_running, of_each.rate_jobs, of_each.rate_seconds) == (None, 10, 1)
+    page = operator.page("/steering")
+    assert page.count('name="key" value="api.example.com"') == 2
+    assert "10/second" in page
+    operator.act("/steering/unlimit", key="api.example.com")
+    assert latest() == ("limit.unlimited", {"key": "api.example.com"})
+    operator.act("/steering/unlimit", key="api.example.com", organization=tenant.slug)
+    assert steering.all_key_limits() == []
+    assert operator.act("/steering/unlimit", key="api.example.com").status_code == 409
+
+
 REFUSED = [
     ("/steering/pause", {}),
     ("/steering/pause", {"kind": "no_such_kind"}),
     ("/steering/limit", {"kind": KIND, "running": "many"}),
     ("/steering/limit", {"kind": KIND, "running": "-1"}),
     ("/steering/limit", {"running": "1"}),
+    ("/steering/limit", {"kind": KIND}),
+    ("/steering/limit", {"kind": KIND, "rate": "often"}),
+    ("/steering/limit", {"kind": KIND, "running": "1", "burst": "2"}),
+    ("/steering/limit", {"kind": KIND, "key": "a", "running": "1"}),
+    ("/steering/limit", {"key": "a", "each": "yes", "running": "1"}),
     ("/steering/weigh", {"weight": "1"}),
 ]
 

@@ -1,6 +1,5 @@
 """`docworker limits`: how many jobs may run at a time, and how often, changed while they run."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -9,7 +8,7 @@ import click
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
-from docworker.db.ledger.waiting.rates import rate_in
+from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text
 from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
@@ -20,20 +19,17 @@ from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.kinds import demand_kind
 
-_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-_RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,9})(second|minute|hour|day)s?")
 
-
-class RateType(click.ParamType[tuple[int, float]]):
+class RateType(click.ParamType[Rate]):
     """`100/minute`, `5/30seconds`."""
 
     name = "rate"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
-        found = _RATE.fullmatch(str(value))
-        if found is None:
-            self.fail(f"{value!r} is no rate: give jobs and a period, such as 100/minute or 5/30seconds", param, ctx)
-        return int(found[1]), int(found[2] or 1) * _PERIODS[found[3]]
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Rate:
+        try:
+            return parse_rate(str(value))
+        except InvalidArgumentError as error:
+            self.fail(str(error), param, ctx)
 
 
 def of_what(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +60,7 @@ def set_(
     slug: str | None,
     is_each: bool,
     max_running: int | None,
-    given_rate: tuple[int, float] | None,
+    given_rate: Rate | None,
     burst: int | None,
 ) -> None:
     """Limit jobs from the next look of the dispatcher on; it takes the place of the limit of the same jobs.
@@ -73,9 +69,9 @@ def set_(
     """
     if burst is not None and given_rate is None:
         raise click.UsageError("--burst is of a rate: give --rate as well")
-    rate = None if given_rate is None else rate_of(*given_rate, burst)
+    rate = None if given_rate is None else rate_of(given_rate.jobs, given_rate.seconds, burst)
     _demand_something(kind, slug, key, is_each=is_each)
-    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": _told(rate)}
+    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": rate_text(rate)}
     with database_open("jobs"):
         if kind is not None:
             demand_kind(kind)
@@ -165,7 +161,7 @@ def _told_of(
         "kind": kind,
         "key": key,
         "running": one.max_running,
-        "rate": _told(rate_in(one)),
+        "rate": rate_text(rate_in(one)),
         "burst": one.rate_burst,
         "since": one.updated_at,
     }
@@ -180,17 +176,6 @@ def _place(kind: str | None, slug: str | None, key: str | None, *, is_each: bool
 def _what(max_running: int | None, rate: Rate | None) -> str:
     parts: Sequence[str | None] = (
         None if max_running is None else f"{max_running} running at a time",
-        None if rate is None else f"{_told(rate)}, {rate.burst} at once",
+        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
     )
     return " and ".join(part for part in parts if part)
-
-
-def _told(rate: Rate | None) -> str | None:
-    """As it is given: the longest period of which it is a whole number."""
-    if rate is None:
-        return None
-    for name, seconds in reversed(_PERIODS.items()):
-        if rate.seconds % seconds == 0:
-            many = int(rate.seconds // seconds)
-            return f"{rate.jobs}/{name}" if many == 1 else f"{rate.jobs}/{many}{name}s"
-    return f"{rate.jobs}/{rate.seconds:g}seconds"

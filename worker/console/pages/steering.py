@@ -4,13 +4,14 @@ Each change has its entry in the audit log of the ledger that it is made in, in 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from docworker.db.editing.audit import record_with
 from docworker.db.errors import ConflictError, InvalidArgumentError
+from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
 from docworker.db.tenants.steering import Record
@@ -37,6 +38,7 @@ def _show(view: View) -> Mapping[str, Any]:
         "left_out": sum(max(0, len(of) - _SHOWN) for of in (pauses, limits, keys, bounds, weights)),
         "slugs": view.slugs(owners | {owner for owner, _ in heaviest}),
         "everyone": SYSTEM_ORGANIZATION_ID,
+        "rate_of": lambda limit: rate_text(rate_in(limit)),
         "kind": view.asked("kind"),
         "organization": view.asked("organization"),
     }
@@ -91,25 +93,67 @@ def _number(view: View, name: str, make: Callable[[str], Any]) -> Any:
         raise InvalidArgumentError(f"{name}: {text[:50]!r} is no number") from None
 
 
-def _limit(view: View) -> str:
-    kind, owner = _place(view)
+class _Limited(NamedTuple):
+    """Of which jobs a limit is, as a form names them."""
+
+    kind: str | None
+    key: str | None
+    owner: UUID | None
+    is_each: bool
+    text: str
+
+
+def _limited(view: View) -> _Limited:
+    """Raises InvalidArgumentError for what no limit can be of."""
+    kind, key, owner = view.asked("kind"), view.asked("key"), view.organization()
+    is_each = view.asked("each") is not None
     if owner == SYSTEM_ORGANIZATION_ID:
         raise InvalidArgumentError("the installation's own jobs are not limited as an organization's: name a kind")
-    if kind is not None:
-        demand_kind(kind)
-    running = _number(view, "running", int)
-    record = _recording(view, "limited", "limit", kind=kind, running=running)
-    steering.limit(kind=kind, organization_id=owner, max_running=running, record=record)
-    return view.said(f"limited {_named(view)}: {running} running at a time", PATH)
+    if key is not None and (kind is not None or is_each):
+        raise InvalidArgumentError("a key is of jobs of all kinds, and of each organization: leave out kind and each")
+    if kind is None and key is None and owner is None and not is_each:
+        raise InvalidArgumentError("name a kind, a key or an organization, or have it be of each organization")
+    slug = view.asked("organization")
+    if key is not None:
+        return _Limited(None, key, owner, False, f"the key {key!r} of {slug or 'each organization'}")
+    parts = (kind or "all kinds", slug, "each organization" if is_each else None)
+    return _Limited(kind, None, owner, is_each, " of ".join(one for one in parts if one))
+
+
+def _limit(view: View) -> str:
+    of = _limited(view)
+    if of.kind is not None:
+        demand_kind(of.kind)
+    running = None if view.asked("running") is None else _number(view, "running", int)
+    burst = None if view.asked("burst") is None else _number(view, "burst", int)
+    given = view.asked("rate")
+    if burst is not None and given is None:
+        raise InvalidArgumentError("a burst is of a rate: give the rate as well")
+    rate = None if given is None else parse_rate(given, burst)
+    told = {"kind": of.kind, "key": of.key, "each": of.is_each or None, "running": running, "rate": rate_text(rate)}
+    record = _recording(view, "limited", "limit", **told)
+    if of.key is not None:
+        steering.limit_key(of.key, organization_id=of.owner, max_running=running, rate=rate, record=record)
+    else:
+        place = {"kind": of.kind, "organization_id": of.owner, "is_each": of.is_each}
+        steering.limit(**place, max_running=running, rate=rate, record=record)  # type: ignore[arg-type]
+    parts = (
+        None if running is None else f"{running} running at a time",
+        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
+    )
+    return view.said(f"limited {of.text}: {' and '.join(one for one in parts if one)}", PATH)
 
 
 def _unlimit(view: View) -> str:
-    owner, is_each = view.organization(), view.asked("each") is not None
-    kind = view.asked("kind")
-    record = _recording(view, "unlimited", "limit", kind=kind, each=is_each or None)
-    if not steering.unlimit(kind=kind, organization_id=owner, is_each=is_each, record=record):
-        raise ConflictError(f"there is no limit of {_named(view)}")
-    return view.said(f"removed the limit of {_named(view)}", PATH)
+    of = _limited(view)
+    record = _recording(view, "unlimited", "limit", kind=of.kind, key=of.key, each=of.is_each or None)
+    if of.key is not None:
+        removed = steering.unlimit_key(of.key, organization_id=of.owner, record=record)
+    else:
+        removed = steering.unlimit(kind=of.kind, organization_id=of.owner, is_each=of.is_each, record=record)
+    if not removed:
+        raise ConflictError(f"there is no limit of {of.text}")
+    return view.said(f"removed the limit of {of.text}", PATH)
 
 
 def _weigh(view: View) -> str:
