@@ -17,7 +17,7 @@ from docworker.db.settings import Settings, settings
 from docworker.worker.console.access import Gate, Tokens, tokens_of
 from docworker.worker.console.answering import Answering
 from docworker.worker.console.pages import DOCUMENT_PAGES, PAGES
-from docworker.worker.console.shown import DIRECTORY
+from docworker.worker.console.shown import DIRECTORY, prepare
 from docworker.worker.console.view import Options
 from docworker.worker.http.asgi import WithHeaders
 
@@ -47,6 +47,7 @@ def console_app(*, hide_arguments: bool = False, documents: bool = False) -> Any
 
 def application(configured: Settings, tokens: Tokens, options: Options) -> Any:
     """As `console_app`, for whoever has the tokens already."""
+    prepare()
     gate = Gate(tokens, seconds=configured.console_session_hours * 3600)
     pages = (*PAGES, *DOCUMENT_PAGES) if options.shows_documents else PAGES
     answering = Answering(gate, options, pages, origin=configured.console_origin)

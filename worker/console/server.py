@@ -2,15 +2,27 @@
 
 import asyncio
 import ipaddress
+import threading
+
+import structlog
 
 from docworker.db.cluster import close_database, open_database
 from docworker.db.errors import ConfigurationError
+from docworker.db.ledger.telling.processes import processes
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
+from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import Settings
+from docworker.db.tenants.ledgers import ledgers
+from docworker.db.tenants.organizations import slugs_of
+from docworker.jobs.task import known_kinds
+from docworker.worker.app import celery_app
 from docworker.worker.console.access import Tokens
 from docworker.worker.console.application import application
 from docworker.worker.console.view import Options
 from docworker.worker.http.asgi import new_health, serve
 from docworker.worker.http.server import serving
+
+log = structlog.get_logger(__name__)
 
 
 def main(configured: Settings, tokens: Tokens, options: Options) -> None:
@@ -22,9 +34,22 @@ def main(configured: Settings, tokens: Tokens, options: Options) -> None:
     try:
         with serving(configured, "console", health):
             app = application(configured, tokens, options)
+            threading.Thread(target=_warm, name="warm", daemon=True).start()
             asyncio.run(serve(app, configured, "console", health, root_path=configured.console_root_path.rstrip("/")))
     finally:
         close_database()
+
+
+def _warm() -> None:
+    """Who asks first is not to wait for connections, and for the modules of all kinds of jobs."""
+    try:
+        with all_jobs_session() as session:
+            processes(session)
+        ledgers()
+        slugs_of({SYSTEM_ORGANIZATION_ID})
+        known_kinds(celery_app())
+    except Exception as error:  # noqa: BLE001 - whatever it is, the pages that meet it say so
+        log.warning("console.not_warm", reason=f"{type(error).__name__}: {error}".partition("\n")[0][:500])
 
 
 def tokens_for(configured: Settings, *, made: str) -> tuple[Tokens, bool]:

@@ -1,4 +1,4 @@
-"""`render`: templates, with the words that they need for times, numbers and states.
+"""`render`, `prepare`: templates, with the words that they need for times, numbers and states.
 
 Whatever a template shows is escaped, cut, and without what would drive a terminal or turn the direction of writing:
 messages, arguments and names come from strangers.
@@ -27,6 +27,13 @@ MOST_CHARACTERS = 20_000
 def render(name: str, context: Mapping[str, Any]) -> str:
     """The page of a template; raises UndefinedError for what the context lacks."""
     return _environment().get_template(f"{name}.html").render(context)
+
+
+def prepare() -> None:
+    """Read and compile all templates, so that nobody who asks waits for that."""
+    environment = _environment()
+    for name in environment.list_templates():
+        environment.get_template(name)
 
 
 @cache

@@ -77,6 +77,15 @@ def test_the_overview_tells_what_is_due_runs_and_failed(
     assert tenant.slug[:39] in page
 
 
+def test_the_overview_says_where_it_has_not_counted_all(
+    browser: NewBrowser, steps: LedgerSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps.enqueue(3, run_at=in_an_hour())
+    assert "later 3 0 wait" in words(browser("viewer").page("/"))
+    monkeypatch.setattr("docworker.worker.console.pages.overview.MOST_IN_ALL", 3)
+    assert "later 3+ 0 wait" in words(browser("viewer").page("/"))
+
+
 @pytest.mark.parametrize("path", ["/", "/failures", "/jobs", "/backlog", "/jobs?state=failed"])
 def test_an_empty_ledger_says_what_would_be_there(browser: NewBrowser, steps: LedgerSteps, path: str) -> None:
     assert 'class="empty"' in browser("viewer").page(path)

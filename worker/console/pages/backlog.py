@@ -7,7 +7,7 @@ from docworker.db.ledger.telling.backlog import MOST_COUNTED, backlog
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
-_SHOWN = 300
+_SHOWN = 200
 
 
 def _show(view: View) -> Mapping[str, Any]:

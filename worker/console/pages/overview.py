@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from docworker.db import ledger
-from docworker.db.ledger.telling.backlog import backlog
+from docworker.db.ledger.telling.backlog import MOST_IN_ALL, due, under_way
 from docworker.db.ledger.telling.failures import failure_groups
 from docworker.db.ledger.telling.processes import processes
 from docworker.worker.console.choosing import reason_parameter
@@ -12,7 +12,7 @@ from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
 _SHOWN = 5
-_MOST_COUNTED = 10_000
+_FAILURES_COUNTED = 10_000
 _NEEDED = {
     "worker": "no worker lives, so jobs are not run: start `docworker worker`",
     "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
@@ -23,18 +23,16 @@ def _show(view: View) -> Mapping[str, Any]:
     with view.home() as session:
         living = [one for one in processes(session) if one.lives]
     with view.session() as session:
-        waiting = backlog(session)
-        failed = failure_groups(session, most_counted=_MOST_COUNTED)
+        waiting, others = due(session), under_way(session)
+        failed = failure_groups(session, most_counted=_FAILURES_COUNTED)
         paused = len(ledger.pauses(session))
     by_hour = [sum(hours) for hours in zip(*(one.by_hour for one in failed), strict=True)] or [0]
     roles = {role: [one for one in living if one.role == role] for role in ("worker", "dispatcher", "beat")}
     return {
         "due": sum(one.due for one in waiting.waiting),
         "due_is_cut": any(one.is_cut for one in waiting.waiting) or waiting.is_cut,
-        "others": {
-            name: sum(one.others.get(name, 0) for one in waiting.waiting)
-            for name in ("dispatched", "running", "later", "waiting")
-        },
+        "others": others,
+        "most_counted": MOST_IN_ALL,
         "oldest": max((one.oldest_seconds or 0.0 for one in waiting.waiting), default=0.0),
         "by_hour": by_hour,
         "last_hour_is_cut": any(one.is_cut and one.by_hour[-1] >= one.jobs for one in failed),
