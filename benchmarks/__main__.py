@@ -2,7 +2,7 @@
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
 document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot,
---search, --files.
+--search, --files, --console.
 """
 
 import argparse
@@ -64,6 +64,10 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
         from benchmarks.files import measure_files
 
         measure_files(servers, asked.files)
+    elif asked.console:
+        from benchmarks.console.pages import measure_console
+
+        measure_console(servers, asked.console, asked.pictures)
     else:
         from benchmarks.comparison import compare
 
@@ -103,8 +107,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
     parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
     parser.add_argument("--files", type=Path, metavar="DIR", help="reading, importing and processing what is in there")
+    parser.add_argument("--console", type=positive, metavar="JOBS", help="each page of the console, among so many")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="--console: leave pictures of the pages there")
     parser.add_argument(
-        "--kept", type=Path, metavar="DIRECTORY", help="--search: with the servers there, and what earlier runs entered"
+        "--kept",
+        type=Path,
+        metavar="DIRECTORY",
+        help="--search, --console: with the servers there, and what earlier runs entered",
     )
     return parser.parse_args()
 

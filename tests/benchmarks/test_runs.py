@@ -104,3 +104,13 @@ def test_reading_files_ends_with_what_importing_them_took(tmp_path: Path) -> Non
     (pdf,) = (line.split() for line in said.splitlines() if line.startswith("PDF"))
     assert len(pdf) >= 9, said
     assert re.search(r"^bare parsers [\d.]+ s; imported and processed in [\d.]+ s \([\d.]+ times\)", said, re.MULTILINE)
+
+
+def test_each_page_of_the_console_is_timed() -> None:
+    said = benchmark("--console", "3000")
+
+    assert "3000 jobs entered" in said
+    rows = [line.rsplit(maxsplit=4) for line in said.splitlines()]
+    timed = {row[0]: row[1:] for row in rows if len(row) == 5 and all(one.isdigit() for one in row[1:])}
+    assert len(timed) >= 25, said
+    assert all(int(first) > 0 for first, *_ in timed.values()), said
