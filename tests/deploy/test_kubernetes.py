@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from kubernetes_validate.utils import validate
 
 from docworker.db.settings import Settings
+from tests.deploy.keda import SCALED_OBJECT
 from tests.support.commands import ask
 from tests.support.metrics_page import metrics
 from tests.support.project import PROJECT
@@ -241,15 +244,52 @@ def test_the_metric_that_scales_is_exported_and_alerted_on() -> None:
     assert name in (PROJECT / "docs" / "deploy.md").read_text()
 
 
-def test_keda_scales_as_the_autoscaler_does_by_a_query_that_prometheus_takes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def with_keda(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """The base, scaled by KEDA."""
+    directory = tmp_path_factory.mktemp("keda").resolve()
     overlay = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [os.path.relpath(KUBERNETES / "base", tmp_path.resolve())],
-        "components": [os.path.relpath(KUBERNETES / "keda", tmp_path.resolve())],
+        "resources": [os.path.relpath(KUBERNETES / "base", directory)],
+        "components": [os.path.relpath(KUBERNETES / "keda", directory)],
     }
-    (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
-    made = {(one["kind"], one["metadata"]["name"]): one.get("spec", {}) for one in built(str(tmp_path))}
+    (directory / "kustomization.yaml").write_text(json.dumps(overlay))
+    return built(str(directory))
+
+
+def test_keda_takes_what_is_asked_of_it(with_keda: list[Manifest]) -> None:
+    [scaled] = [one for one in with_keda if one["kind"] == "ScaledObject"]
+    keda = Draft202012Validator(SCALED_OBJECT)
+    keda.validate(scaled)
+
+    def refused(path: tuple[str | int, ...], value: Any) -> str:
+        """What is wrong once `value` stands there."""
+        broken = deepcopy(scaled)
+        place = broken
+        for step in path[:-1]:
+            place = place[step]  # type: ignore[index]
+        place[path[-1]] = value  # type: ignore[index]
+        return " ".join(error.message for error in keda.iter_errors(broken))
+
+    trigger: tuple[str | int, ...] = ("spec", "triggers", 0)
+    assert "'minReplicas' was unexpected" in refused(("spec", "minReplicas"), 2)
+    assert "60 is not of type" in refused((*trigger, "metadata", "threshold"), 60)
+    assert "False is not one of" in refused((*trigger, "metadata", "ignoreNullValues"), False)
+    assert "'url' was unexpected" in refused((*trigger, "metadata", "url"), "http://prometheus:9090")
+    assert "'Average' is not one of" in refused((*trigger, "metricType"), "Average")
+    assert "'query' is a required" in refused((*trigger, "metadata"), {"serverAddress": "http://a:1", "threshold": "1"})
+    assert "does not match" in refused((*trigger, "metadata", "serverAddress"), "prometheus:9090")
+    assert "should be non-empty" in refused(("spec", "triggers"), [])
+    assert "'name' is a required" in refused(("spec", "scaleTargetRef"), {"kind": "Deployment"})
+    assert "less than the minimum" in refused(("spec", "maxReplicaCount"), 0)
+    assert "was expected" in refused(("apiVersion",), "keda.k8s.io/v1alpha1")
+
+
+def test_keda_scales_as_the_autoscaler_does_by_a_query_that_prometheus_takes(
+    with_keda: list[Manifest], tmp_path: Path
+) -> None:
+    made = {(one["kind"], one["metadata"]["name"]): one.get("spec", {}) for one in with_keda}
     scaled = made["ScaledObject", "docworker-worker"]
     target = scaled["scaleTargetRef"]
     assert "replicas" not in made[target["kind"], target["name"]], "applied again, it would undo what was scaled"
