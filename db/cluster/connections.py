@@ -167,6 +167,8 @@ def _connect_to(
     if record is not None:
         record.info["system_identifier"] = system_identifier
         record.info["timeline"] = timeline
+        # Of a master that was asked, and is one: what it says unasked means nothing then.
+        record.info["stood_by"] = _says_it_stands_by(driver)
     return connection
 
 
@@ -215,8 +217,14 @@ def _look(server: Server, record: ConnectionPoolEntry) -> None:
         return
     if (record.info.get("timeline") or 0) < server.timelines.highest:
         raise exc.InvalidatePoolError(f"the server is on an older timeline than {server.timelines.highest}")
-    if driver.info.parameter_status("in_hot_standby") == "on":
+    if not record.info.get("stood_by") and _says_it_stands_by(driver):
         raise exc.InvalidatePoolError("the server is a replica now")
+
+
+def _says_it_stands_by(driver: Any) -> bool:
+    """What the server tells unasked. PgBouncer repeats what it was told when it first connected: `on` for good, of a
+    replica that was promoted since."""
+    return bool(driver.info.parameter_status("in_hot_standby") == "on")
 
 
 def _judge(server: Server, context: ExceptionContext) -> None:

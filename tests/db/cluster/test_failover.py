@@ -1,6 +1,8 @@
 """Promotions: who is the master is checked, not believed, and nobody has to be restarted to find out."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -18,10 +20,13 @@ from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import transact
 from docworker.db.sessions.statements import Call
 from docworker.db.settings import HOME, settings
+from docworker.worker.local.servers.postgres import PostgresServer
+from docworker.worker.local.servers.server import HOST
 from docworker.worker.local.stack import LocalStack
+from tests.support.bouncer import PgBouncer, needs_pgbouncer
 from tests.support.faults import environment_of_any_master, failover, promote
 from tests.support.replicas import OpenDatabase, sees, write_row
-from tests.support.stack import OwnStack, applied
+from tests.support.stack import OwnStack, applied, temporary_directory
 from tests.support.tenants import entered
 from tests.support.waiting import eventually
 
@@ -59,6 +64,40 @@ def test_failover_is_ridden_through_and_the_old_master_is_refused_when_it_return
     again = write_row()
     assert again[1].timeline == 2, "written to the old master, which comes first in the address"
     assert sees(*again)[0]
+
+
+@needs_pgbouncer
+def test_a_promoted_replica_is_written_to_behind_the_pooler_that_knew_it_as_a_replica(
+    own_stack: OwnStack, open_on: OpenDatabase
+) -> None:
+    stack = own_stack(replicas=1, migrated=True)
+    direct = stack.environment()
+    address = urlsplit(direct["DOCWORKER_MASTER_URL"])
+    login = f"postgresql://{address.username}:{address.password}@"
+    with ExitStack() as poolers:
+
+        def before(server: PostgresServer) -> str:
+            directory = poolers.enter_context(temporary_directory())
+            pooler = PgBouncer(directory, {"docworker": server.port}, [direct["DOCWORKER_MASTER_URL"]])
+            poolers.enter_context(pooler.running())
+            return f"{HOST}:{pooler.port}"
+
+        master, replica = before(stack.master), before(stack.replicas[0])
+        open_on(
+            stack,
+            master_url=f"{login}{master},{replica}/docworker?target_session_attrs=read-write",
+            replica_urls=f"{login}{replica}/docworker",
+            prepared_statements=False,
+        )
+        row = write_row()
+        assert sees(*row)[0]  # the pooler has met its server, which is a replica
+        stack.wait_for_replicas()
+        stack.master.kill()
+        promote(stack.replicas[0])
+        assert write_row_in_time()[1].timeline == 2
+        # Lent again, and asked before that, and of another connection: not the first one alone is taken.
+        for _ in range(3):
+            assert write_row()[1].timeline == 2
 
 
 def write_row_in_time() -> tuple[UUID, WalPosition]:
