@@ -20,7 +20,7 @@ from honcho.environ import parse_procfile
 from docworker.db.addresses import split_on_spaces
 from docworker.db.settings import Settings
 from docworker.worker.local.launching import launch, server_user
-from docworker.worker.local.servers.programs import valkey_programs
+from docworker.worker.local.servers.programs import postgres_programs, valkey_programs
 from docworker.worker.local.servers.server import HOST, free_port
 from docworker.worker.local.stack import LocalStack
 from tests.support.bouncer import PROGRAM, needs_pgbouncer
@@ -207,8 +207,19 @@ def test_the_pooler_lets_the_roles_of_processes_through(stack: LocalStack, datab
                 url = f"postgresql://docworker_{role}:{password}@{HOST}:{port}/docworker"
                 user = eventually(lambda url=url: user_of(url), within_seconds=20)  # type: ignore[misc]
                 assert user == f"docworker_{role}"
+            assert asked_for_health("pool-master", port).returncode == 0
             with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|SASL"):
                 user_of(f"postgresql://docworker_worker:wrong@{HOST}:{port}/docworker", patient=False)
+
+        assert asked_for_health("pool-master", port).returncode != 0
+
+
+def asked_for_health(name: str, port: int) -> subprocess.CompletedProcess[bytes]:
+    """What a service's check says, by the program that its image has, of a server at this port."""
+    flag, program, *options = SERVICES[name]["healthcheck"]["test"]
+    assert flag == "CMD"
+    options[options.index("--port") + 1] = str(port)
+    return subprocess.run([postgres_programs(server_user()) / program, *options], check=False, timeout=30)
 
 
 def user_of(url: str, *, patient: bool = True) -> str:
