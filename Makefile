@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test system soak check docs format metrics bench clean
+.PHONY: help install up demo test system soak check audit docs format metrics bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,14 +48,18 @@ system: $(STAMP) ## run the tests of commands, and those that start, kill and cu
 soak: $(STAMP) ## run the tests that take minutes: everything fails, with further seeds
 	@$(BIN)/python -m pytest -m soak --numprocesses=2
 
-check: $(STAMP) ## lint, types, layers, patterns, locks of migrations, schema drift
+check: $(STAMP) ## lint, types, layers, patterns, licences, locks of migrations, schema drift
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.support.patterns
+	@$(BIN)/python -m tests.support.licences
 	@$(BIN)/python -m tests.support.locking
 	@$(BIN)/docworker stack exec -- $(BIN)/alembic check
+
+audit: $(STAMP) ## ask OSV whether what is pinned is known to be vulnerable
+	@$(BIN)/python -m tests.support.audit
 
 docs: $(STAMP) ## build the documentation as a site, in site/
 	@$(BIN)/zensical build --strict
