@@ -1,4 +1,4 @@
-"""`start_tracing`, `enqueuing`, `sending`, `attempts_traced`: what jobs go through, as spans of OpenTelemetry.
+"""`start_tracing`, `answering`, `enqueuing`, `sending`, `attempts_traced`: jobs as spans of OpenTelemetry.
 
 Names and attributes follow its semantic conventions for messaging; a kind of job is a destination. Where nobody has
 imported OpenTelemetry, all of this does nothing; our own processes do so where an exporter is configured. No span holds
@@ -28,6 +28,7 @@ _MOST_LINKS = 128
 _FLUSH_SECONDS = 2.0
 _ENDED_BADLY = (AttemptEnd.FAILED, AttemptEnd.RETRIED)
 _AS_ERROR = "error.type"
+_OUR_FAULT = 500
 
 
 class Traced(Protocol):
@@ -121,6 +122,37 @@ def enqueuing(kind: str, organization_id: UUID | None, jobs: int) -> Iterator[No
         f"enqueue {kind}", kind=_kind("PRODUCER"), attributes=attributes, record_exception=False
     ):
         yield
+
+
+@contextmanager
+def answering(method: str, route: str, traceparent: str | None) -> Iterator[Callable[[int], None]]:
+    """The span of a request over HTTP, to be told its status. It is in the trace of the program around it, if there is
+    one, else in that of the caller's `traceparent`; a trace of its own where that is missing or none."""
+    tracer = _tracer()
+    if tracer is None:
+        yield lambda _: None
+        return
+    from opentelemetry import trace  # noqa: PLC0415 - of an extra
+
+    here = trace.get_current_span().get_span_context()
+    parent, _ = _parent_and_links([here if here.is_valid else _span_context(traceparent)])
+    attributes = {"http.request.method": method, "http.route": route}
+    with tracer.start_as_current_span(
+        f"{method} {route}",
+        context=parent,
+        kind=_kind("SERVER"),
+        attributes=attributes,
+        record_exception=False,
+    ) as span:
+        yield lambda status: _tell_status(span, status)
+
+
+def _tell_status(span: Any, status: int) -> None:
+    span.set_attribute("http.response.status_code", status)
+    if status >= _OUR_FAULT:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415 - of an extra
+
+        span.set_status(StatusCode.ERROR)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 from docworker.jobs.kind import Kind
 from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.schedules.tasks import TaskSchedule
+from docworker.jobs.tracing import enqueuing
 
 FAN_OUT = "enqueue_scheduled"
 """The kind of job that enqueues those of organizations, where these are."""
@@ -59,13 +60,14 @@ def enqueue_tick(session: Session, schedule: Schedule, kinds: Mapping[str, Kind]
             "folds": folds,
         }
         kept = kind.serialize(tick)
-    (job_id,) = insert_jobs(
-        session,
-        SYSTEM_ORGANIZATION_ID,
-        kind.name,
-        [kept],
-        max_attempts=kind.max_attempts,
-        priority=priority,
-        unique_keys=[f"schedule:{schedule.name}"] if folds else None,
-    )
+    with enqueuing(kind.name, SYSTEM_ORGANIZATION_ID, 1):
+        (job_id,) = insert_jobs(
+            session,
+            SYSTEM_ORGANIZATION_ID,
+            kind.name,
+            [kept],
+            max_attempts=kind.max_attempts,
+            priority=priority,
+            unique_keys=[f"schedule:{schedule.name}"] if folds else None,
+        )
     return job_id

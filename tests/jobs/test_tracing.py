@@ -13,11 +13,12 @@ from tests.support.project import PROJECT
 
 UNTRACED = """
 import sys
-from docworker.jobs.tracing import enqueuing, load_tracing, start_tracing, stop_tracing
+from docworker.jobs.tracing import answering, enqueuing, load_tracing, start_tracing, stop_tracing
 load_tracing()
 start_tracing("nobody")
-with enqueuing("a.kind", None, 1):
-    pass
+told = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+with answering("GET", "/", told) as tell, enqueuing("a.kind", None, 1):
+    tell(500)
 stop_tracing()
 print([name for name in sys.modules if name.startswith("opentelemetry")])
 """
@@ -29,6 +30,27 @@ with enqueuing("a.kind", None, 1):
     pass
 stop_tracing()
 print("over")
+"""
+MOUNTED = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from docworker.jobs.tracing import answering
+kept, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(kept))
+trace.set_tracer_provider(provider)
+TOLD = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+with trace.get_tracer("application").start_as_current_span("the application's"):
+    with answering("GET", "/mounted", TOLD) as tell:
+        tell(404)
+with answering("GET", "/alone", TOLD) as tell:
+    tell(503)
+with answering("GET", "/untold", TOLD[:-1]) as tell:
+    tell(200)
+of = {one.context.span_id: one.name for one in kept.get_finished_spans()} | {0x00F067AA0BA902B7: "the caller's"}
+for one in kept.get_finished_spans():
+    print(one.name, "of", of[one.parent.span_id] if one.parent else "nobody", one.status.status_code.name)
 """
 
 
@@ -56,6 +78,15 @@ def test_a_collector_that_is_silent_does_not_hold_up_the_end_of_a_process() -> N
         where = f"http://127.0.0.1:{silent.getsockname()[1]}"
         told = run(UNHEARD, OTEL_EXPORTER_OTLP_ENDPOINT=where, OTEL_EXPORTER_OTLP_TIMEOUT="600")
     assert told.endswith("over\n")
+
+
+def test_a_request_is_in_the_trace_of_the_program_around_it_else_in_that_of_its_caller() -> None:
+    assert run(MOUNTED).splitlines() == [
+        "GET /mounted of the application's UNSET",
+        "the application's of nobody UNSET",
+        "GET /alone of the caller's ERROR",
+        "GET /untold of nobody UNSET",
+    ]
 
 
 @pytest.mark.parametrize("named", [{"OTEL_TRACES_EXPORTER": "pigeon"}, {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}])

@@ -1,7 +1,7 @@
 """A real `docworker api`, and callers that ask it."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,11 @@ def serving_api(directory: Path, **changed: object) -> Iterator[Api]:
 
 
 @contextmanager
-def api_of(processes: Processes, **changed: object) -> Iterator[Api]:
-    """As `serving_api`, by whoever ends the processes."""
+def api_of(processes: Processes, *, others: Mapping[str, str] = {}, **changed: object) -> Iterator[Api]:
+    """As `serving_api`, by whoever ends the processes; `others` are variables that are no settings of ours."""
     given = {"api_port": 0, "api_metrics_port": 0, **changed}
-    process = processes.start("api", environment={f"DOCWORKER_{name.upper()}": str(one) for name, one in given.items()})
+    ours = {f"DOCWORKER_{name.upper()}": str(one) for name, one in given.items()}
+    process = processes.start("api", environment={**ours, **others})
     line = process.wait_for_log("http.listening", within_seconds=30)
     found = re.search(r"port=([0-9]{1,5})", re.sub(r"\x1b\[[0-9;]*m", "", line))
     assert found is not None, line

@@ -7,12 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from sqlalchemy import select
 
+from docworker.db.models import Job
+from docworker.db.sessions import reading
 from docworker.jobs.kinds.documents import process_document
+from tests.support.api import api_of, token_of
 from tests.support.http_server import Receiver, receiving
 from tests.support.processes import Processes
 from tests.support.project import PROJECT
@@ -23,7 +28,10 @@ from tests.support.waiting import eventually
 ENQUEUE = """
 from uuid import UUID
 from docworker import open_database, writing, enqueue
+from docworker.db.models import Job
+from docworker.db.sessions import reading
 from docworker.jobs.kinds.documents import process_document
+from tests.support.api import api_of, token_of
 from tests.support.user_package.jobs import fan_out, odd
 open_database()
 tracer = trace.get_tracer("shop")
@@ -46,6 +54,7 @@ def collector() -> Iterator[Receiver]:
 
 
 DOCUMENT = process_document.kind.name
+PURGE = "purge_deleted_documents"
 ALL = Counter(
     {
         "dispatch tests.fan_out": 1,
@@ -129,6 +138,55 @@ def test_a_trace_leads_from_the_producer_over_dispatcher_and_worker_to_children_
         together = one_of(spans, name)
         assert {one.trace_id for one in together.links} == both
         assert together.trace_id not in both, "it is of neither"
+
+
+def test_the_api_goes_on_with_the_trace_of_its_caller_and_each_tick_begins_one(
+    tenant: Tenant, collector: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    configured = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    install_user_package(tmp_path / "processes", "tests.support.user_package.scheduled")
+    processes.start("beat", environment=configured)
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    told = {"traceparent": f"00-{trace}-{span}-01"}
+    token = token_of(tenant.id)
+    job = {"kind": DOCUMENT, "arguments": {"document_id": str(tenant.add("a text")[0])}}
+    with api_of(processes, others=configured, api_kinds=DOCUMENT) as api:
+        assert api.ask("POST", "/v1/jobs", "nobody's", json=job, headers=told).status_code == 401
+        answer = api.ask("POST", "/v1/jobs", token, json=job, headers=told)
+        assert api.ask("GET", answer.headers["Location"], token, headers={"traceparent": "none"}).status_code == 200
+        assert api.ask("POST", "/v1/jobs", token, json={**job, "kind": "none"}, headers=told).status_code == 422
+
+        wanted = Counter({"POST /v1/jobs": 2, "GET /v1/jobs/{job_id}": 1, f"enqueue {PURGE}": 1})
+        eventually(
+            lambda: Counter(one.name for _, one in spans_of(collector)) >= wanted,
+            within_seconds=60,
+            what="the spans of the API and the beat",
+        )
+    spans = spans_of(collector)
+    ours = [(service, one) for service, one in spans if one.trace_id.hex() == trace]
+    names = {one.span_id: one.name for _, one in ours} | {bytes.fromhex(span): "the caller"}
+    assert Counter((service, names[one.parent_span_id], one.name) for service, one in ours if not is_sql(one)) == {
+        ("docworker-api", "the caller", "POST /v1/jobs"): 2,
+        ("docworker-api", "POST /v1/jobs", f"enqueue {DOCUMENT}"): 1,
+    }
+    requests = [one for _, one in ours if one.name == "POST /v1/jobs"]
+    assert {values_of(one)["http.response.status_code"] for one in requests} == {202, 422}, "who is nobody leaves none"
+    assert {(one.kind, one.status.code) for one in requests} == {(Span.SPAN_KIND_SERVER, Status.STATUS_CODE_UNSET)}
+    with reading(tenant.id) as session:
+        (kept,) = session.scalars(select(Job.traceparent).where(Job.id == UUID(answer.json()["job_id"])))
+    (entered,) = (one for _, one in ours if one.name == f"enqueue {DOCUMENT}")
+    assert kept == f"00-{trace}-{entered.span_id.hex()}-01"
+
+    asked = one_of(spans, "GET /v1/jobs/{job_id}")
+    ticks = [(service, one) for service, one in spans if one.name == f"enqueue {PURGE}"]
+    assert {service for service, _ in ticks} == {"docworker-beat"}
+    begun = [asked, *(one for _, one in ticks)]
+    assert not any(one.parent_span_id for one in begun)
+    assert len({one.trace_id for one in begun}) == len(begun), "each is a trace of its own"
+
+
+def is_sql(span: Any) -> bool:
+    return "db.system.name" in values_of(span)
 
 
 def one_of(spans: list[tuple[str, Any]], name: str) -> Any:

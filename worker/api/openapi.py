@@ -46,7 +46,7 @@ def describe(operations: Iterable[Operation]) -> dict[str, Any]:
     schemas = {model: references[model, mode] for model, mode in wanted}
     paths: dict[str, dict[str, Any]] = {}
     for one in listed:
-        paths.setdefault(_path(one), {})[one.method.lower()] = _described(one, schemas)
+        paths.setdefault(one.template, {})[one.method.lower()] = _described(one, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "docworker", "version": version("docworker")},
@@ -57,10 +57,6 @@ def describe(operations: Iterable[Operation]) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
-
-
-def _path(operation: Operation) -> str:
-    return re.sub(r":[a-z]+\}", "}", operation.path)
 
 
 def _described(operation: Operation, schemas: Mapping[type[BaseModel], Any]) -> dict[str, Any]:

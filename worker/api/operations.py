@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from docworker.db.tokens import Caller, Scope
+from docworker.jobs.tracing import answering
 from docworker.worker.api.answers import Nothing
 from docworker.worker.api.callers import Callers
 from docworker.worker.api.problems import ProblemError, answered
@@ -76,6 +77,11 @@ class Operation:
     headers: tuple[str, ...] = field(default=())
     """Request headers that it heeds."""
 
+    @property
+    def template(self) -> str:
+        """Its path with the names of what varies alone, as OpenAPI and OpenTelemetry write it."""
+        return self.path.replace(":uuid}", "}")
+
     def route(self, callers: Callers) -> Route:
         async def endpoint(request: Request) -> Response:
             begun = time.monotonic()
@@ -98,13 +104,23 @@ class Operation:
     async def _answer(self, request: Request, callers: Callers) -> Response:
         try:
             caller = await run_in_threadpool(callers.admit, request, self.scope)
-            request.scope["token_id"] = str(caller.token_id)
+        except Exception as error:  # noqa: BLE001 - each is answered, and logged where it is our fault
+            return answered(request, error)
+        request.scope["token_id"] = str(caller.token_id)
+        # Who has no good token leaves no span, and says nothing of traces.
+        with answering(self.method, self.template, request.headers.get("traceparent")) as tell_status:
+            response = await self._handle(request, caller)
+            tell_status(response.status_code)
+        return response
+
+    async def _handle(self, request: Request, caller: Caller) -> Response:
+        try:
             call = Call(request, caller, _checked(self.query, _query_of(request)))
             if iscoroutinefunction(self.handle):
                 response: Response = await self.handle(call)
             else:
                 response = await run_in_threadpool(cast("Callable[[Call], Response]", self.handle), call)
-        except Exception as error:  # noqa: BLE001 - each is answered, and logged where it is our fault
+        except Exception as error:  # noqa: BLE001 - as above
             return answered(request, error)
         return response
 

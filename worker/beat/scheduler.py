@@ -17,6 +17,7 @@ from docworker.db.settings import settings
 from docworker.jobs.schedules.celery_entries import schedules_of
 from docworker.jobs.schedules.sources import code_schedules
 from docworker.jobs.task import known_kinds
+from docworker.jobs.tracing import start_tracing, stop_tracing
 from docworker.worker import logs
 from docworker.worker.beat.loop import Beat
 from docworker.worker.heartbeat import beating
@@ -43,6 +44,8 @@ class LedgerScheduler(Scheduler):
         in_code = code_schedules(schedules_of(self.app, kinds))
         self._beat = Beat(kinds, in_code, self.app)
         self._opened = ExitStack()
+        start_tracing("docworker-beat")
+        self._opened.callback(stop_tracing)
         open_database(configured, application_name="docworker beat")
         self._opened.callback(log.info, "beat.stopped")
         self._opened.callback(close_database)
