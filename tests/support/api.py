@@ -46,7 +46,7 @@ def serving_api(directory: Path, **changed: object) -> Iterator[Api]:
 
 
 @contextmanager
-def api_of(processes: Processes, *, others: Mapping[str, str] = {}, **changed: object) -> Iterator[Api]:
+def api_of(processes: Processes, others: Mapping[str, str] = {}, /, **changed: object) -> Iterator[Api]:
     """As `serving_api`, by whoever ends the processes; `others` are variables that are no settings of ours."""
     given = {"api_port": 0, "api_metrics_port": 0, **changed}
     ours = {f"DOCWORKER_{name.upper()}": str(one) for name, one in given.items()}

@@ -36,7 +36,7 @@ def findings(pins: Path, url: str) -> list[str]:
     """
     options = ["--vulnerability-service=osv", f"--osv-url={url}", "--no-deps", "--disable-pip", "--strict"]
     output = ["--format=json", "--desc=off", "--aliases=on", "--progress-spinner=off"]
-    command = [PIP_AUDIT, *options, *output, "--requirement", pins]
+    command: list[str | Path] = [PIP_AUDIT, *options, *output, "--requirement", pins]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         looked_at = json.loads(done.stdout)["dependencies"]

@@ -67,15 +67,20 @@ def _objection(package: Distribution) -> str | None:
 def _said(package: Distribution) -> str:
     """As an expression of SPDX where that can be known; several classifiers are taken to hold all of them."""
     metadata = package.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    if expression := _told(package, "License-Expression"):
+        return expression
     classifiers = [one for one in metadata.get_all("Classifier") or () if one.startswith(_CLASSIFIER)]
     if classifiers:
         names = [one.removeprefix(_CLASSIFIER) for one in classifiers]
         return " AND ".join(CLASSIFIED.get(one, one) for one in names)
-    words = str(metadata.get("License") or "").strip()
+    words = _told(package, "License")
     known, meant = READ.get(re.sub(r"[-_.]+", "-", metadata["Name"]).lower(), (None, ""))
     return meant if words == known else words
+
+
+def _told(package: Distribution, field: str) -> str:
+    (first, *_) = package.metadata.get_all(field) or [""]
+    return str(first).strip()
 
 
 @cache

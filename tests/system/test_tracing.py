@@ -150,7 +150,7 @@ def test_the_api_goes_on_with_the_trace_of_its_caller_and_each_tick_begins_one(
     told = {"traceparent": f"00-{trace}-{span}-01"}
     token = token_of(tenant.id)
     job = {"kind": DOCUMENT, "arguments": {"document_id": str(tenant.add("a text")[0])}}
-    with api_of(processes, others=configured, api_kinds=DOCUMENT) as api:
+    with api_of(processes, configured, api_kinds=DOCUMENT) as api:
         assert api.ask("POST", "/v1/jobs", "nobody's", json=job, headers=told).status_code == 401
         answer = api.ask("POST", "/v1/jobs", token, json=job, headers=told)
         assert api.ask("GET", answer.headers["Location"], token, headers={"traceparent": "none"}).status_code == 200
