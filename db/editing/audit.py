@@ -140,6 +140,8 @@ class Entry:
     subject: str
     subject_id: UUID | None
     details: dict[str, Any]
+    ledger: str | None = None
+    """In which of the installation's logs it stands: a cluster's, or that of a database such as `east/acme`."""
 
 
 def list_entries(
@@ -168,8 +170,8 @@ def list_installation_entries(
     since: datetime | None = None,
     most: int = 100,
 ) -> Sequence[Entry]:
-    """As `list_entries`, of the installation's log, in a session of the owner at home. `slug` is of an organization
-    that there is or was."""
+    """As `list_entries`, of the installation's log where the owner's session is. `slug` is of an organization that
+    there is or was."""
     wanted = _wanted(InstallationEntry, subject, subject_id, actor, since, most)
     if slug is not None:
         wanted = wanted.where(InstallationEntry.details["slug"].astext == slug)

@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import click
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.documents.reading import find_document
 from docworker.db.editing.audit import FAILED, Entry, list_entries, list_installation_entries
-from docworker.db.errors import InvalidArgumentError
+from docworker.db.errors import DocworkerError, InvalidArgumentError
+from docworker.db.models import Placement
+from docworker.db.settings import HOME, settings
 from docworker.worker.cli.options import organization_open
 from docworker.worker.cli.output import json_option, print_json, print_table, quiet_logs
+from docworker.worker.logs import first_line
 from docworker.worker.tenants.owner import owning
 
 
@@ -41,7 +48,8 @@ Examples:
 def list_(
     subject: str | None, actor: str | None, since: str | None, limit: int, slug: str | None, as_json: bool
 ) -> None:
-    """List the newest entries first. Without an organization, as DOCWORKER_OWNER_URL, those of the installation."""
+    """List the newest entries first. Without an organization, as DOCWORKER_OWNER_URL, those of the installation,
+    from the ledgers of all clusters and databases."""
     begin = None if since is None else _time(since)
     if slug is None:
         entries = _of_installation(subject, actor, begin, limit)
@@ -53,11 +61,16 @@ def list_(
             )
     if as_json:
         print_json(entries)
-    else:
-        print_table(
-            ("time", "actor", "action", "subject", "details"),
-            ((one.created_at, one.actor, one.action, one.subject_id, _details(one)) for one in entries),
-        )
+        return
+    headings: tuple[str, ...] = ("time", "actor", "action", "subject", "details")
+    rows = [_row(one) for one in entries]
+    if slug is None:
+        headings, rows = (*headings, "ledger"), [(*row, one.ledger) for row, one in zip(rows, entries, strict=True)]
+    print_table(headings, rows)
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    return entry.created_at, entry.actor, entry.action, entry.subject_id, _details(entry)
 
 
 def _of_installation(subject: str | None, actor: str | None, since: datetime | None, limit: int) -> Sequence[Entry]:
@@ -65,10 +78,30 @@ def _of_installation(subject: str | None, actor: str | None, since: datetime | N
     subject_id = None if subject is None else _id(subject)
     noun = subject if subject in ("organization", "job") else None
     slug = None if noun is not None or subject_id is not None else subject
-    with owning() as connection, Session(connection) as session:
-        return list_installation_entries(
-            session, subject=noun, subject_id=subject_id, slug=slug, actor=actor, since=since, most=limit
-        )
+    found: list[Entry] = []
+    for place in _logs():
+        ledger = "/".join(filter(None, (place.cluster, place.database)))
+        try:
+            with owning(place) as connection, Session(connection) as session:
+                entries = list_installation_entries(
+                    session, subject=noun, subject_id=subject_id, slug=slug, actor=actor, since=since, most=limit
+                )
+        except (DBAPIError, DocworkerError) as error:  # one that is away, or being made, hides no other
+            if ledger == HOME:
+                raise
+            click.echo(f"docworker: left out is what stands in {ledger}: {first_line(error)}", err=True)
+        else:
+            found += [replace(one, ledger=ledger) for one in entries]
+    return sorted(found, key=lambda one: one.created_at, reverse=True)[:limit]
+
+
+def _logs() -> list[Place]:
+    """Where the installation has one: on each cluster, and in the databases of single organizations."""
+    of_databases = select(Placement.cluster, Placement.schema, Placement.database).distinct()
+    with owning() as connection:
+        rows = connection.execute(of_databases.where(Placement.database.is_not(None))).all()
+    own = [Place(cluster, SHARED_SCHEMA) for cluster in settings().cluster_names]
+    return [*own, *(Place(*row) for row in sorted(rows))]
 
 
 def _id(text: str) -> UUID | None:

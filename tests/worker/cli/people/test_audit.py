@@ -5,14 +5,20 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
+from docworker.db.catalog import place_of
+from docworker.db.cluster import database
+from docworker.db.editing.audit import record_with
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
+from docworker.db.tenants import steering
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
+from docworker.worker.tenants.places import Model
 from tests.support.commands import Answer, docworker
 from tests.support.tenants import Tenant
 
@@ -114,3 +120,22 @@ def test_jobs_of_a_suspended_organization_are_on_record_as_well(stack: LocalStac
     stack.wait_for_replicas()
     assert actions(log("-o", tenant.slug)) == [("job.cancelled", False)]
     assert create_tenant(tenant.slug).is_new is False
+
+
+def test_the_logs_of_all_ledgers_are_listed_together_with_where_they_stand(stack: LocalStack) -> None:
+    id_, _, _ = create_tenant("afar", model=Model.DATABASE, cluster="east")
+
+    def record(session: Session) -> None:
+        record_with(session, "paused", actor="cli:ada", subject="job", kind="process_document")
+
+    for kind in ("process_document", "process_folder"):
+        steering.pause(kind=kind, organization_id=id_, record=record)
+    steering.pause(kind="process_document", organization_id=None, record=record)
+    entries = log("--actor", "cli:ada")
+    afar = f"east/{place_of(id_, database()).database}"
+    assert [one["ledger"] for one in entries][:2] == [afar, afar]
+    assert sorted(one["ledger"] for one in entries[2:]) == sorted(["home", "east", afar])
+    assert log("--actor", "cli:ada", "--limit", "4") == entries[1:]
+    assert afar in do("audit", "list", "--actor", "cli:ada").out
+    steering.resume(kind="process_document", organization_id=None)
+    drop_tenant("afar")
