@@ -7,16 +7,13 @@ from docworker.db import ledger
 from docworker.db.ledger.telling.backlog import MOST_IN_ALL, due, under_way
 from docworker.db.ledger.telling.failures import failure_groups
 from docworker.db.ledger.telling.processes import processes
+from docworker.db.tenants.installation import NEEDED
 from docworker.worker.console.choosing import reason_parameter
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
 _SHOWN = 5
 _FAILURES_COUNTED = 10_000
-_NEEDED = {
-    "worker": "no worker lives, so jobs are not run: start `docworker worker`",
-    "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
-}
 
 
 def _show(view: View) -> Mapping[str, Any]:
@@ -44,7 +41,7 @@ def _show(view: View) -> Mapping[str, Any]:
         "running_of_workers": sum(int(one.details.get("running") or 0) for one in roles["worker"]),
         "slots": sum(int(one.details.get("processes") or 0) for one in roles["worker"]),
         "releases": sorted({one.release for one in living}),
-        "problems": [text for role, text in _NEEDED.items() if not roles[role]],
+        "problems": [text for role, text in NEEDED.items() if not roles[role]],
         "paused": paused,
         "ledgers": view.ledgers(),
         "ledger": view.ledger,
