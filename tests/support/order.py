@@ -10,6 +10,7 @@ OWN_PROCESSES = frozenset({"processes", "bare_workers", "own_stack", "new_stack"
 SYSTEM = (
     "system",
     "db/invariants",
+    "db/ledger/waiting/test_keys_model.py",
     "db/ledger/waiting/test_order_model.py",
     "jobs/kinds/test_webhooks.py",
     "deploy",
