@@ -2,7 +2,7 @@
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
 document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot,
---search, --files, --console.
+--tree, --search, --files, --console.
 """
 
 import argparse
@@ -56,6 +56,10 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
         from benchmarks.endurance import hold_snapshot
 
         hold_snapshot(servers, asked.held_snapshot * 60, one_by_one=asked.one_by_one, dead=asked.dead)
+    elif asked.tree:
+        from benchmarks.trees import measure_tree
+
+        measure_tree(servers, asked.tree)
     elif asked.search:
         from benchmarks.search import measure_search
 
@@ -105,6 +109,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--one-by-one", action="store_true", help="--held-snapshot: a kind that takes no batches")
     parser.add_argument("--dead", type=int, default=0, help="--held-snapshot: with one, as after so many jobs (0)")
+    parser.add_argument("--tree", type=positive, metavar="CHILDREN", help="a job with so many, and a chain of jobs")
     parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
     parser.add_argument("--files", type=Path, metavar="DIR", help="reading, importing and processing what is in there")
     parser.add_argument("--console", type=positive, metavar="JOBS", help="each page of the console, among so many")

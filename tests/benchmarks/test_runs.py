@@ -96,6 +96,19 @@ def test_held_snapshot_run_compares_with_and_without(shape: list[str]) -> None:
     assert re.search(r"^a look [^,]*, ms: \d+\.\d with, \d+\.\d without$", said, re.MULTILINE), said
 
 
+def test_a_tree_ends_is_cancelled_and_run_again_and_so_is_a_chain() -> None:
+    said = benchmark("--tree", "20")
+
+    steps = [line.split(", s ")[0] for line in said.splitlines()]
+    assert [what for what in steps if what.endswith(" jobs")] == [
+        "cancelling the tree, 21 jobs",
+        "running it again, 21 jobs",
+        "cancelling the chain, 1,000 jobs",
+        "running it again, 1,000 jobs",
+    ], said
+    assert re.search(r"^this process grew by, MB +\d+$", said, re.MULTILINE), said
+
+
 def test_reading_files_ends_with_what_importing_them_took(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<p>some words</p>")
     shutil.copy(PROJECT / "samples" / "documents" / "handbook" / "annual-report.pdf", tmp_path)
