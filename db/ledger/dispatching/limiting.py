@@ -12,6 +12,10 @@ from uuid import UUID
 from docworker.db.ledger.waiting.rates import Rate
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 
+TOGETHER_SECONDS = 10.0
+"""No more jobs that a rate counts share a message than it lets go in this time: what a message has not come to is
+handed back, and has spent of it. Those of a slower rate travel alone."""
+
 
 class Bucket(NamedTuple):
     """Whose and of which kind the jobs are that a rate counts together; the nil organization and '' stand for all."""
@@ -90,9 +94,20 @@ class Book:
         """Whether there is a rule for the kind as a whole, so that organizations wait in line for it."""
         return (SYSTEM_ORGANIZATION_ID, kind, False) in self._rules
 
-    def is_rated(self, organization_id: UUID, kind: str) -> bool:
-        """Whether some rate counts an organization's jobs of the kind."""
-        return self._rules.has_rates and any(rule.rate is not None for _, rule in self._all(organization_id, kind))
+    def together(self, organization_id: UUID, kind: str) -> int | None:
+        """How many jobs of an organization and kind that run one by one may share a message; None where no rate counts
+        them. 0: each travels alone."""
+        return self._together(self._all(organization_id, kind))
+
+    def together_of_kind(self, kind: str) -> int | None:
+        """The same of all organizations, by the rates that count them together."""
+        return self._together(self._of_all(kind))
+
+    def _together(self, rules: Iterable[tuple[Bucket, Rule]]) -> int | None:
+        if not self._rules.has_rates:
+            return None
+        each = [int(TOGETHER_SECONDS / rule.rate.interval) for _, rule in rules if rule.rate is not None]
+        return min(each, default=None)
 
     def is_over(self, organization_id: UUID) -> bool:
         """Whether a rule stands in for the setting of how many jobs an organization may run."""
@@ -135,6 +150,9 @@ class Book:
 
     def _all(self, organization_id: UUID, kind: str) -> Iterator[tuple[Bucket, Rule]]:
         yield from self._of_organization(organization_id, kind)
+        yield from self._of_all(kind)
+
+    def _of_all(self, kind: str) -> Iterator[tuple[Bucket, Rule]]:
         for one in (kind, ""):
             if (rule := self._rules.get((SYSTEM_ORGANIZATION_ID, one, False))) is not None:
                 yield Bucket(SYSTEM_ORGANIZATION_ID, one), rule

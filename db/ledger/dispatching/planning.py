@@ -2,6 +2,7 @@
 is in `db.ledger.dispatching.dispatch`, and whose turn it is in `db.ledger.dispatching.turns`.
 """
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,16 +115,17 @@ class Turn(Enum):
     NOTHING = "nothing"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Draft:
     id: UUID
     kind: str
     room: int
+    of_organization: Counter[UUID] = field(default_factory=Counter)
 
 
 class Planner:
     """Fills at most `capacity` messages, each with jobs of one kind. They are begun before they are filled, so that
-    idle workers share what there is. Jobs set apart travel alone."""
+    idle workers share what there is. Jobs set apart travel alone, and so do those of slow rates."""
 
     def __init__(
         self,
@@ -296,20 +298,31 @@ class Planner:
         return min(may)
 
     def _draft_for(self, lane: Lane) -> _Draft | None:
-        is_alone = self._travels_alone(lane)
+        together = 0 if lane.alone else self._together(lane)
         if len(self.kind_of) < self._capacity:
-            size = self._limits.size_of(lane.kind)
-            draft = _Draft(new_id(), lane.kind, 1 if is_alone or size is None else size.room)
+            draft = _Draft(new_id(), lane.kind, self._room_for(lane) if together else 1)
             self.kind_of[draft.id] = lane.kind
             return draft
-        is_open = self._open.get(lane.kind)
-        return None if is_alone or not is_open else is_open.popleft()
+        is_open = self._open.get(lane.kind, deque())
+        fits = next((one for one in is_open if one.of_organization[lane.organization_id] < together), None)
+        if fits is not None:
+            is_open.remove(fits)
+        return fits
 
-    def _travels_alone(self, lane: Lane) -> bool:
-        """Also where a rate counts it and the jobs of a message run one by one: what is handed back has spent of it."""
-        if lane.alone or lane.kind in self._limits.batch_kinds or lane.kind in self._limits.concurrent_kinds:
-            return lane.alone
-        return self._book.is_rated(lane.organization_id, lane.kind)
+    def _together(self, lane: Lane) -> float:
+        """How many of a lane's jobs may share a message. What is handed back has spent of its rates, so there is a
+        bound where the jobs of a message run one by one."""
+        together = self._book.together(lane.organization_id, lane.kind) if self._is_one_by_one(lane.kind) else None
+        return math.inf if together is None else together
+
+    def _room_for(self, lane: Lane) -> int:
+        size = self._limits.size_of(lane.kind)
+        room = 1 if size is None else size.room
+        together = self._book.together_of_kind(lane.kind) if self._is_one_by_one(lane.kind) else None
+        return room if together is None else min(room, together)
+
+    def _is_one_by_one(self, kind: str) -> bool:
+        return kind not in self._limits.batch_kinds and kind not in self._limits.concurrent_kinds
 
     def _send(self, lane: Lane, draft: _Draft, jobs: int) -> None:
         self.picks.setdefault(lane.key, []).extend([draft.id] * jobs)
@@ -320,6 +333,7 @@ class Planner:
         self._of_both[lane.organization_id, lane.kind] += jobs
         self._book.take(lane.organization_id, lane.kind, jobs)
         draft.room -= jobs
+        draft.of_organization[lane.organization_id] += jobs
         is_open = self._open.setdefault(lane.kind, deque())
         if draft.room:
             is_open.append(draft)

@@ -72,6 +72,11 @@ def empty() -> None:
         session.execute(text("UPDATE ledger.limit_changes SET spends = spends + 1"))
 
 
+def take_away(kind: str) -> None:
+    with all_jobs_session() as session:
+        session.execute(text("DELETE FROM ledger.jobs WHERE kind = :kind"), {"kind": kind})
+
+
 @pytest.fixture
 def organizations(opened: Database) -> list[LedgerSteps]:
     empty()
@@ -191,22 +196,43 @@ def test_a_rate_is_spent_once_whichever_dispatcher_plans_and_fills_again(organiz
     eventually(lambda: look(second), within_seconds=5, what="a faster rate lets the last one go")
 
 
-def test_who_has_a_rate_travels_alone_and_the_others_share_a_message(organizations: list[LedgerSteps]) -> None:
-    set_limit(organization_id=organizations[0].organization_id, rate=Rate(jobs=1000, seconds=1, burst=1000))
-    for one in organizations:
-        one.enqueue(1, kind="one")
+def messages_of_singles(capacity: int, room: int) -> list[Counter[UUID]]:
+    """Of each message of a look how many jobs each organization has in it, where the jobs of one run one by one."""
     in_force = LimitsInForce()
     with all_jobs_session() as session:
         permit = ledger.may_plan(session)
         assert permit is not None
         in_force.refresh(session, permit)
-        limits = ledger.Limits(lambda _: ledger.Size(1, 3), largest_single=3, book=in_force.book())
+        limits = ledger.Limits(lambda _: ledger.Size(1, room), largest_single=room, book=in_force.book())
         dispatched = ledger.dispatch_due(
-            session, ledger.Turns(), ledger.load(session), limits, capacity=2, redispatch_after_seconds=60
+            session, ledger.Turns(), ledger.load(session), limits, capacity=capacity, redispatch_after_seconds=60
         )
-    shared = sorted([part.organization_id for part in message.parts] for message in dispatched.messages)
-    first, *others = [one.organization_id for one in organizations]
-    assert shared == [[first], others]
+    return [
+        Counter({part.organization_id: len(part.job_ids) for part in message.parts}) for message in dispatched.messages
+    ]
+
+
+def test_who_has_a_slow_rate_travels_alone_and_the_others_share_a_message(organizations: list[LedgerSteps]) -> None:
+    slow, fast, free = (one.organization_id for one in organizations)
+    set_limit(organization_id=slow, rate=Rate(jobs=5, seconds=60, burst=100))
+    set_limit(organization_id=fast, rate=Rate(jobs=1000, seconds=1, burst=1000))
+    for one in organizations:
+        one.enqueue(1, kind="one")
+    assert messages_of_singles(capacity=2, room=3) == [Counter([slow]), Counter([fast, free])]
+
+
+def test_no_more_share_a_message_than_their_rate_makes_good_soon(organizations: list[LedgerSteps]) -> None:
+    first, second, third = organizations
+    set_limit(organization_id=first.organization_id, rate=Rate(jobs=1, seconds=4, burst=100))
+    for one, jobs in ((first, 9), (second, 4), (third, 4)):
+        one.enqueue(jobs, kind="one")
+    (message,) = messages_of_singles(capacity=1, room=20)
+    assert message[first.organization_id] == 2
+    set_limit(kind="two", rate=Rate(jobs=1, seconds=3, burst=100))
+    for one in organizations:
+        one.enqueue(4, kind="two")
+    take_away("one")
+    assert [message.total() for message in messages_of_singles(capacity=3, room=20)] == [3, 3, 3]
 
 
 def test_what_was_not_committed_has_spent_nothing(organizations: list[LedgerSteps]) -> None:
