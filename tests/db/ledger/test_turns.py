@@ -247,6 +247,28 @@ def test_who_comes_to_a_backlog_is_served_within_a_round_and_gets_its_share_and_
     assert had >= 0.95 * due - 32 * dearest, "what was sent before ends first"
 
 
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.floats(0.5, 4), min_size=2, max_size=5), st.floats(0.5, 4), st.integers(0, 6), st.booleans())
+def test_who_comes_gets_its_share_from_its_first_job_on(
+    weights: list[float], weight: float, place: int, was_there: bool
+) -> None:
+    """Where all jobs cost the same: at no moment more than a visit ahead, or two behind. Of whom no cost is known yet,
+    each process may have begun one more before that is noticed."""
+    waiting = {2 * number: Waits(0.2, one) for number, one in enumerate(weights, 1)}
+    number, workers = 2 * place + 1, Workers(spread=0.0)
+    together = waiting | {number: Waits(0.2, weight)}
+    workers.run(together if was_there else waiting, 2)
+    workers.run(waiting, 5)
+    sent = len(workers.order)
+    workers.run(together, 2)
+    share, visit = weight / (sum(weights) + weight), weight * len(together) / (sum(weights) + weight)
+    ahead, had = visit + (1.5 if was_there else 9.5), 0
+    for jobs, one in enumerate(workers.order[sent:], 1):
+        had += one == number
+        assert had <= share * jobs + ahead, "it has a credit"
+        assert had >= share * jobs - 2 * visit - 2.5, "it has a debt"
+
+
 def test_who_ran_long_before_the_others_came_owes_them_nothing() -> None:
     workers = Workers()
     workers.run({1: Waits(1.0)}, 30)
