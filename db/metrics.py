@@ -26,7 +26,9 @@ POSITION_WAIT_SECONDS = Histogram(
 RECOVERY_CONFLICTS = Counter(
     "docworker_recovery_conflicts_total", "Reads that a replica's replay cancelled.", ("cluster", "role")
 )
-DISK_FULL = Counter("docworker_disk_full_total", "Writes that a server refused because its disk is full.", _POOL)
+DISK_FULL = Counter(
+    "docworker_disk_full_total", "Writes that a server refused for want of room; `role` is whose disk.", _POOL
+)
 REPLICA_LAG_SECONDS = Gauge(
     "docworker_replica_lag_seconds", "How long a replica has missed something.", _POOL, multiprocess_mode="livemax"
 )

@@ -108,7 +108,7 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
     The first one to the master also shows whether the settings' pools fit. Behind a pooler, where prepared statements
     are off, the server's limit says nothing.
     """
-    metrics.DISK_FULL.labels(server.cluster, server.role)  # there with 0, so that the first one is an increase
+    metrics.DISK_FULL.labels(server.cluster, server.disk)  # there with 0, so that the first one is an increase
     capacity = settings if server.role == "master" and settings.prepared_statements else None
 
     discovery: MasterDiscovery | None = None

@@ -66,7 +66,7 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
 def count_full_disk(server: Server, error: BaseException) -> None:
     """Where that is what the server has refused for."""
     if sqlstate_of(error) == _DISK_FULL:
-        metrics.DISK_FULL.labels(server.cluster, server.role).inc()
+        metrics.DISK_FULL.labels(server.cluster, server.disk).inc()
 
 
 def send(driver: Any, statements: str, timeout_seconds: float | None = None) -> list[PGresult]:

@@ -98,6 +98,11 @@ class Server:
     def is_replica(self) -> bool:
         return self.role.startswith("replica")
 
+    @property
+    def disk(self) -> str:
+        """Whose disk it writes to: the dispatcher and the leases have addresses of their own and the master's disk."""
+        return self.role if self.is_replica else "master"
+
 
 def replica_role(number: int) -> str:
     """What replica `number`, counted from 0, is called in metrics, logs and messages, which count from 1."""

@@ -18,6 +18,7 @@ from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
 from docworker.migrations.runner import upgrade
 from docworker.worker.local.stack import LocalStack
+from tests.support.commands import docworker
 from tests.support.database import opened_database
 from tests.support.disks import fill, make_room, mounted
 from tests.support.metrics import metric
@@ -105,6 +106,8 @@ def test_jobs_wait_for_room_on_the_masters_disk(
         before = refusals()
         accepted += add_until_refused(tenant)
         assert refusals() == before + 1
+        examined = docworker("doctor", "--json")
+        assert "refuses writes: could not extend file" in examined.out, examined
 
         eventually(lambda: metric("docworker_disk_full_total") > 0, within_seconds=60, what="the worker tells")
         assert metric("docworker_store_disk_bytes", part="size") > 0

@@ -14,9 +14,10 @@ def test_an_idle_worker_tells_that_a_replica_is_dead(tenant: Tenant, processes: 
     worker = processes.start("worker", environment={"DOCWORKER_REPLICA_URLS": replicas})
     worker.wait_for_log("worker.ready", within_seconds=60)
 
-    def told() -> list[float]:
-        healthy = {labels: value for (name, labels), value in samples().items() if name == "docworker_replica_healthy"}
-        return [value for _, value in sorted(healthy.items(), key=lambda one: dict(one[0])["role"])]
-
     expected = [1.0] * len(settings().replica_urls) + [0.0]
-    eventually(lambda: told() == expected, within_seconds=60, what="the replicas are told of")
+
+    def told() -> None:
+        healthy = {labels: value for (name, labels), value in samples().items() if name == "docworker_replica_healthy"}
+        assert [value for _, value in sorted(healthy.items(), key=lambda one: dict(one[0])["role"])] == expected
+
+    eventually(told, within_seconds=60, what="the replicas are told of")

@@ -30,6 +30,8 @@ def reason_of(error: Exception) -> str | None:
         else:
             remedy = f"check {setting}, or start one with `docworker up`"
         return f"no connection to the database: {message}; {remedy}"
+    if isinstance(cause, psycopg.errors.DiskFull):
+        return f"the database's disk is full: {message}; make room there, and run the command again"
     return f"the database refused ({cause.sqlstate}): {message}"
 
 

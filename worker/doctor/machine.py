@@ -1,5 +1,6 @@
 """`examine_machine`: what of this machine docworker uses: the kernel's sandbox, the store, directories, Tesseract."""
 
+import errno
 import io
 import os
 import shutil
@@ -49,7 +50,9 @@ def _store(configured: Settings) -> Iterator[Finding]:
         finally:
             store.delete_all(nobody)
     except (DocworkerError, OSError) as fault:
-        yield error(subject, str(fault), "make it, and let the user of docworker write there")
+        is_full = getattr(fault.__cause__, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+        remedy = "make room there, or move it" if is_full else "make it, and let the user of docworker write there"
+        yield error(subject, str(fault), remedy)
         return
     if "://" not in configured.store:
         yield from _room(subject, Path(configured.store))

@@ -34,6 +34,10 @@ _HAS_ROLE = """
 SELECT pg_catalog.pg_has_role(current_user, pg_catalog.to_regrole(%(role)s), 'MEMBER')
 FROM pg_catalog.pg_roles WHERE rolname = %(role)s
 """
+_MEGABYTE = """
+CREATE TEMPORARY TABLE docworker_doctor ON COMMIT DROP AS
+SELECT pg_catalog.repeat('x', 1000) FROM pg_catalog.generate_series(1, 1000)
+"""
 _UNUSED_SLOTS = """
 SELECT slot_name, pg_catalog.pg_size_pretty(
          pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)) AS kept
@@ -147,6 +151,7 @@ class Servers:
             except ConfigurationError as fault:
                 reason, _, remedy = str(fault).rpartition(": ")
                 yield error(place, reason, remedy)
+        yield from _room(connection, place)
         for name, kept in connection.execute(_UNUSED_SLOTS):
             yield warning(
                 place,
@@ -199,6 +204,22 @@ def _role(connection: psycopg.Connection[Any], address: Address, facts: Any, pla
         )
     elif not row[0]:
         yield error(place, f"{facts.name} is not {address.role}", f"log in as {address.role}")
+
+
+def _room(connection: psycopg.Connection[Any], place: str) -> Iterator[Finding]:
+    """No server tells how full its disk is: it is asked to write a little, and to take it back."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET TRANSACTION READ WRITE")
+            connection.execute(_MEGABYTE)
+    except psycopg.errors.InsufficientPrivilege:
+        return  # TEMPORARY was taken from everybody
+    except psycopg.errors.DiskFull as fault:
+        yield error(
+            place,
+            f"refuses writes: {fault.diag.message_primary}",
+            "make room on its disk: docs/on-call.md, under A full disk",
+        )
 
 
 def _unreachable(address: Address, fault: psycopg.Error) -> Finding:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from docworker.db.cluster.servers import Timelines
+from docworker.db.cluster.servers import Server, Timelines
 from docworker.db.errors import ConfigurationError
 
 
@@ -36,3 +36,8 @@ def test_timeline_is_heard_of_in_messages_and_from_those_it_was_forked_with() ->
         os._exit(0)
     os.waitpid(child, 0)
     assert listener.highest == 5
+
+
+def test_every_address_of_the_master_leads_to_its_disk() -> None:
+    disks = {role: Server("home", role, Timelines()).disk for role in ("master", "dispatcher", "lease", "replica2")}
+    assert disks == {"master": "master", "dispatcher": "master", "lease": "master", "replica2": "replica2"}

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+import psycopg
 import pytest
 
 from docworker.worker.cli import SECTIONS, LazyGroup
+from docworker.worker.cli.database_errors import reason_of
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import docworker
 from tests.support.project import PROJECT
@@ -220,3 +222,10 @@ def test_closed_pipe_is_no_error(environment: dict[str, str]) -> None:
         text=True,
     )
     assert done.stderr == ""
+
+
+def test_a_full_disk_is_told_with_what_to_do() -> None:
+    reason = reason_of(psycopg.errors.DiskFull('could not extend file "base/5/1259"'))
+    assert reason == (
+        'the database\'s disk is full: could not extend file "base/5/1259"; make room there, and run the command again'
+    )
