@@ -188,6 +188,7 @@ EXEMPT: dict[str, str] = {
     "docworker.worker.cli.output.size_text": "shows a number",
     "docworker.worker.console.shown.ago": "shows a time",
     "docworker.worker.console.shown.number": "shows a number",
+    "docworker.worker.console.shown.prepare": "reads our own templates",
     "docworker.worker.console.shown.render": "shows values, each as `bounded` has it",
     "docworker.worker.console.shown.seconds": "shows a number",
     "docworker.worker.console.shown.sparkline": "shows numbers",
