@@ -30,7 +30,7 @@ def test_settings_exist(path: Path) -> None:
 
 @page
 def test_commands_exist(path: Path) -> None:
-    named = re.findall(r"(?:`|^ {4}|bin/)docworker ([^`\n]+)", path.read_text(), re.MULTILINE)
+    named = re.findall(r"(?:`|^ {4}|bin/)docworker(?:-as [a-z,]+)? ([^`\n]+)", path.read_text(), re.MULTILINE)
     assert [words for words in named if not is_command(words)] == []
 
 

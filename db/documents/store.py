@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from docworker.db.addresses import without_secrets
 from docworker.db.errors import BadInputError, ConfigurationError, DocworkerError, InvalidArgumentError, StoreError
 from docworker.db.settings import settings
 
@@ -110,6 +111,11 @@ class SourceStore:
         self.url = url
         self.max_source_bytes = max_source_bytes
 
+    @property
+    def place(self) -> str:
+        """Where it is, as people may see it: an address without secrets, or a whole path."""
+        return without_secrets(self.url) if "://" in self.url else str(Path(self.url).absolute())
+
     def identify(self, organization_id: UUID, stream: BinaryIO) -> Source:
         """The key and size that `put` would give these bytes, without writing anything.
 
@@ -176,10 +182,13 @@ class SourceStore:
                     content = b"".join(self._chunks(stream))
             except FileNotFoundError as error:
                 self._assert_mounted()
-                raise SourceMissingError(f"the source {key} is not in {self.url}: import the file again") from error
+                raise SourceMissingError(
+                    f"the source {key} is not in {self.place}, where this process has its store: if it was imported "
+                    "with another DOCWORKER_STORE, set the same for all; then import the file again"
+                ) from error
         if hashlib.sha256(content).hexdigest() != _sha256_of(key):
             raise SourceCorruptError(
-                f"the source {key} in {self.url} has other bytes than were put there ({len(content)} bytes found): "
+                f"the source {key} in {self.place} has other bytes than were put there ({len(content)} bytes found): "
                 "import the file again"
             )
         return content
@@ -241,7 +250,7 @@ class SourceStore:
         """A store that is missing as a whole, an unmounted disk, says nothing about a single source."""
         filesystem, root = cast(Any, fsspec).url_to_fs(self.url)
         if isinstance(filesystem, LocalFileSystem) and not Path(root).is_dir():
-            raise StoreError(f"the source store {self.url} is not there: mount it or correct DOCWORKER_STORE")
+            raise StoreError(f"the source store {self.place} is not there: mount it or correct DOCWORKER_STORE")
 
     @contextmanager
     def _explained(self, action: str, key: str) -> Iterator[None]:
@@ -251,7 +260,7 @@ class SourceStore:
             raise
         except Exception as error:
             # Every driver of fsspec has errors of its own besides OSError.
-            raise StoreError(f"cannot {action} the source {key} in {self.url}: {_remedy(error)}") from error
+            raise StoreError(f"cannot {action} the source {key} in {self.place}: {_remedy(error)}") from error
 
 
 def source_store() -> SourceStore:

@@ -25,6 +25,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from docworker.db.documents.store import source_store
 from docworker.db.errors import ConfigurationError
 from docworker.db.settings import Settings, settings
 from docworker.jobs.execution.lease_board import MOST_CLAIMS
@@ -93,6 +94,7 @@ def _details(app: Celery, configured: Settings) -> dict[str, Any]:
         "processes": configured.worker_processes,
         "pool": configured.worker_pool,
         "queue": configured.queue,
+        "store": source_store().place,
     }
 
 

@@ -14,7 +14,7 @@ from docworker.worker.consumer.worker import check_time_limits
 from docworker.worker.doctor.broker import examine_broker
 from docworker.worker.doctor.configuration import unknown_settings
 from docworker.worker.doctor.finding import Finding, Level, error
-from docworker.worker.doctor.installation import examine_ledger, examine_schema
+from docworker.worker.doctor.installation import examine_ledger, examine_schema, examine_sources
 from docworker.worker.doctor.machine import examine_machine
 from docworker.worker.doctor.postgres import Servers
 
@@ -36,10 +36,11 @@ def examine(configured: Settings, app: Celery) -> Iterator[Part]:
     yield _part("settings", lambda: _settings(configured, app))
     servers = Servers(configured)
     yield _part("PostgreSQL servers", servers.examine)
-    schema, ledger = "DOCWORKER_OWNER_URL", "DOCWORKER_DISPATCHER_URL"
+    schema, ledger, master = "DOCWORKER_OWNER_URL", "DOCWORKER_DISPATCHER_URL", "DOCWORKER_MASTER_URL"
     for name, setting, url, look in (
         ("databases", schema, configured.owner_url, lambda: examine_schema(configured)),
         ("ledger", ledger, configured.dispatcher_url, lambda: examine_ledger(configured, known_kinds(app))),
+        ("sources", master, configured.master_url, lambda: examine_sources(configured)),
     ):
         if url is None:
             yield Part(name, skipped=f"{setting} is not set")

@@ -1,16 +1,21 @@
-"""`examine_schema`, `examine_ledger`: whether the databases are as this release needs them, and who works on them."""
+"""`examine_schema`, `examine_ledger`, `examine_sources`: whether databases are as this release needs them, who works
+on them, and whether the store is theirs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import close_database, open_database
 from docworker.db.cluster.snapshots import SnapshotWatch
-from docworker.db.ledger.telling.processes import processes
+from docworker.db.documents.store import source_store
+from docworker.db.errors import UnavailableOrganizationError
+from docworker.db.ledger.telling.processes import ProcessState, processes
+from docworker.db.models import Document, Placement, PlacementState
 from docworker.db.models.revision import KNOWN_REVISIONS
-from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions import all_jobs_session, reading
 from docworker.db.settings import Settings
 from docworker.jobs.kind import Kind
 from docworker.migrations.places import behind, revision_of_home
@@ -21,6 +26,8 @@ from docworker.worker.tenants.owner import owning
 LONG_HELD_SECONDS = 300.0
 _MIGRATE = "run `docworker migrate`"
 _SHOWN = 5
+_ORGANIZATIONS, _DOCUMENTS = 20, 3
+"""How many organizations, and of each how many documents, have their bytes looked for in the store."""
 
 _MISSING_GRANTS = text("""
 WITH needed AS (
@@ -98,6 +105,7 @@ def examine_ledger(configured: Settings, kinds: dict[str, Kind]) -> Iterator[Fin
             yield warning(f"docworker {role}", "none lives", f"start `docworker {role}`; `docworker status` shows all")
     if len(releases := sorted({one.release for one in living})) > 1:
         yield warning("processes", f"several releases run: {', '.join(releases)}", "end those of the older release")
+    yield from _stores([one for one in living if one.role == "worker"])
     known = frozenset().union(*(one.kinds for one in living if one.role == "worker")) or frozenset(kinds)
     for kind in sorted(waiting - known):
         yield error(
@@ -118,3 +126,47 @@ def examine_ledger(configured: Settings, kinds: dict[str, Kind]) -> Iterator[Fin
                 f"has held a snapshot for {holder.seconds:.0f} s: dead rows of the queue stay",
                 holder.remedy,
             )
+
+
+def _stores(workers: Sequence[ProcessState]) -> Iterator[Finding]:
+    ours = source_store().place
+    told = {(str(one.details.get("store", ours)), one.host) for one in workers}
+    others = sorted(f"{store} on {host}" for store, host in told if store != ours)
+    if others:
+        yield warning(
+            "DOCWORKER_STORE",
+            f"is {ours} here, and workers have {', '.join(others[:_SHOWN])}: they miss what is imported from here",
+            "set the same for all, unless it is one place under several names",
+        )
+
+
+def examine_sources(configured: Settings) -> Iterator[Finding]:
+    """Whether the store has the bytes of some of the newest documents of some of the newest organizations."""
+    # One process asks, however many a worker has.
+    open_database(configured.model_copy(update={"worker_processes": 1}), application_name="docworker doctor")
+    try:
+        named = list(_named_sources())
+    finally:
+        close_database()
+    store = source_store()
+    missing = [key for key in named if not store.exists(key)]
+    if missing:
+        yield error(
+            "DOCWORKER_STORE",
+            f"{store.place} lacks {len(missing)} of {len(named)} files of documents, such as {missing[0]}",
+            "set the same DOCWORKER_STORE for all who import files and who work, or restore it: docs/backup.md",
+        )
+
+
+def _named_sources() -> Iterator[str]:
+    # By their keys, which are about as old as what they are of: to look at some, that is enough.
+    organizations = select(Placement.organization_id).where(Placement.state == PlacementState.ACTIVE)
+    with reading(None, source="master") as session:
+        newest = session.scalars(organizations.order_by(Placement.organization_id.desc()).limit(_ORGANIZATIONS)).all()
+    for organization_id in newest:
+        documents = select(Document.source_key).where(
+            Document.organization_id == organization_id, Document.source_key.is_not(None), Document.deleted_at.is_(None)
+        )
+        with suppress(UnavailableOrganizationError), reading(organization_id, source="master") as session:
+            found = session.scalars(documents.order_by(Document.id.desc()).limit(_DOCUMENTS)).all()
+            yield from (key for key in found if key is not None)

@@ -42,6 +42,12 @@ def _sandbox(configured: Settings) -> Iterator[Finding]:
 def _store(configured: Settings) -> Iterator[Finding]:
     subject, nobody, content = "DOCWORKER_STORE", new_id(), os.urandom(64)
     store = source_store()
+    if "://" not in store.url and not Path(store.url).is_absolute():
+        yield warning(
+            subject,
+            f"{store.url} is a place relative to where a process was started: here {store.place}, elsewhere another",
+            "set an absolute path, or the address of an object store, the same for all who import files and who work",
+        )
     try:
         key = store.put(nobody, io.BytesIO(content)).key
         try:

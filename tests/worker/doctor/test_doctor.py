@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from docworker.db.models.revision import KNOWN_REVISIONS
 from docworker.db.settings import settings
 from docworker.db.tenants.organizations import create_organization
+from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.pipeline.confinement import offered
 from docworker.migrations.runner import upgrade
 from docworker.worker.app import build_app
@@ -23,6 +25,7 @@ from docworker.worker.doctor import installation
 from docworker.worker.doctor.configuration import unknown_settings
 from docworker.worker.doctor.examination import Part, examine
 from docworker.worker.doctor.finding import Finding, Level
+from docworker.worker.doctor.machine import examine_machine
 from docworker.worker.local.servers.roles import drop_database
 from docworker.worker.local.stack import LocalStack
 from tests.support.commands import docworker
@@ -83,10 +86,11 @@ def test_nothing_is_wrong_with_a_healthy_installation(healthy: LocalStack) -> No
         "PostgreSQL servers",
         "databases",
         "ledger",
+        "sources",
         "broker",
         "machine",
     ]
-    assert [part.skipped for part in parts] == [None] * 6
+    assert [part.skipped for part in parts] == [None] * 7
     assert [one for part in parts for one in part.findings if one.level is Level.ERROR] == []
     warnings = [one.subject for part in parts for one in part.findings if one.level is Level.WARNING]
     assert [one for one in warnings if one != "DOCWORKER_SANDBOX"] == [
@@ -173,7 +177,7 @@ def test_servers_that_are_away_are_said_once(environment: Environment) -> None:
         for name, value in environment.items()
     }
     parts = examined(away)
-    assert [part.name for part in parts if part.skipped] == ["databases", "ledger"]
+    assert [part.name for part in parts if part.skipped] == ["databases", "ledger", "sources"]
     assert [one.subject.split()[0] for part in parts for one in part.findings if one.level is Level.ERROR] == [
         "DOCWORKER_MASTER_URL",
         "DOCWORKER_REPLICA_URLS",
@@ -233,6 +237,12 @@ STATEMENTS = {
         "DELETE FROM ledger.processes",
         "several releases run: 1.0, 2.0",
     ),
+    "a worker with another store": (
+        "INSERT INTO ledger.processes (id, role, host, process_id, release, details) VALUES"
+        " (gen_random_uuid(), 'worker', 'one', 1, '1.0', '{\"store\": \"/srv/elsewhere\"}')",
+        "DELETE FROM ledger.processes",
+        "workers have /srv/elsewhere on one",
+    ),
 }
 
 
@@ -288,6 +298,32 @@ def test_a_job_that_no_worker_knows_is_named(healthy: LocalStack, environment: E
         assert [one.subject for one in errors_of(environment)] == ["kind long.gone"]
 
 
+def test_a_store_that_lacks_the_files_of_documents_is_named(
+    healthy: LocalStack, environment: Environment, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("A text.")
+    with applied(environment), opened_database():
+        organization_id = create_organization("keeper")
+        (imported,) = import_tree(organization_id, tmp_path)
+        assert imported.imported == "new"
+    assert errors_of(environment) == []
+    (found,) = errors_of(home_of(healthy, store=str(tmp_path / "elsewhere")))
+    assert found.subject == "DOCWORKER_STORE"
+    assert f"{tmp_path}/elsewhere lacks 1 of 1 files of documents, such as {organization_id}/" in found.fault
+
+
+def test_a_store_that_depends_on_where_one_stands_is_named(
+    healthy: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = home_of(healthy)
+    del environment["DOCWORKER_STORE"]
+    with applied(environment):
+        found = [one for one in examine_machine(settings()) if one.subject == "DOCWORKER_STORE"]
+    assert [one.level for one in found] == [Level.WARNING]
+    assert f"here {tmp_path}/var/store, elsewhere another" in found[0].fault
+
+
 @pytest.mark.parametrize(
     ("encoding", "fault"), [("SQL_ASCII", "cannot keep every text"), ("UTF8", "has no tables of docworker")]
 )
@@ -337,6 +373,7 @@ def test_the_command_says_it_and_ends_with_1(healthy: LocalStack) -> None:
 # Starts as in a container whose filter keeps Landlock from us.
 WITHOUT_LANDLOCK = """
 import ctypes, errno, os, sys
+from docworker.jobs.imports.importing import import_tree
 from docworker.jobs.pipeline.confinement import seccomp
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
 refused = seccomp.when(444, [], 0x50000 | errno.ENOSYS)

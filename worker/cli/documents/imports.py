@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from docworker.db.documents.folders import FolderPath
 from docworker.db.documents.reading import load_statuses, parse_path, path_text
+from docworker.db.documents.store import SourceMissingError, source_store
 from docworker.db.editing.documents import change_documents, deleted
 from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.importing import FileResult, import_tree
@@ -105,6 +106,7 @@ def import_(
                     _follow(organization_id, results, timeout, progress)
         outcomes = _outcomes(organization_id, results)
         _report(outcomes, as_json=as_json)
+        _tell_of_stores(outcomes)
         if prune:
             _prune(organization_id, find_gone(organization_id, seen, parse_path(into), before=begun_at), yes=yes)
     failed = {"failed", "pending"} if wait else {"failed"}
@@ -184,6 +186,16 @@ def _follow(organization_id: UUID, results: Sequence[FileResult], timeout: float
                 hinted.add(hint)
                 progress.console.print(f"{state.live} jobs wait: {hint}")
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - now)))
+
+
+def _tell_of_stores(outcomes: Sequence[Outcome]) -> None:
+    """A worker that misses bytes which were put into the store a moment ago looks into another one."""
+    if any(one.reason is not None and SourceMissingError.__name__ in one.reason for one in outcomes):
+        click.echo(
+            f"this command keeps the files in {source_store().place}, and the worker looked elsewhere: give both the "
+            "same DOCWORKER_STORE, and run it again",
+            err=True,
+        )
 
 
 def _outcomes(organization_id: UUID, results: Sequence[FileResult]) -> list[Outcome]:

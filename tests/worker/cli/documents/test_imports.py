@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from docworker.db.documents.store import source_store
 from docworker.worker.heartbeat import Heartbeat
 from tests.support.commands import docworker
 from tests.support.database import opened_database
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -56,6 +58,24 @@ def test_files_are_imported_and_processed_by_running_processes(
     assert again.exit_code == 1
     assert again.out.splitlines()[-1] == "0 processed, 4 unchanged, 1 failed"
     assert "/dangling.txt" in again.out
+
+
+def test_of_an_import_into_another_store_than_the_workers_both_are_named(
+    tenant: Tenant, files: Path, tmp_path: Path, processes: Processes
+) -> None:
+    processes.start("dispatcher")
+    processes.start("worker")
+    ours, theirs = tmp_path / "ours", source_store().place
+    Path(theirs).mkdir(exist_ok=True)
+    elsewhere = {"DOCWORKER_STORE": str(ours)}
+    answer = docworker("import", files, "-o", tenant.slug, "--timeout", 40, environment=elsewhere)
+    assert answer.exit_code == 1
+    assert f"SourceMissingError: the source {tenant.id}/" in answer.out
+    assert f"is not in {theirs}, where this process has its store" in answer.out
+    assert f"this command keeps the files in {ours}, and the worker looked elsewhere" in answer.err
+    eventually(lambda: theirs in {one.get("store") for one in docworker("status", "--json").json["processes"]})
+    again = docworker("import", files, "-o", tenant.slug, "--timeout", 40)
+    assert (again.exit_code, again.out, again.err) == (0, "2 processed, 0 failed\n", "")
 
 
 def test_of_many_files_that_are_left_out_the_reasons_are_counted(tenant: Tenant, files: Path) -> None:
