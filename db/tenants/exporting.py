@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import UUID
 
 from sqlalchemy import Select, Table, Text, cast, func, literal_column, select
@@ -37,7 +38,8 @@ _KEPT = "kept"
 def export_organization(
     organization_id: UUID, path: Path, *, with_sources: bool = True, force: bool = False, place: Place | None = None
 ) -> Manifest:
-    """Export to `path`, a zip if it ends in `.zip` and a directory else; returns the manifest.
+    """Export to `path`, a zip if it ends in `.zip` and a directory else; returns the manifest. It is readable for the
+    user alone who runs this.
 
     What is there already is replaced with `force` only, and only if it is an export. With a `place` it is read from the
     master there, whatever state the catalog has the organization in. Raises InvalidArgumentError for a
@@ -117,7 +119,7 @@ def _write_table(session: TenantSession, table: Table, path: Path) -> TableFile:
     count, size_bytes, digest = 0, 0, hashlib.sha256()
     at_a_time = _TEXTS_AT_A_TIME if "content" in table.c else _ROWS_AT_A_TIME
     streamed = session.scalars(_lines(table, session.organization_id), execution_options={"yield_per": at_a_time})
-    with path.open("wb") as stream:
+    with _created(path) as stream:
         for line in streamed:
             encoded = f"{line}\n".encode()
             stream.write(encoded)
@@ -155,7 +157,8 @@ def _write_sources(staging: Path, organization_id: UUID) -> tuple[int, list[str]
                 except (SourceMissingError, SourceCorruptError):
                     missing.add(sha256)
                     continue
-                (kept / sha256).write_bytes(content)
+                with _created(kept / sha256) as stream:
+                    stream.write(content)
                 (kept / sha256).rename(sources / sha256)
             count += 1
     shutil.rmtree(kept)
@@ -170,8 +173,8 @@ def _leave_sources(staging: Path) -> tuple[None, list[str]]:
 
 def _set_aside(sources: Path, kept: Path) -> None:
     """The new snapshot may not name all that were fetched for an earlier one."""
-    kept.mkdir(exist_ok=True)
-    sources.mkdir(exist_ok=True)
+    kept.mkdir(mode=0o700, exist_ok=True)
+    sources.mkdir(mode=0o700, exist_ok=True)
     for fetched in sources.iterdir():
         fetched.rename(kept / fetched.name)
 
@@ -183,9 +186,14 @@ def _is_whole(path: Path, sha256: str) -> bool:
         return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
+def _created(path: Path) -> BinaryIO:
+    """A file of ours alone, wherever it is moved to: it holds what an organization's own database shows to nobody."""
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
 def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
+    with _created(path) as stream:
+        stream.write(text.encode())
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -210,7 +218,7 @@ def _publish(staging: Path, path: Path) -> None:
 
 
 def _pack(staging: Path, packed: Path) -> None:
-    with packed.open("wb") as stream:
+    with _created(packed) as stream:
         with zipfile.ZipFile(stream, "w") as made:
             for name in TABLES:
                 made.write(staging / file_of(name), file_of(name), zipfile.ZIP_DEFLATED)

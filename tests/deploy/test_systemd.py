@@ -146,5 +146,6 @@ def test_a_command_beside_them_runs_as_their_user_with_their_settings(docworker_
     }
     assert environment["SUDO_USER"] == "anna", "the audit log names who it was"
     assert printed("worker", "id", "-un") == ["nobody"]
+    assert printed("worker", "sh", "-c", "umask") == ["0077"], "as in the units: texts are nobody else's to read"
     assert printed("worker", "printf", "%s,", "a b", "c") == ["a b,c,"]
     assert subprocess.run([docworker_as, "worker"], capture_output=True, check=False).returncode == 2

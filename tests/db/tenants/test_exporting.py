@@ -1,6 +1,7 @@
 """An export is of one snapshot, whole, and nobody else's; what was cut off is taken up."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -130,6 +131,20 @@ def test_sources_of_a_run_that_was_cut_off_are_kept_if_still_named_and_whole(
     assert {one.name: one.read_bytes() for one in (tmp_path / "acme" / "sources").iterdir()} == {
         sha256_of(one): one for one in texts
     }
+
+
+@pytest.mark.parametrize("name", ["acme", "acme.zip"])
+def test_an_export_is_for_nobody_else_to_read(stack: LocalStack, tmp_path: Path, name: str) -> None:
+    tenant = furnished(3)
+    stack.wait_for_replicas()
+    before = os.umask(0)
+    try:
+        export_organization(tenant.id, tmp_path / name)
+    finally:
+        os.umask(before)
+    made = [tmp_path / name, *(tmp_path / name).rglob("*")]
+    assert len(made) == 1 if name.endswith(".zip") else len(made) > 12
+    assert [one for one in made if one.stat().st_mode & 0o077] == []
 
 
 def test_source_that_the_store_has_lost_is_listed_and_the_rest_exported(stack: LocalStack, tmp_path: Path) -> None:
