@@ -40,7 +40,7 @@ def write_document(organization_id: str, document_id: str) -> None:
     with Session(engine(settings().replica_urls[0]), info=info, expire_on_commit=False) as session:
         document = session.get_one(Document, key)
     new = normalize(Unprocessed(key[1], document.version, "", None, None, document.content), None)
-    with Session(engine(settings().master_url), info=info) as session, session.begin():
+    with Session(engine(settings().master_database_url()), info=info) as session, session.begin():
         session.add(document)
         document.unprocessed_content, document.content_sha256 = None, new.content_sha256
         document.status = DocumentStatus.PROCESSED

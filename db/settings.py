@@ -87,7 +87,8 @@ class Addresses(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    master_url: PostgresUrl
+    master_url: PostgresUrl | None
+    """None at home alone, for who needs no more than the dispatcher's or the owner's address."""
     replica_urls: PostgresUrls = ()
     dispatcher_url: PostgresUrl | None = None
     listen_url: PostgresUrl | None = None
@@ -115,7 +116,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Servers
-    master_url: PostgresUrl = "postgresql://docworker_worker@localhost:5432/docworker"
+    master_url: PostgresUrl | None = None
     """Master, as the worker role. Name every server that may become it, with target_session_attrs=read-write: all are
     asked, and the one that takes writes on the highest timeline is taken."""
     replica_urls: Annotated[PostgresUrls, NoDecode] = ()
@@ -399,13 +400,29 @@ class Settings(BaseSettings):
                 "name it in DOCWORKER_CLUSTERS"
             ) from None
 
-    def dispatcher_database_url(self) -> str:
+    def master_database_url(self, cluster: str = HOME, database: str | None = None) -> str:
+        """The worker's address of a cluster's master; raises ConfigurationError when it is not set."""
+        return self._demanded("master", "worker", cluster, database)
+
+    def dispatcher_database_url(self, cluster: str = HOME) -> str:
         """The dispatcher's address; raises ConfigurationError when it is not set."""
-        if self.dispatcher_url is None:
+        return self._demanded("dispatcher", "dispatcher", cluster)
+
+    def owner_database_url(self, cluster: str = HOME, database: str | None = None) -> str:
+        """The owner's address; raises ConfigurationError when it is not set."""
+        return self._demanded("owner", "owner", cluster, database)
+
+    def _demanded(self, name: str, role: str, cluster: str, database: str | None = None) -> str:
+        url: str | None = getattr(self.addresses(cluster, database), f"{name}_url")
+        if url is None:
+            setting = f"DOCWORKER_{name.upper()}_URL"
+            if cluster != HOME:
+                setting = f"{name}_url of {cluster} in DOCWORKER_CLUSTERS"
             raise ConfigurationError(
-                "DOCWORKER_DISPATCHER_URL is not set: give the master's address as the role docworker_dispatcher"
+                f"{setting} is not set: give the master's address as the role docworker_{role}, or run this in the "
+                "directory of `docworker up`"
             )
-        return self.dispatcher_url
+        return url
 
 
 @cache

@@ -45,7 +45,7 @@ def noop() -> None:
 @app.task(bind=True, max_retries=5)
 def process_document(self: Task, organization_id: str, document_id: str) -> None:
     key = (organization_id, document_id)
-    replica, master = connection(settings().replica_urls[0]), connection(settings().master_url)
+    replica, master = connection(settings().replica_urls[0]), connection(settings().master_database_url())
     with replica.transaction():
         content, version = _row(replica, organization_id, READ, *key)
     new = normalized(content)

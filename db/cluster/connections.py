@@ -115,6 +115,8 @@ def watch(engine: Engine, server: Server, settings: Settings) -> None:
 
     def connect(dialect: Dialect, record: ConnectionPoolEntry | None, arguments: Any, keywords: dict[str, Any]) -> Any:
         nonlocal capacity, discovery
+        if server.role in ("master", "lease"):
+            settings.master_database_url(server.cluster)  # or it would be libpq's own default
         if not server.is_replica:
             discovery = discovery or discovery_of(keywords, settings, server)
             keywords = _find(dialect, discovery)

@@ -121,7 +121,8 @@ _of_parent: Database | None = None
 
 
 def open_database(settings: Settings | None = None, *, application_name: str = "docworker") -> Database:
-    """Make this process's engines and remember them for `reading()` and `writing()`. Nothing connects yet.
+    """Make this process's engines and remember them for `reading()` and `writing()`. Nothing connects yet: who needs an
+    address that is not set is told then.
 
     Without settings those of the environment are taken; raises ConfigurationError where these cannot be.
     """
@@ -175,10 +176,10 @@ def build_cluster(name: str, settings: Settings, application_name: str, *, build
     timelines = Timelines()
     build = build or build_engine
 
-    def engine(url: str, role: str, **limits: Any) -> Engine:
+    def engine(url: str | None, role: str, **limits: Any) -> Engine:
         suffix = " lease" if role == "lease" else ""
         server = Server(name, role, timelines)
-        return build(url, settings, server, application_name=f"{application_name}{suffix}", **limits)
+        return build(url or "", settings, server, application_name=f"{application_name}{suffix}", **limits)
 
     return Cluster(
         name=name,
@@ -198,11 +199,11 @@ def build_tenant_database(
     addresses = settings.addresses(of.name, database)
     build = build or build_engine
 
-    def engine(url: str, role: str) -> Engine:
+    def engine(url: str | None, role: str) -> Engine:
         server = Server(of.name, role, of.timelines, database)
         suffix = " lease" if role == "lease" else ""
         limits = {"pool_size": 1, "max_overflow": 0 if role == "lease" else settings.max_overflow}
-        return build(url, settings, server, application_name=f"{application_name}{suffix}", **limits)
+        return build(url or "", settings, server, application_name=f"{application_name}{suffix}", **limits)
 
     return Cluster(
         name=of.name,
@@ -252,11 +253,7 @@ def watched(engine: Engine, server: Server, settings: Settings) -> Engine:
 
 def owner_engine(settings: Settings, cluster: str = HOME, database: str | None = None) -> Engine:
     """The owner's engine for migrations; raises ConfigurationError when its address is not set."""
-    owner_url = settings.addresses(cluster, database).owner_url
-    if owner_url is None:
-        setting = "DOCWORKER_OWNER_URL" if cluster == HOME else f"owner_url of {cluster} in DOCWORKER_CLUSTERS"
-        raise ConfigurationError(f"{setting} is not set: give the master's address as the role that owns the database")
-    arguments = connect_arguments(owner_url, settings, "docworker migrate")
+    arguments = connect_arguments(settings.owner_database_url(cluster, database), settings, "docworker migrate")
     engine = create_engine("postgresql+psycopg://", connect_args=arguments, poolclass=NullPool)
     # Without a limit: an index is made for as long as it takes, but not on a server that is gone.
     discovery = discovery_of(arguments, settings, Server(cluster, "owner", Timelines()))

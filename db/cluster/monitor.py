@@ -54,7 +54,7 @@ class ReplicaMonitor:
         self._history = LagHistory()
         addresses = settings.addresses(cluster)
         self.discovery = discovery_of(
-            connect_arguments(addresses.master_url, settings, application_name),
+            connect_arguments(addresses.master_url or "", settings, application_name),
             settings,
             Server(cluster, "master", timelines),
         )

@@ -15,6 +15,7 @@ from sqlalchemy import Select, func, insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from docworker.db.cluster import database
 from docworker.db.errors import DocworkerError, UnavailableOrganizationError
 from docworker.db.models import AuditEntry, InstallationEntry
 from docworker.db.models.base import new_id
@@ -76,8 +77,10 @@ def on_record(
     """Leave an entry of the work in the block, also where it fails: in the log of an organization, if one is given and
     can be written to, else in the installation's. Details that are None are left out.
 
-    The work commits by itself. Raises what the block raises, and what a session raises that cannot be opened.
+    The work commits by itself. Raises what the block raises, and what a session raises that cannot be opened; before
+    anything is done, ConfigurationError where the address is not set that the entry needs.
     """
+    database().settings.master_database_url()
     doing = Doing(None, details)
     try:
         yield doing

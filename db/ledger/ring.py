@@ -106,7 +106,7 @@ class _Bell:
 
 
 def _connection(settings: Settings) -> psycopg.Connection[Any]:
-    arguments = connect_arguments(settings.master_url, settings, "docworker ring")
+    arguments = connect_arguments(settings.master_database_url(), settings, "docworker ring")
     return connect_plainly(discovery_of(arguments, settings, Server(HOME, "ring", Timelines())).master(), settings)
 
 

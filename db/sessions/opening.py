@@ -21,7 +21,7 @@ from docworker.db.cluster.balancer import Choice, ReadFrom, choose
 from docworker.db.cluster.pool import OpenSession
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.replica_status import ReplicaStatus
-from docworker.db.errors import ConfigurationError, MovingOrganizationError, UnavailableOrganizationError
+from docworker.db.errors import MovingOrganizationError, UnavailableOrganizationError
 from docworker.db.faults import Fault, classify
 from docworker.db.models import PlacementState
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
@@ -51,8 +51,14 @@ def reading(
 
     Without a position: on any healthy replica no further behind than `replica_max_lag`. With one: on a replica that
     has replayed it, if need be after a wait of `replica_wait`. Else, or with source="master", on the master.
-    `None` as organization sees the catalog only; `avoid` are numbers of replicas not to use.
+    `None` as organization sees the catalog only; whoever has the dispatcher's address instead of the worker's reads it
+    as that role. `avoid` are numbers of replicas not to use.
     """
+    known = database().settings
+    if organization_id is None and known.master_url is None and known.dispatcher_url is not None:
+        with all_jobs_session() as session:
+            yield session
+        return
     where = placed(organization_id)
     with open_reading(where, organization_id, position, source, avoid, pause=database().pause) as session:
         yield session
@@ -166,12 +172,9 @@ def all_jobs_session(cluster: str = HOME, database_name: str | None = None) -> I
     """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
     unless another one is named, and nothing else of theirs."""
     current = database()
+    current.settings.dispatcher_database_url(cluster)  # which has to be set
     engine = current.cluster(cluster, database_name).dispatcher
-    if engine is None:
-        setting = (
-            "DOCWORKER_DISPATCHER_URL" if cluster == HOME else f"dispatcher_url of {cluster} in DOCWORKER_CLUSTERS"
-        )
-        raise ConfigurationError(f"{setting} is not set: give the master's address as the role docworker_dispatcher")
+    assert engine is not None
     with TenantSession(engine, None, current.settings) as session:
         session.begin_now()
         yield session

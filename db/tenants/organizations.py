@@ -53,12 +53,15 @@ def create_organization(slug: str, name: str | None = None) -> UUID:
 
 
 def organization_id_of(slug: str) -> UUID:
-    """The organization a slug stands for; raises NotFoundError. A replica's "no" is checked on the master."""
-    organization_id = look_up(
-        None, lambda session: session.scalar(select(Placement.organization_id).where(Placement.slug == slug))
-    )
-    if organization_id is not None:
-        return organization_id
+    """The organization a slug stands for; raises as `placement_called`."""
+    return placement_called(slug).organization_id
+
+
+def placement_called(slug: str) -> Placement:
+    """What the catalog says of an organization; raises NotFoundError. A replica's "no" is checked on the master."""
+    placement = look_up(None, lambda session: session.scalar(select(Placement).where(Placement.slug == slug)))
+    if placement is not None:
+        return placement
     raise NotFoundError(
         f"no organization has the slug {slug!r}: see `docworker tenants list`, "
         f"or make it with `docworker organizations add {slug}`"

@@ -81,7 +81,7 @@ def test_the_example_runs_in_order(tenant: Tenant, defined: dict[str, Any]) -> N
 def test_a_transaction_of_another_program_enqueues_what_waits(tenant: Tenant, defined: dict[str, Any]) -> None:
     with writing(tenant.id) as session:
         page = enqueue(session, defined["count_page"], page=3)
-    with psycopg.connect(settings().master_url) as connection:
+    with psycopg.connect(settings().master_database_url()) as connection:
         total = enqueue(connection, defined["add_up"], organization_id=tenant.id, after=[page])
         with pytest.raises(InvalidArgumentError, match="there is no job"), connection.transaction():
             enqueue(connection, defined["add_up"], organization_id=tenant.id, after=[new_id()])
@@ -92,7 +92,7 @@ def test_a_transaction_of_another_program_enqueues_what_waits(tenant: Tenant, de
 
 def test_a_transaction_of_another_program_enqueues_in_order(tenant: Tenant, defined: dict[str, Any]) -> None:
     pages = [{"page": 1}, {"page": 2}]
-    with psycopg.connect(settings().master_url) as connection:
+    with psycopg.connect(settings().master_database_url()) as connection:
         first, second = enqueue_many(
             connection, defined["count_page"], pages, organization_id=tenant.id, order_keys=["a", "a"]
         )
@@ -104,7 +104,7 @@ def test_a_transaction_of_another_program_enqueues_in_order(tenant: Tenant, defi
 
 
 def test_a_transaction_of_another_program_enqueues_under_a_key(tenant: Tenant, defined: dict[str, Any]) -> None:
-    with psycopg.connect(settings().master_url) as connection:
+    with psycopg.connect(settings().master_database_url()) as connection:
         pages = enqueue_many(
             connection, defined["count_page"], [{"page": 1}, {"page": 2}], organization_id=tenant.id, limit_key="a"
         )

@@ -64,6 +64,14 @@ def database_open(command: str) -> Iterator[None]:
 
 
 @contextmanager
+def ledger_open(command: str) -> Iterator[None]:
+    """As `database_open`, for what asks the ledgers as the dispatcher: or raises ConfigurationError."""
+    settings().dispatcher_database_url()
+    with database_open(command):
+        yield
+
+
+@contextmanager
 def organization_open(command: str, slug: str) -> Iterator[UUID]:
     """The database, and the id of the organization with this slug; raises NotFoundError when there is none."""
     with database_open(command):

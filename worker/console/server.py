@@ -29,6 +29,7 @@ def main(configured: Settings, tokens: Tokens, options: Options) -> None:
     """Answer until SIGTERM or SIGINT; requests under way have `shutdown_timeout` to end. Raises ConfigurationError when
     a port is taken, or where there is no address of the dispatcher's role."""
     configured.dispatcher_database_url()
+    configured.master_database_url()
     health = new_health()
     open_database(configured, application_name="docworker console")
     try:

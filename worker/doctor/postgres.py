@@ -65,7 +65,8 @@ def addresses_of(configured: Settings) -> Iterator[Address]:
         def named(name: str, *, prefix: str = prefix, home: bool = cluster == HOME) -> str:
             return prefix + (name.upper() if home else name)
 
-        yield Address(named("master_url"), given.master_url, cluster, "docworker_worker")
+        if given.master_url is not None:
+            yield Address(named("master_url"), given.master_url, cluster, "docworker_worker")
         for url in given.replica_urls:
             yield Address(named("replica_urls"), url, cluster, "docworker_worker", is_replica=True)
         others = (
@@ -89,6 +90,12 @@ class Servers:
     """By cluster: the system identifier, and how far its log is."""
 
     def examine(self) -> Iterator[Finding]:
+        if self.configured.master_url is None:
+            yield error(
+                "DOCWORKER_MASTER_URL",
+                "is not set: no worker, no API and no command about documents runs without it",
+                "give the master's address as the role docworker_worker",
+            )
         for address in addresses_of(self.configured):
             try:
                 yield from self._examine(address)

@@ -135,7 +135,7 @@ def test_two_tenants_that_alternate_on_one_server_connection_see_nothing_of_each
 @contextmanager
 def outside_any_session() -> Iterator[psycopg.Connection]:
     """Whoever uses the same server connection next, without any of our code."""
-    with psycopg.connect(settings().master_url, autocommit=True, prepare_threshold=None) as connection:
+    with psycopg.connect(settings().master_database_url(), autocommit=True, prepare_threshold=None) as connection:
         yield connection
 
 

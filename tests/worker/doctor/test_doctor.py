@@ -415,9 +415,17 @@ def test_without_the_owner_it_says_what_it_did_not_look_at(environment: Environm
     assert [part.skipped for part in examined(environment) if part.skipped] == ["DOCWORKER_OWNER_URL is not set"]
 
 
+def test_without_the_masters_address_it_says_so(environment: Environment) -> None:
+    del environment["DOCWORKER_MASTER_URL"]
+    parts = examined(environment)
+    assert [part.skipped for part in parts if part.skipped] == ["DOCWORKER_MASTER_URL is not set"]
+    found = [one for part in parts for one in part.findings if one.level is Level.ERROR]
+    assert [(one.subject, one.fault.split(":")[0]) for one in found] == [("DOCWORKER_MASTER_URL", "is not set")]
+
+
 def test_the_settings_in_force_are_printed_without_secrets(healthy: LocalStack) -> None:
     with applied(healthy.environment()):
-        passwords = {psycopg.conninfo.conninfo_to_dict(settings().master_url)["password"]}
+        passwords = {psycopg.conninfo.conninfo_to_dict(settings().master_database_url())["password"]}
         shown = docworker(
             "config",
             environment={

@@ -24,7 +24,7 @@ def messages() -> float:
 
 def server_connections() -> int:
     """How many connections the master has from worker processes, as it knows itself."""
-    engine = create_engine(settings().master_url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_engine(settings().master_database_url().replace("postgresql://", "postgresql+psycopg://"))
     with engine.connect() as connection:
         counted = connection.scalar(
             text(
@@ -151,7 +151,7 @@ def test_the_parent_never_connects_to_postgresql(workers: Workers) -> None:
     eventually(lambda: workers.lines("first") and workers.lines("second"), within_seconds=20)
     get("/metrics")
 
-    master_port = int(settings().master_url.rpartition(":")[2].partition("/")[0])
+    master_port = int(settings().master_database_url().rpartition(":")[2].partition("/")[0])
     assert [master_port in remote_ports(child) for child in worker.children] == [True, True]
     assert master_port not in remote_ports(worker.pid)
 

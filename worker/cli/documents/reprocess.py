@@ -18,7 +18,7 @@ from docworker.jobs.kinds import reprocessing
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.jobs.kinds.reprocessing import Reprocessed, Tried
 from docworker.jobs.pipeline.registry import installed_signature
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.printable import printable_lines
 
@@ -57,7 +57,7 @@ def reprocess(
     as_json: bool,
 ) -> None:
     """Make texts anew that processors of another version made."""
-    with database_open("reprocess"):
+    with ledger_open("reprocess"):
         organizations = _organizations(slug)
         if dry_run:
             _show_sample(organizations, sample, as_json=as_json)

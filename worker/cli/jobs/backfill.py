@@ -13,7 +13,7 @@ from docworker.db.tenants.ledgers import ledgers
 from docworker.db.tenants.organizations import list_organizations, organization_id_of
 from docworker.jobs.kinds import backfill as kinds
 from docworker.worker.app import celery_app
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
 organization_option = click.option(
@@ -56,7 +56,7 @@ def list_(as_json: bool) -> None:
 @organization_option
 def run(name: str, slug: str | None) -> None:
     """Begin it, or have it go on where it was cancelled or has failed. What is done stays done."""
-    with database_open("backfill"):
+    with ledger_open("backfill"):
         wanted = _find(name)
         organizations = _organizations(slug)
         for one in organizations:
@@ -77,7 +77,7 @@ def run(name: str, slug: str | None) -> None:
 @json_option
 def status(name: str, slug: str | None, as_json: bool) -> None:
     """Show how far it is in each organization, and what it waits for."""
-    with database_open("backfill"):
+    with ledger_open("backfill"):
         shown = list(_states(_find(name), _organizations(slug)))
     if as_json:
         print_json(shown)
@@ -91,7 +91,7 @@ def status(name: str, slug: str | None, as_json: bool) -> None:
 @organization_option
 def cancel(name: str, slug: str | None) -> None:
     """Stop it after the page that it is at. What is done stays; `run` goes on from there."""
-    with database_open("backfill"):
+    with ledger_open("backfill"):
         _find(name)
         only = None if slug is None else organization_id_of(slug)
         cancelled = 0

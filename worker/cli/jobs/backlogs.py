@@ -9,7 +9,7 @@ from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import slugs_of
 from docworker.worker.cli.jobs.selection import organization_id
-from docworker.worker.cli.options import actor, database_open
+from docworker.worker.cli.options import actor, ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
 _organization = click.option(
@@ -27,7 +27,7 @@ def backlogs() -> None:
 @_organization
 def set_(most: int, slug: str | None) -> None:
     """At most MOST due jobs wait, give or take what is enqueued within a second."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         owner = organization_id(slug)
         with on_record("backlog_bounded", actor=actor(), subject="job", organization_id=owner, most=most, slug=slug):
             steering.bound_backlog(owner, most)
@@ -38,7 +38,7 @@ def set_(most: int, slug: str | None) -> None:
 @_organization
 def remove(slug: str | None) -> None:
     """Take a bound back; an organization without one of its own has that of all again."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         owner = organization_id(slug)
         with on_record("backlog_unbounded", actor=actor(), subject="job", organization_id=owner, slug=slug):
             if not steering.unbound_backlog(owner):
@@ -50,7 +50,7 @@ def remove(slug: str | None) -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """The bounds, and who is near one: how many jobs were counted last, where it is half of the bound or more."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         found = steering.all_backlogs()
         slugs = slugs_of({one.organization_id for one in found})
     rows = [

@@ -26,7 +26,7 @@ from docworker.worker.cli.jobs.stack import stack
 from docworker.worker.cli.jobs.story import print_story
 from docworker.worker.cli.jobs.watch import watch
 from docworker.worker.cli.jobs.why import why
-from docworker.worker.cli.options import actor, database_open
+from docworker.worker.cli.options import actor, ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_json_list, print_table
 from docworker.worker.kinds import demand_kind
 from docworker.worker.printable import printable_lines
@@ -132,7 +132,7 @@ def _error(job: Listed) -> str | None:
 @json_option
 def show(job_id: UUID, as_json: bool) -> None:
     """Show everything the ledger knows of one job: its row, and its attempts with what they have logged."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         with all_jobs_session() as session:
             job = ledger.get(session, job_id)
             story = ledger.told_of(session, job)
@@ -196,7 +196,7 @@ def retry(job_ids: tuple[UUID, ...], tree: UUID | None, everything: bool, as_jso
 def release(job_ids: tuple[UUID, ...], as_json: bool) -> None:
     """Let pass what stands behind failed jobs in the order of a key. To run these again instead: `jobs retry`."""
     with (
-        database_open("jobs"),
+        ledger_open("jobs"),
         jobs_on_record("released", Filter(), job_ids, {}) as changed,
         all_jobs_session() as all_of,
     ):
@@ -283,7 +283,7 @@ def places(function: Callable[..., Any]) -> Callable[..., Any]:
 def pause(kind: str | None, slug: str | None) -> None:
     """Dispatch no more jobs of a kind, of an organization, or of one kind of one organization. What runs goes on."""
     _demand_a_place(kind, slug, "pause")
-    with database_open("jobs"), pause_on_record("paused", kind, slug):
+    with ledger_open("jobs"), pause_on_record("paused", kind, slug):
         if kind is not None:
             demand_kind(kind)
         steering.pause(kind=kind, organization_id=organization_id(slug), by=actor())
@@ -295,7 +295,7 @@ def pause(kind: str | None, slug: str | None) -> None:
 def resume(kind: str | None, slug: str | None) -> None:
     """Take a pause back; name the same kind and organization."""
     _demand_a_place(kind, slug, "resume")
-    with database_open("jobs"), pause_on_record("resumed", kind, slug):
+    with ledger_open("jobs"), pause_on_record("resumed", kind, slug):
         if not steering.resume(kind=kind, organization_id=organization_id(slug)):
             raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
     click.echo(f"resumed {_place(kind, slug)}")
@@ -314,7 +314,7 @@ def _place(kind: str | None, slug: str | None) -> str:
 @json_option
 def paused(as_json: bool) -> None:
     """List what is paused, since when and by whom."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         found = steering.all_pauses()
         slugs = _slugs({one.organization_id for one in found})
     rows = [

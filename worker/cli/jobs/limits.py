@@ -15,7 +15,7 @@ from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import slugs_of
 from docworker.worker.cli.jobs.record import limit_on_record
 from docworker.worker.cli.jobs.selection import organization_id
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.kinds import demand_kind
 
@@ -72,7 +72,7 @@ def set_(
     rate = None if given_rate is None else rate_of(given_rate.jobs, given_rate.seconds, burst)
     _demand_something(kind, slug, key, is_each=is_each)
     told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": rate_text(rate)}
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         if kind is not None:
             demand_kind(kind)
         owner = _owner(slug)
@@ -89,7 +89,7 @@ def set_(
 def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -> None:
     """Take a limit back; name the same jobs."""
     _demand_something(kind, slug, key, is_each=is_each)
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         owner = _owner(slug)
         with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
             if key is not None:
@@ -105,7 +105,7 @@ def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -
 @json_option
 def list_(as_json: bool) -> None:
     """List what is limited by this command. The caps of kinds in code (`max_running`) come besides."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         found, of_keys = steering.all_limits(), steering.all_key_limits()
         slugs = slugs_of({one.organization_id for one in found} | {one.organization_id for one in of_keys})
     rows = [_row(one, slugs) for one in found] + [_row_of_key(one, slugs) for one in of_keys]

@@ -21,7 +21,7 @@ from docworker.jobs.schedules.states import ScheduleState, schedule_states
 from docworker.jobs.task import known_kinds
 from docworker.worker.app import celery_app
 from docworker.worker.cli.jobs.arguments import keys_and_values
-from docworker.worker.cli.options import actor, database_open
+from docworker.worker.cli.options import actor, ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.kinds import known_kind
 from docworker.worker.printable import printable
@@ -208,7 +208,7 @@ def _opened() -> Iterator[tuple[Schedule, ...]]:
     """The database, and what is defined in code."""
     app = celery_app()
     in_code = code_schedules(schedules_of(app, known_kinds(app)))
-    with database_open("schedules"):
+    with ledger_open("schedules"):
         yield in_code
 
 

@@ -14,7 +14,7 @@ from docworker.db.ledger import Filter
 from docworker.db.models import JobState
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 
 _LONGEST = timedelta(days=36_500)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -45,7 +45,7 @@ def selected_jobs(
 ) -> Iterator[Filter]:
     """The database open, and the filter that the options describe."""
     age = None if older_than is None else duration(older_than)
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         yield Filter(states, kind, organization_id(slug), age, parent_id)
 
 

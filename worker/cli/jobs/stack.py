@@ -8,7 +8,7 @@ from docworker.db import ledger
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json
 from docworker.worker.printable import printable_lines
 
@@ -28,7 +28,7 @@ def stack(job_id: UUID, as_json: bool) -> None:
     from docworker.worker.app import celery_app  # noqa: PLC0415
     from docworker.worker.consumer.stacks import ask_stack  # noqa: PLC0415
 
-    with database_open("jobs"), all_jobs_session() as session:
+    with ledger_open("jobs"), all_jobs_session() as session:
         job = ledger.get(session, job_id)
     if job.state != JobState.RUNNING or job.claimed_by is None:
         raise InvalidArgumentError(

@@ -15,7 +15,7 @@ from docworker.db.ledger.telling.story import progress_text
 from docworker.db.models import Job
 from docworker.db.models.ledger.job import LIVE_STATES
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import error_console, json_option, print_json
 
 INTERVAL_SECONDS = 0.5
@@ -35,7 +35,7 @@ def watch(job_id: UUID, timeout: float | None, as_json: bool) -> None:
 
     A job without children is followed to its own end, with the progress that it tells.
     """
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         last = _follow(job_id, timeout, hidden=as_json)
     if as_json:
         print_json(last)

@@ -6,7 +6,7 @@ from docworker.db.editing.audit import on_record
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import organization_id_of, slugs_of
-from docworker.worker.cli.options import actor, database_open
+from docworker.worker.cli.options import actor, ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
 
@@ -23,7 +23,7 @@ def weights() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the organizations that have a weight of their own."""
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         found = steering.all_weights()
         slugs = slugs_of(found)
     rows = sorted((slugs.get(one, str(one)), weight) for one, weight in found.items())
@@ -51,7 +51,7 @@ def remove(slug: str) -> None:
 
 
 def _weigh(slug: str, weight: float | None) -> None:
-    with database_open("jobs"):
+    with ledger_open("jobs"):
         owner = organization_id_of(slug)
         with on_record("weighed", actor=actor(), subject="organization", organization_id=owner, weight=weight):
             if not steering.weigh(owner, weight):

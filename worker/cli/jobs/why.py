@@ -9,7 +9,7 @@ from docworker.db.ledger.telling.forecast import seconds_text
 from docworker.db.ledger.telling.processes import processes
 from docworker.db.ledger.telling.why import why as ask_why
 from docworker.db.sessions import all_jobs_session
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json
 from docworker.worker.printable import printable
 
@@ -22,7 +22,7 @@ def why(job_id: UUID, as_json: bool) -> None:
 
     It is the dispatcher's own way to decide, asked with what is under way now; the forecast is an estimate.
     """
-    with database_open("jobs"), all_jobs_session() as session:
+    with ledger_open("jobs"), all_jobs_session() as session:
         answer = ask_why(session, ledger.get(session, job_id), processes(session))
     if as_json:
         print_json(answer)

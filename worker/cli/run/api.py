@@ -17,6 +17,7 @@ def api() -> None:
     Listens at DOCWORKER_API_HOST and DOCWORKER_API_PORT. Who may ask has a token of `docworker tokens create`.
     """
     configured = settings()
+    configured.master_database_url()
     logs.configure(configured)
     try:
         kinds = [known_kind(name) for name in configured.api_kinds]

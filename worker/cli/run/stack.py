@@ -127,7 +127,7 @@ def _servers(environment: Mapping[str, str]) -> Iterator[tuple[str, int | None, 
     for cluster in settings().cluster_names:
         addresses = settings().addresses(cluster)
         of = "" if cluster == HOME else f" of {cluster}"
-        for name, urls in (("master", [addresses.master_url]), ("replica", addresses.replica_urls)):
+        for name, urls in (("master", [settings().master_database_url(cluster)]), ("replica", addresses.replica_urls)):
             for url in urls:
                 yield f"{name}{of}", urlsplit(url).port, _postgres_state(url)
     broker = environment["DOCWORKER_BROKER_URL"]

@@ -7,7 +7,7 @@ import click
 from docworker.db.cluster.health import ServerHealth
 from docworker.db.ledger.telling.processes import ProcessState
 from docworker.db.tenants.installation import ClusterState, Installation, InstallationWatch, RunningJob
-from docworker.worker.cli.options import database_open
+from docworker.worker.cli.options import ledger_open
 from docworker.worker.cli.output import json_option, print_json, print_table
 
 _COLUMNS = ("process", "state", "host", "#pid", "release", "since", "#kinds", "#processes", "#running", "remarks")
@@ -23,7 +23,7 @@ def status(as_json: bool) -> None:
     code is 1 when no worker or no dispatcher lives. Connects as DOCWORKER_DISPATCHER_URL, and asks the servers of all
     clusters as this machine sees them.
     """
-    with database_open("status"):
+    with ledger_open("status"):
         found = InstallationWatch().look()
     if as_json:
         print_json(_as_dict(found))

@@ -21,6 +21,7 @@ def worker() -> None:
     configured = settings()
     directory = process_directory.claim(configured.state_directory, "worker")
     try:
+        configured.master_database_url()
         child_metrics.prepare(directory.metrics)
         # Here, because it defines metrics, and they are shared with the children only when defined after that.
         from docworker.worker.consumer.worker import run  # noqa: PLC0415

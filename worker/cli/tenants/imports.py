@@ -23,7 +23,7 @@ Examples:
 
 \b
 The whole export is verified before anything is written. When the command was cut off, run it again, and it finishes.
-Needs DOCWORKER_OWNER_URL, and the source store if there are sources.
+Needs DOCWORKER_OWNER_URL and DOCWORKER_MASTER_URL, and the workers' DOCWORKER_STORE if there are sources.
 """,
 )
 @click.argument("path", type=click.Path(path_type=Path))

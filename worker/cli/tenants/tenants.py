@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from docworker.db.models import Placement
-from docworker.db.tenants.organizations import list_organizations
+from docworker.db.tenants.organizations import list_organizations, placement_called
 from docworker.worker.cli.options import database_open
-from docworker.worker.cli.output import json_option, print_json, print_table, quiet_logs
+from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.cli.tenants.exports import export
 from docworker.worker.cli.tenants.imports import import_
 from docworker.worker.cli.tenants.moves import clean, move
@@ -28,7 +28,7 @@ from docworker.worker.tenants.states import suspend as suspend_tenant
 def tenants() -> None:
     """Place organizations, move them, suspend them, and drop them.
 
-    What changes something connects as DOCWORKER_OWNER_URL, and as the owner_url of the cluster that it is about.
+    What changes something needs DOCWORKER_OWNER_URL and DOCWORKER_MASTER_URL, and those of its cluster.
     """
 
 
@@ -98,8 +98,8 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(slug: str, as_json: bool) -> None:
     """Show what the catalog says of an organization."""
-    quiet_logs()
-    shown = _as_dict(placement_of(slug))
+    with database_open("tenants"):
+        shown = _as_dict(placement_called(slug))
     if as_json:
         print_json(shown)
     else:
