@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
 from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BeforeValidator
 
 BROKER_SCHEMES = ("redis", "rediss", "sentinel", "sentinels", "amqp", "amqps")
 HIDDEN = "***"
 _ESCAPE = "write / ? # @ : % and spaces in a user or a password as %2F %3F %23 %40 %3A %25 %20"
+_OF_A_LOGIN = frozenset({"user", "password", "passfile", "sslcert", "sslkey", "sslpassword"})
 _SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
 
 
@@ -60,6 +61,13 @@ def scheme_of(address: str) -> str:
 def split_on_spaces(value: Any) -> Any:
     """What is written as one text, separated by spaces, as a list."""
     return value.split() if isinstance(value, str) else value
+
+
+def with_login_of(address: str, other: str) -> str:
+    """A PostgreSQL address, with who logs in, and how he shows that it is he, taken from another one."""
+    place: dict[str, Any] = {k: v for k, v in conninfo_to_dict(address).items() if k not in _OF_A_LOGIN}
+    login: dict[str, Any] = {k: v for k, v in conninfo_to_dict(other).items() if k in _OF_A_LOGIN}
+    return make_conninfo(**place, **login)
 
 
 PostgresUrl = Annotated[str, AfterValidator(_postgresql_url)]

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, scheme_of, split_on_spaces
+from docworker.db.addresses import BrokerUrl, PostgresUrl, PostgresUrls, scheme_of, split_on_spaces, with_login_of
 from docworker.db.errors import ConfigurationError
 
 
@@ -94,6 +94,13 @@ class Addresses(BaseModel):
     listen_url: PostgresUrl | None = None
     owner_url: PostgresUrl | None = None
 
+    @property
+    def dispatcher_replica_urls(self) -> tuple[str, ...]:
+        """The replicas, as the dispatcher role: who logs in is that of `dispatcher_url`. None where that is not set."""
+        if self.dispatcher_url is None:
+            return ()
+        return tuple(with_login_of(url, self.dispatcher_url) for url in self.replica_urls)
+
     def _in_database(self, name: str) -> "Addresses":
         def there(url: str | None) -> str | None:
             return None if url is None else make_conninfo(url, dbname=name)
@@ -120,7 +127,8 @@ class Settings(BaseSettings):
     """Master, as the worker role. Name every server that may become it, with target_session_attrs=read-write: all are
     asked, and the one that takes writes on the highest timeline is taken."""
     replica_urls: Annotated[PostgresUrls, NoDecode] = ()
-    """Replicas, as the worker role, separated by spaces."""
+    """Replicas, as the worker role, separated by spaces. As the dispatcher role they are read at the same addresses,
+    with the login of dispatcher_url."""
     dispatcher_url: PostgresUrl | None = None
     """Master, as the dispatcher role, which sees the jobs of all organizations and no documents."""
     listen_url: PostgresUrl | None = None

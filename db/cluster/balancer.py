@@ -52,10 +52,12 @@ def choose(
     position: WalPosition | None,
     *,
     avoid: Collection[int] = (),
+    may_be_old: bool = True,
 ) -> Choice:
     """The replica to read from, which is then begun on, or the master.
 
     1. Leave out replicas that are known to be no use: not answering, promoted, on another timeline, too far behind.
+       One that has replayed the position may be behind by any time, unless it must not be old besides.
     2. Begin on the others in random order, those first that are known to be far enough, until one has replayed the
        position.
     3. Poll the one that is farthest, another one when it does not move, until `replica_wait` is over.
@@ -68,7 +70,7 @@ def choose(
     ranked: list[tuple[bool, float, int]] = []
     for number in numbers:
         sample = monitor.sample(number)
-        obstacle = obstacle_to_reading(sample, position, settings)
+        obstacle = obstacle_to_reading(sample, position, settings, may_be_old=may_be_old)
         if obstacle is None and sample is not None:
             known_to_be_behind = position is not None and not sample.status.has_replayed(position)
             ranked.append((known_to_be_behind, random.random(), number))  # noqa: S311

@@ -28,7 +28,8 @@ from docworker.db.settings import settings as settings_of_environment
 class Cluster:
     """One database on a master and the replicas that follow it.
 
-    `lease` is the connection that renews leases; `dispatcher` sees the jobs of all organizations, where it is allowed.
+    `lease` is the connection that renews leases; `dispatcher` sees the jobs of all organizations, where it is allowed,
+    and `dispatcher_replicas` as the same role, on the replicas.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Cluster:
     replicas: tuple[Engine, ...]
     lease: Engine
     dispatcher: Engine | None
+    dispatcher_replicas: tuple[Engine, ...]
     monitor: ReplicaMonitor
 
     @property
@@ -45,7 +47,7 @@ class Cluster:
 
     @property
     def engines(self) -> list[Engine]:
-        optional = (self.master, *self.replicas, self.lease, self.dispatcher)
+        optional = (self.master, *self.replicas, self.lease, self.dispatcher, *self.dispatcher_replicas)
         return [engine for engine in optional if engine is not None]
 
     @property
@@ -187,6 +189,10 @@ def build_cluster(name: str, settings: Settings, application_name: str, *, build
         replicas=tuple(engine(url, replica_role(number)) for number, url in enumerate(addresses.replica_urls)),
         lease=engine(addresses.master_url, "lease", pool_size=1, max_overflow=0),
         dispatcher=(None if addresses.dispatcher_url is None else engine(addresses.dispatcher_url, "dispatcher")),
+        dispatcher_replicas=tuple(
+            engine(url, f"{replica_role(number)} dispatcher")
+            for number, url in enumerate(addresses.dispatcher_replica_urls)
+        ),
         monitor=ReplicaMonitor(name, settings, timelines, application_name=f"{application_name} monitor"),
     )
 
@@ -211,6 +217,10 @@ def build_tenant_database(
         replicas=tuple(engine(url, replica_role(number)) for number, url in enumerate(addresses.replica_urls)),
         lease=engine(addresses.master_url, "lease"),
         dispatcher=(None if addresses.dispatcher_url is None else engine(addresses.dispatcher_url, "dispatcher")),
+        dispatcher_replicas=tuple(
+            engine(url, f"{replica_role(number)} dispatcher")
+            for number, url in enumerate(addresses.dispatcher_replica_urls)
+        ),
         monitor=of.monitor,
     )
 

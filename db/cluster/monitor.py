@@ -54,7 +54,7 @@ class ReplicaMonitor:
         self._history = LagHistory()
         addresses = settings.addresses(cluster)
         self.discovery = discovery_of(
-            connect_arguments(addresses.master_url or "", settings, application_name),
+            connect_arguments(addresses.master_url or addresses.dispatcher_url or "", settings, application_name),
             settings,
             Server(cluster, "master", timelines),
         )
@@ -95,6 +95,13 @@ class ReplicaMonitor:
         if sample is None or time.monotonic() - sample.sampled_at > self.fresh_seconds:
             return None
         return sample
+
+    def behind_seconds(self, number: int) -> float:
+        """How old what this replica shows may be, by its last sample; 0 where it has missed nothing."""
+        sample = self.sample(number)
+        if sample is None or sample.lag_seconds == 0:
+            return 0.0
+        return sample.lag_seconds + time.monotonic() - sample.sampled_at
 
     @property
     def fresh_seconds(self) -> float:

@@ -85,16 +85,21 @@ class LagHistory:
         return float("inf") if since_last_transaction is None else max(now - passed, since_last_transaction)
 
 
-def obstacle_to_reading(sample: ReplicaSample | None, position: WalPosition | None, settings: Settings) -> str | None:
-    """Why a replica need not even be tried; None when it may do."""
+def obstacle_to_reading(
+    sample: ReplicaSample | None, position: WalPosition | None, settings: Settings, *, may_be_old: bool = True
+) -> str | None:
+    """Why a replica need not even be tried; None when it may do. One that has replayed the position may be behind by
+    any time, unless it must not be old besides."""
     if sample is None:
         return "unreachable"
     if not sample.status.in_recovery:
         return "promoted"
     if not sample.healthy:
         return "unhealthy"
+    if (position is None or not may_be_old) and sample.lag_seconds > settings.replica_max_lag:
+        return "lagging"
     if position is None:
-        return "lagging" if sample.lag_seconds > settings.replica_max_lag else None
+        return None
     if sample.status.timeline is not None and sample.status.is_foreign_to(position):
         return "foreign_timeline"
     # One that is further behind than we would wait: every read would wait in vain.

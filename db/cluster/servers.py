@@ -86,8 +86,8 @@ def _place_of(system_identifier: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Which server an engine talks to, for checks, metrics and messages. `role` is master, replicaN, dispatcher, …;
-    `database` is None for the cluster's own."""
+    """Which server an engine talks to, for checks, metrics and messages. `role` is master, replicaN, dispatcher, …, or
+    `replicaN dispatcher`; `database` is None for the cluster's own."""
 
     cluster: str
     role: str
@@ -101,7 +101,7 @@ class Server:
     @property
     def disk(self) -> str:
         """Whose disk it writes to: the dispatcher and the leases have addresses of their own and the master's disk."""
-        return self.role if self.is_replica else "master"
+        return self.role.partition(" ")[0] if self.is_replica else "master"
 
 
 def replica_role(number: int) -> str:

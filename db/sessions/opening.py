@@ -1,12 +1,15 @@
 """`reading()`, `writing()` and `read()`: the only ways to get a Session for an organization.
 
 Each opens one short session for one phase of a job, sets the organization for every transaction in it, and closes.
-`all_jobs_session()` is the dispatcher's own: it sees the jobs of all organizations and no documents.
+`all_jobs_session()` is the dispatcher's own: it sees the jobs of all organizations and no documents; `read_all_jobs()`
+reads as it does, on replicas as well.
 """
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -75,9 +78,15 @@ def read(
 
     `load` may run up to three times, so it only loads.
     """
+    return _read_somewhere(partial(reading, organization_id, position=position), load, source)
+
+
+def _read_somewhere(
+    opened: Callable[..., AbstractContextManager[TenantSession]], load: Callable[[TenantSession], T], source: ReadFrom
+) -> T:
     avoid: list[int] = []
     while True:
-        with reading(organization_id, position=position, source=source, avoid=avoid) as session:
+        with opened(source=source, avoid=avoid) as session:
             try:
                 return load(session)
             except Exception as error:
@@ -172,13 +181,42 @@ def all_jobs_session(cluster: str = HOME, database_name: str | None = None) -> I
     """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
     unless another one is named, and nothing else of theirs."""
     current = database()
-    current.settings.dispatcher_database_url(cluster)  # which has to be set
-    engine = current.cluster(cluster, database_name).dispatcher
-    assert engine is not None
+    engine = _of_dispatcher(current, cluster, database_name).master
     with TenantSession(engine, None, current.settings) as session:
         session.begin_now()
         yield session
         session.commit()
+
+
+def read_all_jobs(
+    load: Callable[[TenantSession], T],
+    cluster: str = HOME,
+    database_name: str | None = None,
+    *,
+    position: WalPosition | None = None,
+    source: ReadFrom = "replica",
+) -> T:
+    """As `read`, of what `all_jobs_session` sees; the replicas are asked as the dispatcher's role too."""
+    return _read_somewhere(partial(_reading_all_jobs, cluster, database_name, position), load, source)
+
+
+@contextmanager
+def _reading_all_jobs(
+    cluster: str, database_name: str | None, position: WalPosition | None, *, source: ReadFrom, avoid: Collection[int]
+) -> Iterator[TenantSession]:
+    current = database()
+    found = _of_dispatcher(current, cluster, database_name)
+    where = Placed(found, catalog.SHARED_SCHEMA, current.settings, None)
+    with open_reading(where, None, position, source, avoid, pause=current.pause) as session:
+        yield session
+
+
+def _of_dispatcher(current: OpenClusters, cluster: str, database_name: str | None) -> Cluster:
+    """The same servers, as the dispatcher's role."""
+    current.settings.dispatcher_database_url(cluster)  # which has to be set
+    found = current.cluster(cluster, database_name)
+    assert found.dispatcher is not None
+    return replace(found, master=found.dispatcher, replicas=found.dispatcher_replicas)
 
 
 def position_after(session_or_cluster: Session | Cluster) -> WalPosition:
@@ -276,10 +314,12 @@ def open_reading(
             choice = Choice(None, "asked" if not avoid else "avoided")
         else:
             cluster.monitor.start()
-            if position is None:
-                position = _remembered_of(cluster)
-            choice = choose(candidates, cluster.monitor, settings, position, avoid=avoid)
+            is_asked = position is not None
+            position = position or _remembered_of(cluster)
+            choice = choose(candidates, cluster.monitor, settings, position, avoid=avoid, may_be_old=is_asked)
         session = candidates.session_for(choice)
+        if choice.number is not None:
+            session.behind_seconds = cluster.monitor.behind_seconds(choice.number)
     except BaseException:
         candidates.close()
         raise

@@ -38,6 +38,21 @@ class Remembered:
         return " ".join(str(one) for one in list(self._positions.values())[-MOST_SYSTEMS:])
 
     @classmethod
+    def joined(cls, *texts: str) -> "Remembered":
+        """What has been kept at several places, as `str()` has it: the farthest of each system. What is not readable
+        counts as none: another release may have written it."""
+        whole = cls()
+        for text in texts:
+            try:
+                positions = cls.parse(text)._positions.values()
+            except InvalidArgumentError:
+                continue
+            for one in positions:
+                whole.note(one)
+        whole.changed = False
+        return whole
+
+    @classmethod
     def parse(cls, text: str) -> "Remembered":
         """The reverse of `str()`; raises InvalidArgumentError."""
         found = [WalPosition.parse(one) for one in text.split()]

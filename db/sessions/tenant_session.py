@@ -46,11 +46,12 @@ _NOT_THE_OPENER = frozenset(
 class TenantSession(Session):
     """A Session that belongs to one organization, or to none and then sees no tenant's rows.
 
-    `choice` says where a reading session reads, and why; `first_rows` are what the statement returned that was sent
-    with the first BEGIN.
+    `choice` says where a reading session reads, and why; `behind_seconds`, how old what it reads may be. `first_rows`
+    are what the statement returned that was sent with the first BEGIN.
     """
 
     choice: Choice | None = None
+    behind_seconds = 0.0
 
     def __init__(
         self,
@@ -167,6 +168,17 @@ class TenantSession(Session):
         if seen is not None:
             seen.note(position)
         return position
+
+    def remember_read(self) -> None:
+        """Have who asks now see nothing older the next time than this reading session has seen. On the master its
+        transaction ends with that."""
+        seen, status = remembered.get(), self.status
+        if seen is None:
+            return
+        if status is None:
+            self.commit_with_position()
+        elif status.timeline is not None and status.replayed is not None:
+            seen.note(WalPosition(status.system_identifier, status.timeline, status.replayed))
 
     def position_at(self, lsn: int) -> WalPosition:
         """A place in the log of the master that this session's transaction writes to."""

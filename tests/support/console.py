@@ -1,5 +1,6 @@
 """The console over a real server in this process, and browsers that ask it."""
 
+import asyncio
 import re
 import threading
 import time
@@ -11,6 +12,10 @@ from urllib.parse import urlencode
 import httpx2
 import uvicorn
 
+from docworker.db.cluster import database
+from docworker.db.sessions import position_after
+from docworker.db.sessions.remembered import Remembered, remembered
+from docworker.db.settings import HOME
 from docworker.worker.console import console_app
 
 TOKENS = {"viewer": "a viewer's token, for tests", "operator": "an operator's token, for tests"}
@@ -55,6 +60,13 @@ class Browser:
             headers["Origin"] = self.origin if origin == "own" else origin
         return self._client.post(path, content=urlencode(fields), headers=headers)
 
+    def cookie(self, name: str) -> str:
+        return self._client.cookies[name]
+
+    def set_cookie(self, name: str, value: str) -> None:
+        self._client.cookies.delete(name)
+        self._client.cookies.set(name, value, domain=str(httpx2.URL(self.url).host))
+
     def close(self) -> None:
         self._client.close()
 
@@ -80,6 +92,16 @@ def served(app: Any, *, root_path: str = "") -> Iterator[str]:
 
 @contextmanager
 def serving_console(*, root_path: str = "", **options: bool) -> Iterator[str]:
-    """As `served`, of the console with the settings in force."""
-    with served(console_app(**options), root_path=root_path) as url:
+    """As `served`, of the console with the settings in force; each page shows all that was written before it was asked
+    for."""
+    with served(_seeing_all(console_app(**options)), root_path=root_path) as url:
         yield url
+
+
+def _seeing_all(app: Any) -> Any:
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        position = await asyncio.to_thread(position_after, database().cluster(HOME))
+        remembered.set(Remembered({position.system_identifier: position}))
+        await app(scope, receive, send)
+
+    return answer

@@ -28,6 +28,7 @@ from docworker.db.errors import (
 )
 from docworker.db.faults import classify
 from docworker.db.passwords import PasswordError
+from docworker.db.sessions.remembered import Remembered, remembered
 from docworker.worker.console.access import Gate, Login, Role
 from docworker.worker.console.page import Action, Page
 from docworker.worker.console.shown import cut, render
@@ -38,7 +39,12 @@ log = structlog.get_logger(__name__)
 
 COOKIE = "docworker_console"
 _SAID = "docworker_console_said"
+_SEEN, _DONE = "docworker_console_seen", "docworker_console_done"
+"""How far the servers were that pages have shown, and after what was done. Two, because a page that was asked for
+before something was done, and comes after it, would forget that."""
 FORM_TOKEN = "form_token"  # noqa: S105  the name of a field
+_UNTOLD_SECONDS = 3.0
+"""A page that is no older does not say how old it is."""
 _MOST_BODY_BYTES = 64 * 1024
 _MOST_FIELDS = 200
 _LOGINS_PER_SECOND, _LOGINS_AT_ONCE = 0.2, 10.0
@@ -68,7 +74,10 @@ class Answering:
                 return _sent_to(request, f"/login?{urlencode({'next': wanted + query})}")
             self._demand(login, page.role)
             view = View(request, login, self._options)
-            response = self._page(view, page.name, page.title, page.show(view), is_renewed=page.is_renewed)
+            seen = self._remember(request, login)
+            shown = page.show(view)
+            response = self._page(view, page.name, page.title, shown, is_renewed=page.is_renewed)
+            self._keep(request, response, login, _SEEN, seen)
             seconds = time.perf_counter() - begun
             response.headers["Server-Timing"] = f"page;dur={seconds * 1000:.1f}"
             log.debug("console.answered", page=page.name, role=str(login.role), seconds=round(seconds, 3))
@@ -87,7 +96,9 @@ class Answering:
             self._demand(login, action.role)
             self._demand_own_form(request, login, form)
             view = View(request, login, self._options, form)
+            seen = self._remember(request, login)
             response = RedirectResponse(action.do(view), 303)
+            self._keep(request, response, login, _DONE, seen)
             log.info("console.done", action=f"{page.name}.{action.name}", actor=view.actor)
             if view.say is not None:
                 said = self._gate.sealed(login.role, {"say": cut(view.say, 500)})
@@ -159,6 +170,20 @@ class Answering:
             return HTMLResponse(render("problem", {**base, **context}), status)
         return self._page(View(request, login, self._options), "problem", headline, context, status=status)
 
+    def _remember(self, request: Request, login: Login) -> Remembered:
+        """Have what is read from now on in this request be no older than what this browser was shown, and show what was
+        done in it."""
+        kept = [self._gate.unsealed(login.role, request.cookies.get(name, "")) for name in (_SEEN, _DONE)]
+        positions = [one["positions"] for one in kept if one is not None and "positions" in one]
+        around = remembered.get()  # of the application that this is mounted in
+        seen = Remembered.joined(*positions, *([] if around is None else [str(around)]))
+        remembered.set(seen)
+        return seen
+
+    def _keep(self, request: Request, response: Response, login: Login, name: str, seen: Remembered) -> None:
+        if seen.changed:
+            _set_cookie(request, response, name, self._gate.sealed(login.role, {"positions": str(seen)}))
+
     def _login_form(self, request: Request, next_path: str, problem: str | None = None, status: int = 200) -> Response:
         next_path = next_path if _is_own_path(next_path) else "/"
         context = {**self._base(request, None, "Log in"), "next": next_path, "problem": problem}
@@ -177,6 +202,7 @@ class Answering:
         said = self._gate.unsealed(view.login.role, view.request.cookies.get(_SAID, ""))
         context = {**self._base(view.request, view, title), "is_renewed": is_renewed, "page": name}
         context["said"] = None if said is None else said.get("say")
+        context["behind_seconds"] = view.behind_seconds if view.behind_seconds > _UNTOLD_SECONDS else None
         response = HTMLResponse(render(name, {**context, **shown}), status)
         if _SAID in view.request.cookies:
             response.delete_cookie(_SAID, path=_root(view.request) or "/")
@@ -191,6 +217,7 @@ class Answering:
             "title": title,
             "page": None,
             "said": None,
+            "behind_seconds": None,
             "is_renewed": False,
             "to": None if view is None else view.to,
             "bar": [] if view is None else [one for one in self._pages if one.label and view.login.role.may(one.role)],

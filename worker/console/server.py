@@ -6,11 +6,12 @@ import threading
 
 import structlog
 
+from docworker.db import ledger
 from docworker.db.cluster import close_database, open_database
 from docworker.db.errors import ConfigurationError
 from docworker.db.ledger.telling.processes import processes
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions import read_all_jobs
 from docworker.db.settings import Settings
 from docworker.db.tenants.ledgers import ledgers
 from docworker.db.tenants.organizations import slugs_of
@@ -44,8 +45,8 @@ def main(configured: Settings, tokens: Tokens, options: Options) -> None:
 def _warm() -> None:
     """Who asks first is not to wait for connections, and for the modules of all kinds of jobs."""
     try:
-        with all_jobs_session() as session:
-            processes(session)
+        read_all_jobs(processes, source="master")
+        read_all_jobs(ledger.pauses)
         ledgers()
         slugs_of({SYSTEM_ORGANIZATION_ID})
         known_kinds(celery_app())

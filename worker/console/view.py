@@ -1,21 +1,25 @@
 """`View`: one request to a page: who asks, what is asked for, sessions on the ledger, and links."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
 
 from starlette.requests import Request
 
 from docworker.db.errors import InvalidArgumentError
+from docworker.db.ledger.telling.processes import ProcessState, processes
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import TenantSession, all_jobs_session
+from docworker.db.sessions import TenantSession, all_jobs_session, read_all_jobs
 from docworker.db.settings import HOME
 from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
 from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of, slugs_of
 from docworker.worker.console.access import Login, Role
+
+T = TypeVar("T")
 
 MOST_PARAMETER = 500
 SEES_DOCUMENTS = Role.OPERATOR
@@ -33,13 +37,15 @@ class Options:
 
 @dataclass
 class View:
-    """What a page is asked for. `form` has what was sent by POST; `say` is what the next page tells."""
+    """What a page is asked for. `form` has what was sent by POST; `say` is what the next page tells. What was read may
+    be as old as `behind_seconds`."""
 
     request: Request
     login: Login
     options: Options
     form: Mapping[str, str] = field(default_factory=dict)
     say: str | None = None
+    behind_seconds: float = 0.0
 
     @property
     def actor(self) -> str:
@@ -118,16 +124,34 @@ class View:
 
     @contextmanager
     def session(self) -> Iterator[TenantSession]:
-        """The dispatcher's session on the ledger that is looked at."""
+        """The dispatcher's session on the ledger that is looked at, on its master: for what is changed, and for what is
+        looked at before that."""
         place = self.ledger
         with all_jobs_session(place.cluster, place.database) as session:
             yield session
 
+    def read(self, load: Callable[[TenantSession], T]) -> T:
+        """What `load` finds in the ledger that is looked at: on a replica that has all that this browser has seen and
+        done, else on the master. `load` may run up to three times, so it only loads."""
+        place = self.ledger
+
+        def load_and_remember(session: TenantSession) -> T:
+            found = load(session)
+            session.remember_read()
+            self.behind_seconds = session.behind_seconds
+            return found
+
+        return read_all_jobs(load_and_remember, place.cluster, place.database)
+
     @contextmanager
     def home(self) -> Iterator[TenantSession]:
-        """The dispatcher's session on home's ledger, which knows the processes."""
+        """The dispatcher's session on home's ledger, which knows the schedules, on its master."""
         with all_jobs_session() as session:
             yield session
+
+    def processes(self) -> Sequence[ProcessState]:
+        """As home's master knows them: who has not been heard of by a replica would look dead."""
+        return read_all_jobs(processes, source="master")
 
     def to(self, path: str, **query: object) -> str:
         """An address in the console, on the same ledger unless another one is given; parameters that are None are left

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from docworker.db.addresses import with_login_of
 from docworker.db.cluster.capacity import check_connections
 from docworker.db.cluster.connections import connect_arguments, connect_plainly
 from docworker.db.errors import ConfigurationError
@@ -127,6 +128,7 @@ class Servers:
                 )
             if address.is_replica:
                 yield from self._replica(connection, address, facts, place)
+                yield from self._dispatcher_on(address, place)
             elif facts.is_replica:
                 yield error(
                     place, "is a replica: nothing can be written", f"give the master's address in {address.setting}"
@@ -187,6 +189,23 @@ class Servers:
                 f"has not replayed for {_REPLAY_SECONDS:g} s what the master had written; nobody reads from it while "
                 f"it is more than {self.configured.replica_max_lag:g} s behind",
                 "look at pg_stat_replication on the master and at the replica's log",
+            )
+
+    def _dispatcher_on(self, address: Address, place: str) -> Iterator[Finding]:
+        """Whether a replica lets in who logs in by the dispatcher's address."""
+        dispatcher_url = self.configured.addresses(address.cluster).dispatcher_url
+        if dispatcher_url is None:
+            return
+        url = with_login_of(address.url, dispatcher_url)
+        try:
+            connect_plainly(connect_arguments(url, self.configured, "docworker doctor"), self.configured).close()
+        except (ConfigurationError, psycopg.Error) as fault:
+            reason = connection_reason(fault) if isinstance(fault, psycopg.Error) else str(fault)
+            yield warning(
+                place,
+                f"does not let in who logs in by the dispatcher's address: {reason}",
+                "let it in as the master does, in pg_hba.conf or at the pooler: until then the console, and lists of "
+                "all jobs, are read from the master",
             )
 
     def _replays(self, connection: psycopg.Connection[Any], lsn: str) -> bool:

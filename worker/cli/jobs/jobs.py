@@ -5,6 +5,7 @@ Following a fan-out is in `worker.cli.jobs.watch`.
 
 import json
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Filter, Listed
 from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions import all_jobs_session, read_all_jobs
 from docworker.db.tenants import steering
 from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
 from docworker.worker.cli.jobs.backlogs import backlogs
@@ -72,7 +73,8 @@ def list_(after: UUID | None, limit: int | None, everything: bool, as_json: bool
 
 
 class _Listed:
-    """Pages of jobs, each read in a session of its own: a list that somebody reads slowly holds nothing up."""
+    """Pages of jobs, each read in a session of its own: a list that somebody reads slowly holds nothing up. They are
+    read from a replica that has all that was there when the first one was asked for, else from the master."""
 
     def __init__(self, wanted: Filter, after: UUID | None, most: int | None) -> None:
         self._wanted = wanted
@@ -83,13 +85,13 @@ class _Listed:
         """The last one, if there may be more behind it."""
 
     def __iter__(self) -> Iterator[list[Listed]]:
-        behind: str | None = None
+        with all_jobs_session() as session:
+            behind = None if self._after is None else ledger.behind_job(session, self._after)
+            position = session.commit_with_position()
         while True:
             limit = _PAGE if self._most is None else min(_PAGE, self._most - self.count)
-            with all_jobs_session() as session:
-                if self._after is not None and behind is None:
-                    behind = ledger.behind_job(session, self._after)
-                jobs, behind = ledger.find(session, self._wanted, limit=limit, behind=behind)
+            find = partial(ledger.find, wanted=self._wanted, limit=limit, behind=behind)
+            jobs, behind = read_all_jobs(find, position=position)
             self.count += len(jobs)
             if self.count == self._most and behind is not None:
                 self.last = jobs[-1].id

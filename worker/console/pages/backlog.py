@@ -1,6 +1,7 @@
 """`PAGE`: what waits and is under way, per kind and organization, what waits longest first."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from docworker.db.ledger.telling.backlog import MOST_COUNTED, backlog
@@ -12,8 +13,7 @@ _SHOWN = 200
 
 def _show(view: View) -> Mapping[str, Any]:
     kind = view.asked("kind")
-    with view.session() as session:
-        found = backlog(session, organization_id=view.organization())
+    found = view.read(partial(backlog, organization_id=view.organization()))
     wanted = [one for one in found.waiting if kind in (None, one.kind)]
     shown = wanted[:_SHOWN]
     return {

@@ -1,6 +1,7 @@
 """`PAGE`: why jobs have failed, by kind and reason; each group can be run again."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from docworker.db.ledger.telling.failures import MOST_GROUPS, failure_groups
@@ -10,9 +11,8 @@ from docworker.worker.console.view import View
 
 
 def _show(view: View) -> Mapping[str, Any]:
-    kind, organization_id = view.asked("kind"), view.organization()
-    with view.session() as session:
-        groups = failure_groups(session, kind=kind, organization_id=organization_id)
+    kind = view.asked("kind")
+    groups = view.read(partial(failure_groups, kind=kind, organization_id=view.organization()))
     return {
         "groups": groups,
         "is_cut": len(groups) >= MOST_GROUPS,

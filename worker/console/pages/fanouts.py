@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from docworker.db.ledger.telling.fanouts import fan_outs
+from sqlalchemy.orm import Session
+
+from docworker.db.ledger import Listed
+from docworker.db.ledger.telling.fanouts import Children, fan_outs
 from docworker.db.ledger.telling.listing import listed
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
 
 
 def _show(view: View) -> Mapping[str, Any]:
-    with view.session() as session:
-        found = fan_outs(session, organization_id=view.organization())
-        parents = listed(session, [(one.organization_id, one.parent_id) for one in found])
+    owner = view.organization()
+
+    def load(session: Session) -> tuple[list[Children], list[Listed]]:
+        found = fan_outs(session, organization_id=owner)
+        return found, listed(session, [(one.organization_id, one.parent_id) for one in found])
+
+    found, parents = view.read(load)
     return {
         "rows": found,
         "parents": {one.id: one for one in parents},

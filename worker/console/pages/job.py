@@ -12,7 +12,6 @@ from docworker.db.errors import ConflictError, InvalidArgumentError, NotFoundErr
 from docworker.db.ledger import Filter
 from docworker.db.ledger.telling.fanouts import children_of
 from docworker.db.ledger.telling.listing import find_job
-from docworker.db.ledger.telling.processes import processes
 from docworker.db.ledger.telling.story import line_text, progress_of, progress_text
 from docworker.db.ledger.telling.why import why
 from docworker.db.models import Job, JobState
@@ -32,8 +31,7 @@ def _id(view: View) -> UUID:
 
 def _show(view: View) -> Mapping[str, Any]:
     job_id = _id(view)
-    with view.home() as session:
-        living = processes(session)
+    living = view.processes()
     with view.session() as session:
         owner = find_job(session, job_id)
         job = session.get(Job, (owner, job_id))

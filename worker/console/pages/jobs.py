@@ -1,6 +1,7 @@
 """`PAGE`: a list of jobs by state, kind, reason and organization, page by page."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from docworker.db.ledger.telling.listing import list_jobs
@@ -14,8 +15,7 @@ _SHOWN = 50
 
 def _show(view: View) -> Mapping[str, Any]:
     wanted = chosen(view)
-    with view.session() as session:
-        page = list_jobs(session, wanted, limit=_SHOWN, behind=view.asked("behind"))
+    page = view.read(partial(list_jobs, wanted=wanted, limit=_SHOWN, behind=view.asked("behind")))
     state = next(iter(wanted.states), None)
     return {
         "asked": asked_of(view),

@@ -1,12 +1,13 @@
 """`PAGE`: how it is just now: what waits, runs and fails, and who lives."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
 
 from docworker.db import ledger
-from docworker.db.ledger.telling.backlog import MOST_IN_ALL, due, under_way
-from docworker.db.ledger.telling.failures import failure_groups
-from docworker.db.ledger.telling.processes import processes
+from docworker.db.ledger.telling.backlog import MOST_IN_ALL, Backlog, due, under_way
+from docworker.db.ledger.telling.failures import FailureGroup, failure_groups
 from docworker.db.tenants.installation import NEEDED
 from docworker.worker.console.choosing import reason_parameter
 from docworker.worker.console.page import Page
@@ -16,13 +17,21 @@ _SHOWN = 5
 _FAILURES_COUNTED = 10_000
 
 
+class _Counted(NamedTuple):
+    waiting: Backlog
+    others: Mapping[str, int]
+    failed: Sequence[FailureGroup]
+    paused: int
+
+
+def _counted(session: Session) -> _Counted:
+    failed = failure_groups(session, most_counted=_FAILURES_COUNTED)
+    return _Counted(due(session), under_way(session), failed, len(ledger.pauses(session)))
+
+
 def _show(view: View) -> Mapping[str, Any]:
-    with view.home() as session:
-        living = [one for one in processes(session) if one.lives]
-    with view.session() as session:
-        waiting, others = due(session), under_way(session)
-        failed = failure_groups(session, most_counted=_FAILURES_COUNTED)
-        paused = len(ledger.pauses(session))
+    living = [one for one in view.processes() if one.lives]
+    waiting, others, failed, paused = view.read(_counted)
     by_hour = [sum(hours) for hours in zip(*(one.by_hour for one in failed), strict=True)] or [0]
     roles = {role: [one for one in living if one.role == role] for role in ("worker", "dispatcher", "beat")}
     return {
