@@ -8,12 +8,8 @@ psql --no-psqlrc --quiet --username "${POSTGRES_USER:-postgres}" --dbname postgr
     --set owner_password="$OWNER_PASSWORD" \
     --set worker_password="$WORKER_PASSWORD" \
     --set dispatcher_password="$DISPATCHER_PASSWORD" \
+    --set replication_password="$REPLICATION_PASSWORD" \
     --file "$roles"
-
-psql --no-psqlrc --quiet --username "${POSTGRES_USER:-postgres}" --dbname postgres \
-    --set ON_ERROR_STOP=1 --set replication_password="$REPLICATION_PASSWORD" <<'SQL'
-CREATE ROLE docworker_replication LOGIN REPLICATION PASSWORD :'replication_password';
-SQL
 
 # "all" in the image's own line does not include replication.
 echo 'host replication docworker_replication all scram-sha-256' >> "$PGDATA/pg_hba.conf"

@@ -1,6 +1,7 @@
 -- The roles of docworker and its database. What they may do is for the migrations.
--- Run as a superuser, and again whenever a password changes:
---   psql -v owner_password=… -v worker_password=… -v dispatcher_password=… -f roles.sql
+-- Run as a superuser, and again whenever a password changes. The passwords are variables: owner_password,
+-- worker_password, dispatcher_password and, where deploy/postgres/replica.sh copies the master, replication_password.
+-- docs/operations.md shows how to give them so that no list of processes shows them.
 \set ON_ERROR_STOP on
 
 SELECT format('CREATE ROLE %I', role)
@@ -12,6 +13,13 @@ ALTER ROLE docworker_worker LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRL
 ALTER ROLE docworker_dispatcher LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS PASSWORD :'dispatcher_password';
 -- For other programs that enqueue in transactions of their own: GRANT docworker_producer TO their_role;
 ALTER ROLE docworker_producer NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+
+\if :{?replication_password}
+SELECT 'CREATE ROLE docworker_replication'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'docworker_replication') \gexec
+ALTER ROLE docworker_replication LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS
+    PASSWORD :'replication_password';
+\endif
 
 -- The owner makes the databases of organizations that have one of their own (CREATEDB), and drops one that processes are
 -- connected to.

@@ -1,9 +1,11 @@
 """The scripts that set up the master and the replica of docker-compose.yml, run against real servers."""
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,12 @@ class Master:
     server: PostgresServer
     scripts: Path
 
-    def set_up(self, script: str = "master.sh", **environment: str) -> None:
+    def set_up(self, **environment: str) -> None:
+        self.run([self.scripts / "master.sh"], environment)
+
+    def run(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], *, directory: Path | None = None
+    ) -> None:
         tools = {"PATH": f"{postgres_programs(self.server.user)}:{os.defpath}", "LC_ALL": "C"}
         connection = {
             "PGHOST": "127.0.0.1",
@@ -46,8 +53,9 @@ class Master:
             "ROLES_SQL": str(self.scripts / "roles.sql"),
         }
         done = subprocess.run(
-            [self.scripts / script],
-            env=tools | connection | PASSWORDS | environment,
+            command,
+            env=tools | connection | PASSWORDS | dict(environment),
+            cwd=directory,
             capture_output=True,
             text=True,
             check=False,
@@ -98,11 +106,55 @@ def test_roles_and_database_are_made_and_migrate(master: Master) -> None:
 
 def test_roles_may_be_made_again_with_other_passwords(master: Master) -> None:
     master.set_up()
-    master.server.execute("DROP ROLE docworker_replication")
     master.set_up(WORKER_PASSWORD="another one")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         master.login("docworker_worker", PASSWORDS["WORKER_PASSWORD"])
     master.login("docworker_worker", "another one").close()
+
+
+def documented(heading: str) -> list[str]:
+    """The blocks of commands below a heading of docs/operations.md, each as it would be pasted."""
+    section = (PROJECT / "docs" / "operations.md").read_text().split(f"\n### {heading}\n")[1].split("\n### ")[0]
+    blocks = re.findall(r"(?:^ {4}.*\n)+", section, re.MULTILINE)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+def test_the_documented_commands_make_the_roles_with_passwords_in_a_file(master: Master, tmp_path: Path) -> None:
+    (command, *_) = documented("Roles")
+    assert " -v " not in command
+    (tmp_path / "deploy").symlink_to(PROJECT / "deploy")
+    pasted = command.replace("sudo -u postgres psql", "psql")
+    master.run(["sh", "-euc", pasted], {"PGUSER": "postgres"}, directory=tmp_path)
+    made = tmp_path / "passwords.sql"
+    assert made.stat().st_mode & 0o077 == 0
+    passwords = dict(re.findall(r"^\\set (\w+)_password (\w+)$", made.read_text(), re.MULTILINE))
+    assert passwords.keys() == {"owner", "worker", "dispatcher", "replication"}
+    for role in ("owner", "worker", "dispatcher"):
+        master.login(f"docworker_{role}", passwords[role]).close()
+    assert master.server.execute("SELECT rolreplication FROM pg_roles WHERE rolname = 'docworker_replication'") == [
+        (True,)
+    ]
+
+
+def test_the_documented_rules_let_a_replica_in_and_what_its_script_needs_is_named(master: Master) -> None:
+    master.set_up()
+    (rules,) = (block for block in documented("Replicas") if block.startswith("host "))
+    hba = master.server.data / "pg_hba.conf"
+    ours = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\n"
+    hba.write_text(ours + rules.replace("10.0.0.0/24", "127.0.0.1/32"))
+    master.server.execute("SELECT pg_reload_conf()")
+    replica = Replica(master)
+    with replica.running():
+        eventually(
+            lambda: master.server.execute("SELECT active FROM pg_replication_slots") == [(True,)],
+            within_seconds=30,
+            what="the replica to stream from its slot",
+        )
+    master.login("docworker_worker", PASSWORDS["WORKER_PASSWORD"]).close()
+    page = (PROJECT / "docs" / "operations.md").read_text()
+    script = (SCRIPTS / "replica.sh").read_text()
+    named = {*re.findall(r"\$\{?([A-Z_]+)", script)} | {"PGPASSWORD"}
+    assert [name for name in named if not re.search(rf"\b{name}\b", page)] == []
 
 
 def test_replicas_role_is_let_in_from_other_machines(master: Master) -> None:
