@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import psycopg
@@ -115,8 +116,8 @@ def test_roles_may_be_made_again_with_other_passwords(master: Master) -> None:
 def documented(heading: str) -> list[str]:
     """The blocks of commands below a heading of docs/operations.md, each as it would be pasted."""
     section = (PROJECT / "docs" / "operations.md").read_text().split(f"\n### {heading}\n")[1].split("\n### ")[0]
-    blocks = re.findall(r"(?:^ {4}.*\n)+", section, re.MULTILINE)
-    return [textwrap.dedent(block) for block in blocks]
+    blocks = groupby(section.splitlines(keepends=True), key=lambda line: line.startswith("    "))
+    return [textwrap.dedent("".join(lines)) for is_command, lines in blocks if is_command]
 
 
 def test_the_documented_commands_make_the_roles_with_passwords_in_a_file(master: Master, tmp_path: Path) -> None:
