@@ -28,8 +28,10 @@ def health(cluster: Cluster, pause: Callable[[float], None] = time.sleep) -> lis
     monitor = cluster.monitor
     monitor.start()
     monitor.await_first_samples(pause)
+    known = monitor.settings.addresses(cluster.name)
     try:
-        ask_position(cluster.master)
+        # Who has not the worker's address asks as the dispatcher.
+        ask_position(cluster.master if known.master_url or not cluster.dispatcher else cluster.dispatcher)
     except (DBAPIError, DocworkerError) as error:
         found = [ServerHealth("master", healthy=False, reason=str(error))]
     else:

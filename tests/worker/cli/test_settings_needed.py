@@ -110,6 +110,14 @@ def test_organizations_are_listed_by_either_address(
 
 
 @pytest.mark.usefixtures("environment")
+def test_status_shows_the_master_to_who_has_its_address_as_the_dispatcher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (master,) = (words for words in asked(["status"], {DISPATCHER}, monkeypatch, tmp_path).lines if "master" in words)
+    assert master[:3] == ["home", "master", "used"]
+
+
+@pytest.mark.usefixtures("environment")
 def test_nothing_is_done_that_could_not_be_put_on_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pause = ["jobs", "pause", "--kind", "sweep_sources"]
     assert asked(pause, {DISPATCHER}, monkeypatch, tmp_path).exit_code == 1
