@@ -21,6 +21,7 @@ from docworker.db.ledger.waiting.backlogs import Bounded, backlogs, remove_backl
 from docworker.db.ledger.waiting.keys import find_key_limits, remove_key_limit, set_key_limit
 from docworker.db.ledger.weights import remove_weight, set_weight, weights
 from docworker.db.models import KeyLimit, Limit, Pause
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
 from docworker.db.settings import settings
 from docworker.db.tenants.ledgers import LedgerPlace, is_being_made, ledgers, ledgers_of
@@ -32,7 +33,10 @@ Record = Callable[[Session], None]
 def pause(
     *, kind: str | None, organization_id: UUID | None, by: str | None = None, record: Record | None = None
 ) -> bool:
-    """As `ledger.pause`; whether it was not paused already, wherever it is to be."""
+    """As `ledger.pause`; whether it was not paused already, wherever it is to be. Raises InvalidArgumentError for the
+    installation's own jobs: their organization stands for all in a pause."""
+    if organization_id == SYSTEM_ORGANIZATION_ID:
+        raise InvalidArgumentError("the installation's own jobs are not paused as an organization's: name a kind alone")
     return _change(
         organization_id, lambda one: ledger.pause(one, kind=kind, organization_id=organization_id, by=by), record
     )

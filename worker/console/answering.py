@@ -7,6 +7,7 @@ that only the console's own forms have.
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -50,6 +51,14 @@ _MOST_FIELDS = 200
 _LOGINS_PER_SECOND, _LOGINS_AT_ONCE = 0.2, 10.0
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The action whose form was refused, and why."""
+
+    action: str
+    text: str
 
 
 class Answering:
@@ -97,7 +106,10 @@ class Answering:
             self._demand_own_form(request, login, form)
             view = View(request, login, self._options, form)
             seen = self._remember(request, login)
-            response = RedirectResponse(action.do(view), 303)
+            try:
+                response: Response = RedirectResponse(action.do(view), 303)
+            except (InvalidArgumentError, NotFoundError, ConflictError) as error:
+                return self._refusing(view, page, action, error)
             self._keep(request, response, login, _DONE, seen)
             log.info("console.done", action=f"{page.name}.{action.name}", actor=view.actor)
             if view.say is not None:
@@ -106,6 +118,22 @@ class Answering:
             return response
 
         return self._with_form(answer)
+
+    def _refusing(self, view: View, page: Page, action: Action, error: Exception) -> Response:
+        """The page as it is now, with what is wrong, and with what was sent in the form that it came from: nobody has
+        to write it again."""
+        status, text = _told(error)
+        refused = Refused(action.name, text)
+        return self._page(view, page.name, page.title, page.show(view), status=status, refused=refused)
+
+    def of_lost(self, page: Page) -> Endpoint:
+        """An action's address that somebody loads, as after its form was refused: leads to the page."""
+
+        async def endpoint(request: Request) -> Response:
+            query = f"?{request.url.query}" if request.url.query else ""
+            return _sent_to(request, page.path.format(**request.path_params) + query)
+
+        return endpoint
 
     async def login_page(self, request: Request) -> Response:
         """Where one logs in."""
@@ -198,10 +226,12 @@ class Answering:
         *,
         is_renewed: bool = False,
         status: int = 200,
+        refused: Refused | None = None,
     ) -> Response:
         said = self._gate.unsealed(view.login.role, view.request.cookies.get(_SAID, ""))
         context = {**self._base(view.request, view, title), "is_renewed": is_renewed, "page": name}
         context["said"] = None if said is None else said.get("say")
+        context["refused"] = refused
         context["behind_seconds"] = view.behind_seconds if view.behind_seconds > _UNTOLD_SECONDS else None
         response = HTMLResponse(render(name, {**context, **shown}), status)
         if _SAID in view.request.cookies:
@@ -218,6 +248,7 @@ class Answering:
             "page": None,
             "said": None,
             "behind_seconds": None,
+            "refused": None,
             "is_renewed": False,
             "to": None if view is None else view.to,
             "bar": [] if view is None else [one for one in self._pages if one.label and view.login.role.may(one.role)],

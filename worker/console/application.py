@@ -64,6 +64,8 @@ def application(configured: Settings, tokens: Tokens, options: Options) -> Any:
             Route(action.path, answering.of_action(page, action), methods=["POST"], name=f"{page.name}.{action.name}")
             for action in page.actions
         ]
+        lost = [action.path for action in page.actions if action.path != page.path]
+        routes += [Route(path, answering.of_lost(page)) for path in lost]
     app = Starlette(
         routes=routes, exception_handlers={HTTPException: answering.of_error, Exception: answering.of_error}
     )

@@ -75,6 +75,12 @@ def rate_text(rate: Rate | None) -> str | None:
     return f"{rate.jobs}/{rate.seconds:g}seconds"
 
 
+def rate_told(rate: Rate | None) -> dict[str, object]:
+    """As an audit log has it; the burst where it is not that of the rate itself."""
+    is_plain = rate is None or rate.burst == rate.jobs
+    return {"rate": rate_text(rate), "burst": None if is_plain or rate is None else rate.burst}
+
+
 def rate_in(row: Any) -> Rate | None:
     """The rate of a limit's row (`db.models.ledger.limit.Limiting`)."""
     return None if row.rate_jobs is None else Rate(row.rate_jobs, row.rate_seconds, row.rate_burst)

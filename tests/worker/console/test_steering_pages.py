@@ -69,7 +69,7 @@ def test_rates_are_set_shown_and_removed(browser: NewBrowser, tenant: Tenant) ->
     assert "100/minute, 5 at once" in operator.page(response.headers["Location"])
     (limit,) = steering.all_limits()
     assert (limit.max_running, limit.rate_jobs, limit.rate_seconds, limit.rate_burst) == (None, 100, 60, 5)
-    assert latest() == ("limit.limited", {"kind": KIND, "rate": "100/minute", "slug": tenant.slug})
+    assert latest() == ("limit.limited", {"kind": KIND, "rate": "100/minute", "burst": 5, "slug": tenant.slug})
     operator.act("/steering/limit", each="yes", running="2", rate="1/2hours")
     each = next(one for one in steering.all_limits() if one.is_each)
     assert (each.kind, each.max_running, each.rate_seconds) == ("", 2, 7200)

@@ -8,7 +8,7 @@ import click
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
-from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text
+from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text, rate_told
 from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
@@ -71,7 +71,7 @@ def set_(
         raise click.UsageError("--burst is of a rate: give --rate as well")
     rate = None if given_rate is None else rate_of(given_rate.jobs, given_rate.seconds, burst)
     _demand_something(kind, slug, key, is_each=is_each)
-    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, "rate": rate_text(rate)}
+    told = {"kind": kind, "key": key, "each": is_each or None, "running": max_running, **rate_told(rate)}
     with ledger_open("jobs"):
         if kind is not None:
             demand_kind(kind)

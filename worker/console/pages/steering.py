@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from docworker.db.editing.audit import record_with
 from docworker.db.errors import ConflictError, InvalidArgumentError
-from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text
+from docworker.db.ledger.waiting.rates import Rate, parse_rate, rate_in, rate_text, rate_told
+from docworker.db.models import KeyLimit, Limit, Pause
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
 from docworker.db.tenants.steering import Record
@@ -39,9 +40,34 @@ def _show(view: View) -> Mapping[str, Any]:
         "slugs": view.slugs(owners | {owner for owner, _ in heaviest}),
         "everyone": SYSTEM_ORGANIZATION_ID,
         "rate_of": lambda limit: rate_text(rate_in(limit)),
-        "kind": view.asked("kind"),
-        "organization": view.asked("organization"),
+        "stamp_of": _stamp,
+        "kind": view.request.query_params.get("kind"),
+        "organization": view.request.query_params.get("organization"),
     }
+
+
+def _stamp(found: Pause | Limit | KeyLimit | float) -> str:
+    """What a row of the page looked like, by which a form that has become old is known."""
+    if isinstance(found, float):
+        return f"{found:g}"
+    if isinstance(found, Pause):
+        return found.created_at.isoformat()
+    return _text_of(found.max_running, rate_in(found))
+
+
+def _text_of(running: int | None, rate: Rate | None) -> str:
+    parts = (
+        None if running is None else f"{running} running at a time",
+        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
+    )
+    return " and ".join(one for one in parts if one)
+
+
+def _demand_as_seen(view: View, what: str, found: Pause | Limit | KeyLimit | float | None) -> None:
+    """Raises ConflictError where somebody has changed it since the page was shown that the form is of."""
+    seen = view.asked("seen")
+    if seen is not None and found is not None and seen != _stamp(found):
+        raise ConflictError(f"{what} has been changed since you loaded the page, so nothing was done: see below")
 
 
 def _recording(view: View, action: str, subject: str, **told: Any) -> Record:
@@ -78,6 +104,9 @@ def _pause(view: View) -> str:
 
 def _resume(view: View) -> str:
     kind, owner = _place(view)
+    wanted = (owner or SYSTEM_ORGANIZATION_ID, kind or "")
+    found = (one for one in steering.all_pauses() if (one.organization_id, one.kind) == wanted)
+    _demand_as_seen(view, f"the pause of {_named(view)}", next(found, None))
     if not steering.resume(kind=kind, organization_id=owner, record=_recording(view, "resumed", "job", kind=kind)):
         raise ConflictError(f"{_named(view)} is not paused")
     return view.said(f"resumed {_named(view)}", PATH)
@@ -120,6 +149,17 @@ def _limited(view: View) -> _Limited:
     return _Limited(kind, None, owner, is_each, " of ".join(one for one in parts if one))
 
 
+def _found(of: _Limited) -> Limit | KeyLimit | None:
+    """The limit that there is."""
+    owner = of.owner or SYSTEM_ORGANIZATION_ID
+    if of.key is not None:
+        keys = (one for one in steering.all_key_limits() if (one.organization_id, one.limit_key) == (owner, of.key))
+        return next(keys, None)
+    wanted = (owner, of.kind or "", of.is_each)
+    limits = (one for one in steering.all_limits() if (one.organization_id, one.kind, one.is_each) == wanted)
+    return next(limits, None)
+
+
 def _limit(view: View) -> str:
     of = _limited(view)
     if of.kind is not None:
@@ -130,22 +170,20 @@ def _limit(view: View) -> str:
     if burst is not None and given is None:
         raise InvalidArgumentError("a burst is of a rate: give the rate as well")
     rate = None if given is None else parse_rate(given, burst)
-    told = {"kind": of.kind, "key": of.key, "each": of.is_each or None, "running": running, "rate": rate_text(rate)}
-    record = _recording(view, "limited", "limit", **told)
+    told = {"kind": of.kind, "key": of.key, "each": of.is_each or None, "running": running, **rate_told(rate)}
+    record, before = _recording(view, "limited", "limit", **told), _found(of)
     if of.key is not None:
         steering.limit_key(of.key, organization_id=of.owner, max_running=running, rate=rate, record=record)
     else:
         place = {"kind": of.kind, "organization_id": of.owner, "is_each": of.is_each}
         steering.limit(**place, max_running=running, rate=rate, record=record)  # type: ignore[arg-type]
-    parts = (
-        None if running is None else f"{running} running at a time",
-        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
-    )
-    return view.said(f"limited {of.text}: {' and '.join(one for one in parts if one)}", PATH)
+    replaced = "" if before is None else f", in place of {_stamp(before)}"
+    return view.said(f"limited {of.text}: {_text_of(running, rate)}{replaced}", PATH)
 
 
 def _unlimit(view: View) -> str:
     of = _limited(view)
+    _demand_as_seen(view, f"the limit of {of.text}", _found(of))
     record = _recording(view, "unlimited", "limit", kind=of.kind, key=of.key, each=of.is_each or None)
     if of.key is not None:
         removed = steering.unlimit_key(of.key, organization_id=of.owner, record=record)
@@ -161,6 +199,7 @@ def _weigh(view: View) -> str:
     if owner is None or owner == SYSTEM_ORGANIZATION_ID:
         raise InvalidArgumentError("name the organization that is to be weighed")
     weight = None if view.asked("weight") is None else _number(view, "weight", float)
+    _demand_as_seen(view, f"the weight of {view.asked('organization')}", steering.all_weights().get(owner))
     if not steering.weigh(owner, weight, record=_recording(view, "weighed", "organization", weight=weight)):
         raise ConflictError("it has no weight of its own")
     return view.said(f"{view.asked('organization')} has the weight {1 if weight is None else weight:g}", PATH)
