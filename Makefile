@@ -8,7 +8,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 HERE := $(CURDIR)/$(VENV) $(shell readlink -f $(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test system soak check audit docs format metrics bench clean
+.PHONY: help install up demo test system soak check audit docs format metrics settings bench clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ format: $(STAMP) ## rewrite the code in the project's format
 
 metrics: $(STAMP) ## write docs/metrics.md anew, from the code
 	@$(BIN)/python -m tests.support.metrics_page
+
+settings: $(STAMP) ## write docs/settings.md anew, from the code
+	@$(BIN)/python -m tests.support.settings_page
 
 bench: $(BENCH_STAMP) ## compare with the usual way and other queues, and print the table
 	@$(BIN)/python -m benchmarks

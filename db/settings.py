@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     listen_url: PostgresUrl | None = None
     """The dispatcher's address without a pooler between, for LISTEN; needed only where dispatcher_url has one."""
     owner_url: PostgresUrl | None = None
-    """Master, as the owner role, for `docworker migrate`, `docworker tenants` and `docworker check`."""
+    """Master, as the owner role, for `docworker migrate`, and to make, move and drop organizations."""
     password_directory: DirectoryPath | None = None
     """Where the passwords of PostgreSQL's roles are, each in a file that is named after its role; read for each new
     connection of an address that names no password."""
@@ -164,10 +164,14 @@ class Settings(BaseSettings):
     broker_certificate_file: FilePath | None = None
     """What such a broker is shown if it asks for a certificate, with its key."""
     broker_key_prefix: Annotated[str, AfterValidator(_key_prefix)] = "docworker:"
+    """Before every key at a Redis or Valkey, so that several installations may share one."""
     queue: Annotated[str, Field(min_length=1), AfterValidator(_queue_name)] = "docworker"
+    """The queue at the broker; the same for workers and dispatchers."""
     result_backend_url: str | None = None
+    """Where Celery keeps results, if somebody asks for them; no job needs any."""
     store: str = "var/store"
-    """Where source bytes are kept: a directory, or an fsspec address such as s3://bucket/prefix."""
+    """Where source bytes are kept, the same for all who import and who work: an absolute path, or an fsspec address
+    such as s3://bucket/prefix. Unless it is set, each process has one of its own below where it was started."""
 
     # Places
     catalog_ttl: Annotated[float, Field(gt=0, le=10)] = 1
@@ -181,9 +185,13 @@ class Settings(BaseSettings):
 
     # Connections
     pool_size: Count = 2
+    """Connections that a process keeps to each server, …"""
     max_overflow: Annotated[int, Field(ge=0)] = 2
+    """… and so many more while they are in use."""
     pool_timeout: Seconds = 10
+    """How long is waited for one that is free."""
     pool_recycle: Seconds = 1800
+    """A connection that is older is replaced at its next use."""
     connect_timeout: Annotated[int, Field(ge=2)] = 5
     """For each host of an address."""
     answer_timeout: Seconds = 4
@@ -194,7 +202,9 @@ class Settings(BaseSettings):
     statement_timeout: Seconds = 60
     """The server's limit; ours is 5 seconds longer, for one that answers others and never this."""
     lock_timeout: Seconds = 10
+    """The server's limit for each wait for a lock."""
     idle_in_transaction_timeout: Seconds = 60
+    """The server's limit for a transaction in which nobody says anything."""
     report_timeout: Seconds = 60
     """The server's limit for each statement of a report."""
     long_session: Seconds = 30
@@ -214,20 +224,27 @@ class Settings(BaseSettings):
     replica_wait: Annotated[float, Field(ge=0)] = 0.5
     """How long a reader with a position waits for a replica to get there before it reads from the master."""
     replica_sample_interval: Seconds = 1
+    """How often a process asks each replica how far it is."""
 
     # Worker
     worker_pool: Literal["prefork", "threads", "solo"] = "prefork"
+    """What runs the jobs of a worker: processes, threads, or the worker itself, one job after the other."""
     worker_processes: Count = 2
+    """How many messages a worker runs at once."""
     max_tasks_per_child: Annotated[int, Field(ge=0)] = 0
-    """Messages after which a child is replaced; 0 = never."""
+    """Messages after which a process of a worker is replaced; 0: never."""
     shutdown_timeout: Seconds = 20
     """How long SIGTERM waits for running jobs before it gives them back."""
     visibility_timeout: Seconds = 3600
+    """After so long a broker gives a message that was not acknowledged to another worker."""
     metrics_host: str = "127.0.0.1"
+    """Where the ports for metrics listen; 0.0.0.0 is everywhere."""
     worker_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9808
+    """Of a worker: /metrics, /healthz and /readyz; 0 is any free port, which is logged."""
     dispatcher_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9809
+    """The same of a dispatcher."""
     beat_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9810
-    """Ports of /metrics, /healthz and /readyz; 0 = any free one, which is logged."""
+    """The same of a beat."""
     metrics_organizations: Annotated[int, Field(ge=0, le=1000)] = 0
     """Of so many organizations, those that wait longest, metrics tell how long; none unless it is set."""
     watchdog_timeout: Seconds = 60
@@ -235,7 +252,9 @@ class Settings(BaseSettings):
     state_directory: Path = Path("var")
     """Where metrics files and beat's state are kept."""
     log_format: Literal["console", "json"] = "console"
+    """Lines for people, or JSON for machines."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
 
     # Ledger
     lease: Seconds = 10
@@ -253,14 +272,19 @@ class Settings(BaseSettings):
     """Largest number of jobs in one message, for the other kinds: they run one by one, and a message holds fewer where
     they take long."""
     max_running_per_organization: Annotated[int, Field(ge=1)] | None = None
+    """Jobs of one organization that run at a time; as many as there are slots unless it is set."""
     backoff_base: Seconds = 2
+    """The first pause before a job is tried again; each further one is about twice as long, …"""
     backoff_max: Seconds = 600
+    """… up to this."""
     max_faults: Count = 20
     """Conflicts, lost connections and the like that a job survives before it fails; they use up no attempts."""
     max_given_back: Annotated[int, Field(ge=1, le=10_000)] = 100
     """How often in a row a job is given back undone, at stops or behind slower jobs, before that uses up an attempt."""
     succeeded_retention_days: Days = 7
+    """After so long jobs that succeeded are removed from the ledger."""
     failed_retention_days: Days = 90
+    """The same of those that failed or were cancelled."""
 
     # Work in the background: backfills, purges, reprocessing
     governor_step: Seconds = 0.5
@@ -295,8 +319,11 @@ class Settings(BaseSettings):
 
     # HTTP API
     api_host: str = "127.0.0.1"
+    """Where the HTTP API listens."""
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Its port; 0 is any free one, which is logged."""
     api_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9811
+    """The port of its /metrics, /healthz and /readyz."""
     api_rate: Annotated[float, Field(gt=0)] = 50
     """Requests a second that one process takes of one token; twice as many at once."""
     api_kinds: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_on_spaces)] = ()
@@ -306,13 +333,19 @@ class Settings(BaseSettings):
 
     # Console
     console_host: str = "127.0.0.1"
+    """Where the console listens."""
     console_port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    """Its port; 0 is any free one, which is logged."""
     console_metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9812
+    """The port of its /metrics, /healthz and /readyz."""
     console_viewer_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """With what one logs in to look; of at least 16 characters."""
     console_viewer_token_file: Path | None = None
+    """The file that has it, and may change."""
     console_operator_token: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """With what one logs in to act as well."""
     console_operator_token_file: Path | None = None
-    """With what one logs in to the console, itself or the file that has it, which may change."""
+    """The file that has it, and may change."""
     console_session_hours: Annotated[float, Field(gt=0, le=720)] = 12
     """For so long one is logged in."""
     console_origin: str | None = None
@@ -322,11 +355,17 @@ class Settings(BaseSettings):
 
     # Documents
     max_source_bytes: Bytes = 64 * MIB
+    """A larger file is not taken."""
     extract_memory_bytes: Bytes = 1024 * MIB
+    """What a parser may take of memory, …"""
     extract_cpu_seconds: Seconds = 30
+    """… of processor time for a document, …"""
     extract_wall_seconds: Seconds = 60
+    """… of time by the clock, …"""
     extract_output_bytes: Bytes = 16 * MIB
+    """… and how much text it may give."""
     extract_documents_per_child: Count = 200
+    """After so many documents a parser's process is replaced."""
     attachments_most: Annotated[int, Field(ge=0, le=1000)] = 100
     """Of a mail become documents of their own."""
     attachments_bytes: Bytes = 64 * MIB
@@ -334,11 +373,15 @@ class Settings(BaseSettings):
     ocr_languages: str = "eng"
     """By Tesseract's names, such as `eng+deu`; each has to be installed."""
     ocr_most_pages: Count = 50
+    """Of a document; the others are left out."""
     ocr_page_seconds: Seconds = 60
+    """How long recognizing a page may take."""
     ocr_memory_bytes: Bytes = 1024 * MIB
+    """What it may take of memory."""
     sandbox: Literal["required", "best"] = "best"
     """Whether processes refuse to parse where the kernel cannot keep parsers from files and the network."""
     deleted_retention_days: Annotated[float, Field(ge=0)] = 30
+    """So long after its deletion a document is purged with its versions and its bytes."""
     audit_retention_days: Annotated[float, Field(ge=30)] | None = None
     """Prune entries of audit logs that are older; off unless set."""
     keep_versions: Annotated[int, Field(ge=1)] | None = None

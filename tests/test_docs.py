@@ -14,6 +14,7 @@ from docworker.jobs.enqueue import enqueue
 from docworker.jobs.progress import get_job, get_story
 from docworker.jobs.testing import advance_clock, assert_enqueued, drain
 from docworker.worker.cli import main
+from tests.support import settings_page
 from tests.support.http_server import answering
 from tests.support.project import PROJECT
 from tests.support.tenants import Tenant
@@ -70,6 +71,10 @@ def test_linked_tests_exist(path: Path) -> None:
     linked = re.findall(r"\]\(([^)#]+\.py)#(\w+)\)", path.read_text())
     missing = [(file, name) for file, name in linked if f"def {name}(" not in (path.parent / file).read_text()]
     assert missing == []
+
+
+def test_the_page_of_settings_says_what_the_code_does() -> None:
+    assert settings_page.PAGE.read_text() == settings_page.page(), "run `make settings`"
 
 
 def test_each_dependency_is_explained() -> None:

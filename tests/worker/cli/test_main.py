@@ -92,6 +92,8 @@ def test_version_is_the_packages() -> None:
     [
         (("serach", "words"), "No such command 'serach'. Did you mean 'search'?\n"),
         (("jobs", "lst"), "No such command 'lst'. Did you mean 'list'?\n"),
+        (("organizations", "list"), "No such command 'list'. Did you mean `docworker tenants list`?\n"),
+        (("organizations", "ad", "x"), "No such command 'ad'. Did you mean 'add'?\n"),
         (("jobs", "list", "--limti", "1"), "No such option '--limti'. Did you mean '--limit'?\n"),
         (("zzzzzz",), "No such command 'zzzzzz'.\n"),
     ],

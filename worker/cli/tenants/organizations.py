@@ -9,7 +9,26 @@ from docworker.worker.cli.options import actor, database_open
 from docworker.worker.cli.output import json_option, print_json
 
 
-@click.group()
+class _BesideTenants(click.Group):
+    """Knows that the other commands about organizations are those of `docworker tenants`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            # Only for who has misspelt one: it imports all that moves and copies organizations.
+            from docworker.worker.cli.tenants.tenants import tenants  # noqa: PLC0415
+
+            if error.command_name not in tenants.commands:
+                raise
+            raise click.UsageError(
+                f"No such command {error.command_name!r}. Did you mean `docworker tenants {error.command_name}`?", ctx
+            ) from None
+
+
+@click.group(cls=_BesideTenants)
 def organizations() -> None:
     """Add organizations to the shared tables of the home cluster.
 
