@@ -25,6 +25,9 @@ from docworker.db.errors import (
     UnavailableOrganizationError,
 )
 
+DISK_FULL = "53100"
+"""The SQLSTATE of a server that has no room."""
+
 
 class Fault(Enum):
     """The meaning of an error; the value is its name in metrics."""

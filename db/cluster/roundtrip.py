@@ -19,14 +19,13 @@ from docworker.db import metrics
 from docworker.db.cluster import session_settings
 from docworker.db.cluster.servers import Server, Timelines, demoted
 from docworker.db.errors import DemotedMasterError
-from docworker.db.faults import Fault, classify, mark_as_read_from_replica, sqlstate_of
+from docworker.db.faults import DISK_FULL, Fault, classify, mark_as_read_from_replica, sqlstate_of
 
 Row = list[str | None]
 
 SERVER = "docworker_server"
 """Execution option of our engines: which `Server` they talk to."""
 
-_DISK_FULL = "53100"
 _UNKNOWN_SERVER = Server("unknown", "master", Timelines())
 
 
@@ -65,7 +64,7 @@ def exchange(connection: Connection, statements: str, timeout_seconds: float | N
 
 def count_full_disk(server: Server, error: BaseException) -> None:
     """Where that is what the server has refused for."""
-    if sqlstate_of(error) == _DISK_FULL:
+    if sqlstate_of(error) == DISK_FULL:
         metrics.DISK_FULL.labels(server.cluster, server.disk).inc()
 
 

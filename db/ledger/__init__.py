@@ -61,7 +61,7 @@ from docworker.db.ledger.finish import (
 )
 from docworker.db.ledger.limits import find_limits, remove_limit, set_limit
 from docworker.db.ledger.message import Message, Part
-from docworker.db.ledger.rescue import Rescued, begin_judging, master_seconds, rescue_expired
+from docworker.db.ledger.rescue import Rescued, begin_judging, check_room, master_seconds, rescue_expired
 from docworker.db.ledger.single import (
     Wanted,
     claim_of,
@@ -131,6 +131,7 @@ __all__ = [
     "cancel_tree",
     "change_keys",
     "charge",
+    "check_room",
     "claim",
     "claim_of",
     "claim_one",

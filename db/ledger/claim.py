@@ -209,20 +209,23 @@ WITH held AS MATERIALIZED (
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE {JOBS} AS job
-SET lease_expires_at = least(clock_timestamp() + :lease * interval '1 second', job.run_until)
-FROM held
+SET run_until = CASE WHEN :past_limit THEN greatest(job.run_until, next.lease_end) ELSE job.run_until END,
+    lease_expires_at = CASE WHEN :past_limit THEN next.lease_end ELSE least(next.lease_end, job.run_until) END
+FROM held, (SELECT clock_timestamp() + :lease * interval '1 second' AS lease_end) AS next
 WHERE job.organization_id = :organization_id AND job.id = ANY(:ids) AND job.id = held.id
 """)
 _STILL_HELD = text(f"SELECT id FROM {JOBS} WHERE {OWNED}")
 
 
-def renew(session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seconds: float) -> set[UUID]:
-    """Prolong the leases, never past `run_until`; returns the ids still held.
+def renew(
+    session: Session, claimed: Sequence[Claimed | ClaimKey], *, lease_seconds: float, past_limit: bool = False
+) -> set[UUID]:
+    """Prolong the leases, never past `run_until` unless that is to move with them; returns the ids still held.
 
     A row that is locked just now is being finished, rescued or cancelled: it is skipped, not waited for. A lease that
     is lost with the server costs a second run and no more, so this may commit without waiting for the disk.
     """
-    parameters = {**mine(session, claimed), "lease": lease_seconds}
+    parameters = {**mine(session, claimed), "lease": lease_seconds, "past_limit": past_limit}
     session.execute(text("SET LOCAL synchronous_commit = off"))
     session.execute(_RENEW, parameters)
     return set(session.scalars(_STILL_HELD, parameters))

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from docworker.db.faults import DISK_FULL, sqlstate_of
 from docworker.db.ledger.dispatching.shortcuts import Floor, entries_of
 from docworker.db.models.ledger.job import JOBS
 
@@ -86,6 +88,23 @@ SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan'
 def begin_judging(session: Session) -> None:
     """Have this transaction read the leases in the order of their index, and commit without a wait for the disk."""
     session.execute(_BEGIN_JUDGING)
+
+
+# Rows that do not fit into memory are written to the server's disk: that asks for no right, and leaves nothing behind.
+_SMALL_MEMORY = text("SELECT set_config('work_mem', '64kB', true), set_config('temp_tablespaces', '', true)")
+_MEGABYTE = text("SELECT count(*) FROM generate_series(1, 75000)")
+
+
+def check_room(session: Session) -> None:
+    """Raises, with SQLSTATE 53100, where the server's disk has no room for a megabyte. Then a lease is no sign: one
+    renewal finds room in an old page, and another one is refused."""
+    try:
+        with session.begin_nested():
+            session.execute(_SMALL_MEMORY)
+            session.execute(_MEGABYTE)
+    except DBAPIError as error:
+        if error.connection_invalidated or sqlstate_of(error) == DISK_FULL:
+            raise
 
 
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")

@@ -99,6 +99,8 @@ class Kept(NamedTuple):
     record: bytes
     is_working: bool
     """Its job was begun, and has not seen a stop."""
+    is_held_up: bool
+    """Its process waits to write an end that the master refuses."""
 
     @property
     def key(self) -> ClaimKey:
@@ -110,6 +112,7 @@ class Place:
 
     def __init__(self, view: memoryview, claims: int) -> None:
         self._owner = view[:24].cast("q")  # process id, when it started, numbers in use from 0 on
+        self._held_up_until = view[24:32].cast("d")
         self._states = view[32 : 32 + claims]
         lost = 32 + claims
         self._lost = view[lost : lost + claims * _TOKEN_BYTES]
@@ -124,6 +127,7 @@ class Place:
         used = self._owner[2]
         self._states[:used] = bytes(used)
         self._owner[2] = 0
+        self._held_up_until[0] = 0
         self._owner[1] = _started(os.getpid())
         self._owner[0] = os.getpid()
 
@@ -147,10 +151,19 @@ class Place:
     def clear(self, number: int) -> None:
         self._states[number] = _FREE
 
+    def hold_up(self, seconds: float) -> None:
+        """For so long from now on the process counts as held up."""
+        self._held_up_until[0] = time.monotonic() + seconds
+
     def is_lost(self, number: int, token: bytes) -> bool:
         return self._lost[number * _TOKEN_BYTES : (number + 1) * _TOKEN_BYTES] == token
 
-    # For the keeper
+    # For the keeper and the parent
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the process waits to write an end, and said so a moment ago."""
+        return self._held_up_until[0] > time.monotonic()
 
     @property
     def owner(self) -> tuple[int, int]:
@@ -159,13 +172,16 @@ class Place:
 
     def kept(self) -> list[Kept]:
         """The claims that are held and not known to be lost."""
-        states = bytes(self._states[: self._owner[2]])
+        states, is_held_up = bytes(self._states[: self._owner[2]]), self.is_held_up
         read = [
-            Kept(number, bytes(self._records[number * _RECORD_BYTES : (number + 1) * _RECORD_BYTES]), state == _WORKING)
+            Kept(number, self._record(number), state == _WORKING, is_held_up)
             for number, state in enumerate(states)
             if state != _FREE
         ]
         return [one for one in read if not self.is_lost(one.number, one.record[32:])]
+
+    def _record(self, number: int) -> bytes:
+        return bytes(self._records[number * _RECORD_BYTES : (number + 1) * _RECORD_BYTES])
 
     def lose(self, owner: tuple[int, int], kept: Sequence[Kept]) -> list[Kept]:
         """Tell the owner that these are lost; returns those that it still held."""

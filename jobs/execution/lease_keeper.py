@@ -79,6 +79,7 @@ class _ClusterKeeper:
         self._place_of = place_of
         self._continuity = Continuity()
         self._looked_at = self._renewed_at = float("-inf")
+        self._held_up: set[int] = set()
         self._failing = False
 
     def beside(self, cluster: str) -> "_ClusterKeeper":
@@ -108,6 +109,10 @@ class _ClusterKeeper:
 
     def _tick(self) -> None:
         self._look()
+        held_up = {number for number, place in enumerate(self._places) if place.is_held_up}
+        if held_up - self._held_up:
+            self._renewed_at = float("-inf")  # before the time is over that the job may run
+        self._held_up = held_up
         stop_at, now = self._board.stop_at, time.monotonic()
         if stop_at and stop_at - now < GIVE_BACK_MARGIN_SECONDS:
             self._for_the_living(_give_back)
@@ -195,7 +200,11 @@ class _ClusterKeeper:
 
 
 def _renew(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:
-    return ledger.renew(session, [one.key for one in kept], lease_seconds=database().settings.lease)
+    """Waiting for the end to be written is no part of the time that a job may run. All are of one process."""
+    is_held_up = any(one.is_held_up for one in kept)
+    return ledger.renew(
+        session, [one.key for one in kept], lease_seconds=database().settings.lease, past_limit=is_held_up
+    )
 
 
 def _prolong(session: TenantSession, kept: Sequence[Kept], *, seconds: float) -> set[UUID]:

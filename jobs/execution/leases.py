@@ -7,7 +7,7 @@ worker that is a process of its own, elsewhere a thread.
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -42,7 +42,14 @@ def stopping() -> bool:
     return _board.stop_at != 0
 
 
+def is_held_up(process_id: int) -> bool:
+    """Whether this child of a worker waits to write an end that the master refuses: no time limit is for that."""
+    return any(place.owner[0] == process_id and place.is_held_up for place in _board.places)
+
+
 _CLAIMS_OF_A_PROGRAM = 100_000
+_GRACE_SECONDS = 2.0
+"""For what comes behind an end that was written after all, before time limits count again."""
 
 
 class Leases:
@@ -53,6 +60,7 @@ class Leases:
         self._held: dict[UUID, int] = {}
         self._free: list[int] = []
         self._used = 0
+        self._refused_ends = 0
         self._place: Place | None = None
         self._thread: threading.Thread | None = None
 
@@ -80,6 +88,42 @@ class Leases:
         number = self._held.get(claimed.claim_token)
         if number is not None and self._place is not None:
             self._place.excuse(number)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether the master refuses an end of this process. Nothing is claimed meanwhile: it could not end either."""
+        return self._refused_ends > 0
+
+    def may_end(self, claimed: Sequence[Claimed]) -> bool:
+        """Whether an end that was refused is to be written again: one of these is still held, and the deadline of a
+        stop has not passed."""
+        stop_at = _board.stop_at
+        return any(map(self.held, claimed)) and not (stop_at and time.monotonic() >= stop_at)
+
+    @contextmanager
+    def ending(self, claimed: Sequence[Claimed], *, try_seconds: float) -> Iterator[Callable[[], None]]:
+        """While the end of these is written. Yields what is to be called when it is refused: from then on these pay
+        nothing at a stop, and the process is held up. Each further try is expected to take `try_seconds` at most."""
+        is_refused = False
+
+        def refused() -> None:
+            nonlocal is_refused
+            with self._guard:
+                self._refused_ends += not is_refused
+                is_refused = True
+                if self._place is not None:
+                    self._place.hold_up(try_seconds)
+            for one in claimed:
+                self.excuse(one)
+
+        try:
+            yield refused
+        finally:
+            if is_refused:
+                with self._guard:
+                    self._refused_ends -= 1
+                    if self._place is not None and not self._refused_ends:
+                        self._place.hold_up(_GRACE_SECONDS)
 
     @contextmanager
     def holding(self, claimed: Sequence[Claimed]) -> Iterator[None]:

@@ -36,7 +36,7 @@ from docworker.jobs.kind import Kind
 log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.2
-"""How often running coroutines are looked at: whether they are still to run."""
+"""How often running coroutines are looked at, whether they are still to run, and ends that others wait to write."""
 _LATE_SECONDS = 0.1
 """What was claimed in time may begin so much later: the end of the job before it takes a moment."""
 
@@ -46,6 +46,7 @@ def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> i
     stop or because it takes too long, is handed back to the queue."""
     metrics.MESSAGES.labels(kind.name).inc()
     started = time.monotonic()
+    _await_ends()
     catalog.learn([part.organization_id for part in parts], database())
     delivery = _delivery_of(kind)(kind, parts, message_id)
     delivery.run()
@@ -55,6 +56,12 @@ def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> i
     else:
         log.debug("message.stale", kind=kind.name, jobs=sum(len(part.job_ids) for part in parts))
     return delivery.claimed
+
+
+def _await_ends() -> None:
+    """In a pool of threads, those of others: a message that came back at once would come again at once."""
+    while leases().held_up and not stopping():
+        time.sleep(_LOOK_SECONDS)
 
 
 class _Delivery:
@@ -73,8 +80,9 @@ class _Delivery:
 
     @property
     def _begins(self) -> bool:
-        """Whether to begin the next part. The first one in any case, so that each message gets on."""
-        if not self._line:
+        """Whether to begin the next part. The first one in any case, so that each message gets on; none while an end of
+        this process cannot be written."""
+        if not self._line or leases().held_up:
             return False
         return self._is_first or (not stopping() and time.monotonic() < self._begin_until)
 

@@ -1,12 +1,13 @@
-"""`end` and `settle_error`: records success, retry, failure or give-back of an attempt; tries again through short
-outages.
+"""`end` and `settle_error`: records success, retry, failure or give-back of an attempt; tries again for as long as the
+lease is kept.
 
 Every end uses up an attempt and leaves a reason, but for jobs that were not begun, that were asked to stop and saw it,
 or whose organization was suspended: those are given back.
 """
 
 import random
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -16,16 +17,25 @@ from sqlalchemy.orm import Session
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.errors import RetryLaterError, UnavailableOrganizationError
-from docworker.db.faults import Fault
-from docworker.db.ledger import AttemptEnd, Failure
+from docworker.db.faults import Fault, classify, sqlstate_of
+from docworker.db.ledger import AttemptEnd, Claimed, Failure
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import settling
 from docworker.jobs import metrics, sentry, tracing
 from docworker.jobs.execution.attempts import Attempt, Batch, settle
+from docworker.jobs.execution.leases import leases
 from docworker.jobs.execution.reasons import beginning_of, class_name, failure_of, fault_of, message_of
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+_MORE_OF_A_TRY_SECONDS = 30.0
+"""Beside its longest statement: to get a connection, to hear that one is lost, and the pause before."""
+
+_OF_SERVERS = ("53", "58")
+"""Classes of SQLSTATE: no room, no memory, no connection; what the operating system refuses."""
+_IDLE_FOR_TOO_LONG = "25P03"
+"""While `on_failure` ran: that is what it would do again."""
 
 _LEFT_UNSETTLED = Failure(
     "LeftUnsettled",
@@ -37,8 +47,11 @@ _LEFT_UNSETTLED = Failure(
 def end(batch: Batch, error: BaseException | None = None) -> None:
     """Settle what a function has left unsettled when it returned, or raised `error`. Raises nothing.
 
-    The soft limit may strike in here as well, but only once; when the database stays away, the leases end.
+    The soft limit may strike in here as well, but only once. While the master refuses the end it waits here; at the
+    deadline of a stop nobody has to pay for that.
     """
+    for attempt in batch.unsettled:
+        leases().excuse(attempt.claimed)
     for is_last in (False, True):
         try:
             _end(batch, error)
@@ -133,7 +146,7 @@ def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seco
         )
 
     tracing.name_error(attempt.span, failure.error_class)
-    outcome = _write(attempt.organization_id, record) or _found_out(attempt)
+    outcome = _write([claimed], record) or _found_out(attempt)
     attempt.settle(outcome)
     if outcome is AttemptEnd.RETRIED:
         metrics.RETRIES.labels(attempt.kind.name, fault.value).inc()
@@ -162,7 +175,7 @@ def _logged(error: BaseException) -> str:
 
 def _found_out(attempt: Attempt) -> AttemptEnd:
     """When the job was not this attempt's any more, its COMMIT may have gone through although the answer was lost."""
-    finished = _write(attempt.organization_id, lambda session: ledger.finished_as(session, [attempt.claimed]))
+    finished = _write([attempt.claimed], lambda session: ledger.finished_as(session, [attempt.claimed]))
     return finished.get(attempt.id, AttemptEnd.FENCED)
 
 
@@ -182,7 +195,7 @@ def _give_back(batch: Batch) -> None:
                 _tell_of_failure(session, attempt, ledger.given_back_too_often(most))
         return ended
 
-    ended = _write(batch.organization_id, record)
+    ended = _write([one.claimed for one in left], record)
     by_outcome: dict[AttemptEnd, list[Attempt]] = {}
     for attempt in left:
         by_outcome.setdefault(ended.get(attempt.id, AttemptEnd.FENCED), []).append(attempt)
@@ -191,14 +204,38 @@ def _give_back(batch: Batch) -> None:
         log.info("jobs.given_back", kind=batch.kind.name, jobs=len(attempts), outcome=outcome)
 
 
-def _write(organization_id: UUID, write: Callable[[Session], T]) -> T:
-    """Write what became of a job, also across a short outage. When it lasts, the lease ends and the job is rescued."""
+def _write(claimed: Sequence[Claimed], write: Callable[[Session], T]) -> T:
+    """Write what became of these jobs of an organization. While the servers refuse it, again for as long as the jobs
+    are held: to give up while their leases are renewed would be to have them rescued, and charged. What else may pass
+    is waited for during one lease: it may be of `on_failure`, or want this very process to do something else."""
+    settings = database().settings
+    began = time.monotonic()
+    told = False
 
     def once() -> T:
-        with settling(organization_id) as session:
+        with settling(claimed[0].organization_id) as session:
             return write(session)
 
-    return again(seconds=database().settings.lease)(once)
+    def goes_on(error: BaseException) -> bool:
+        nonlocal told
+        in_time = time.monotonic() - began < settings.lease
+        if not may_pass(error) or not (in_time or _is_of_servers(error)) or not leases().may_end(claimed):
+            return False
+        if not told:
+            log.warning("attempts.end_refused", jobs=[str(one.id) for one in claimed], error=_logged(error))
+        told = True
+        return True
+
+    try_seconds = settings.statement_timeout + _MORE_OF_A_TRY_SECONDS
+    with leases().ending(claimed, try_seconds=try_seconds) as refused:
+        return again(retry_on=goes_on, on_retry=refused)(once)
+
+
+def _is_of_servers(error: BaseException) -> bool:
+    """Whether it lasts until somebody mends a server, makes room there, or lets go of a lock."""
+    sqlstate = sqlstate_of(error) or ""
+    waits = (Fault.CONNECTION, Fault.DEMOTED, Fault.SERIALIZATION)
+    return sqlstate[:2] in _OF_SERVERS or (classify(error) in waits and sqlstate != _IDLE_FOR_TOO_LONG)
 
 
 def backoff_seconds(rounds: int, *, base: float, most: float) -> float:

@@ -1,8 +1,9 @@
 """`Pool`: the prefork pool, whose children are replaced at once and may start processes of their own for a job.
 
 What differs from Celery's pool: a child that has served its messages ends without a wait, whatever it has started ends
-with it, and a new link to the broker neither hands a message to a child that is busy nor forgets the time limits of
-what runs. How a process that runs tasks is opened and closed is in `worker.children`.
+with it, a new link to the broker neither hands a message to a child that is busy nor forgets the time limits of what
+runs, and these do not count while a child waits to write an end. How a process that runs tasks is opened and closed is
+in `worker.children`.
 """
 
 import gc
@@ -15,9 +16,13 @@ from typing import Any
 
 from celery.concurrency import asynpool, prefork
 
+from docworker.jobs.execution.leases import is_held_up
+
 _SERVED_SECONDS = 30.0
 _SERVED_POLL_SECONDS = 0.005
 _EX_FAILURE = 1
+_LOOK_SECONDS = 1.0
+"""How often a child is looked at whose time is over while it waits."""
 
 _WARNED = "_docworker_warned"
 """Set on the pool's record of a message whose soft limit has been told."""
@@ -96,6 +101,7 @@ class _Processes(asynpool.AsynPool):
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Also after each lost link, which has cleared the timers of the loop, and so the limits of what runs."""
+        self._hub = hub
         super().register_with_event_loop(hub)  # type: ignore[no-untyped-call]
         for job in self._running():
             soft = None if getattr(job, _WARNED, False) else _left(job, job._soft_timeout)
@@ -104,9 +110,24 @@ class _Processes(asynpool.AsynPool):
                 self.on_timeout_set(job, soft, hard)
 
     def _on_soft_timeout(self, job: int, soft: float, hard: float, hub: Any) -> None:
+        if self._waits(job):
+            self._look_again(job, self._on_soft_timeout, job, soft, hard, hub)
+            return
         if job in self._cache:
             setattr(self._cache[job], _WARNED, True)
         super()._on_soft_timeout(job, soft, hard, hub)  # type: ignore[no-untyped-call]
+
+    def _on_hard_timeout(self, job: int) -> None:
+        if self._waits(job):
+            self._look_again(job, self._on_hard_timeout, job)
+        else:
+            super()._on_hard_timeout(job)  # type: ignore[no-untyped-call]
+
+    def _waits(self, job: int) -> bool:
+        return job in self._cache and is_held_up(self._cache[job]._worker_pid)
+
+    def _look_again(self, job: int, look: Any, *arguments: Any) -> None:
+        self._tref_for_id[job] = self._hub.call_later(_LOOK_SECONDS, look, *arguments)
 
     def _running(self) -> Iterable[Any]:
         return [job for job in list(self._cache.values()) if job._accepted and not job.ready()]

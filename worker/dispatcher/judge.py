@@ -1,7 +1,8 @@
 """`Judge`: takes leases from workers that fell silent.
 
 `Judge` runs in a thread beside each cluster's dispatcher, whatever the planner and the broker do meanwhile, and takes
-nothing before it has watched the ledger for a whole lease without a break: after any stall the living renew first.
+nothing before it has watched the ledger for a whole lease without a break: after any stall the living renew first. A
+server without room is such a stall, whatever it still takes.
 `VisitingJudge` is for the databases of single organizations on that cluster's servers, too many to be watched.
 """
 
@@ -19,7 +20,7 @@ from prometheus_client import Counter
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
-from docworker.db.faults import classify
+from docworker.db.faults import DISK_FULL, classify, sqlstate_of
 from docworker.db.ledger import Rescued
 from docworker.db.models import JobState
 from docworker.db.sessions import all_jobs_session
@@ -68,6 +69,8 @@ class Judge:
         self._log = log.bind(**({} if database_name is None else {"database": database_name}), cluster=cluster)
         self._continuity = continuity or Continuity()
         self._floor = ledger.Floor[datetime]()
+        self._refused = False
+        """Whether the server's disk had no room, and no lease has been taken since."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -107,16 +110,20 @@ class Judge:
             with self._session() as session:
                 ledger.begin_judging(session)
                 rescued = ledger.rescue_expired(session, until=trusted_until, floor=self._floor)
+                if rescued or self._refused:
+                    ledger.check_room(session)
                 follow_failed(session, rescued)
                 master_seconds = ledger.master_seconds(session)
                 if time.monotonic() - asked_at > PROMPT_SECONDS:
                     # Whatever held this up held up those who write: they have had no chance to renew since.
                     session.rollback()
                     rescued, self._floor = [], ledger.Floor()
-        except Exception:
+        except Exception as error:
+            self._refused = self._refused or sqlstate_of(error) == DISK_FULL
             self.broke()
             self._floor = ledger.Floor()
             raise
+        self._refused = self._refused and trusted_until == -math.inf
         self._enter(asked_at, master_seconds)
         for one in rescued:
             RESCUED.labels(one.kind, one.state).inc()

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.orm import Session
 
 from docworker.db.models.audit import AuditEntry
 from docworker.db.models.base import new_id
 from docworker.jobs.enqueue import EnqueueOptions, enqueue_many
-from docworker.jobs.task import AsyncAttempt, Attempt, job
+from docworker.jobs.execution.outcomes import settle_error
+from docworker.jobs.kind import Arguments
+from docworker.jobs.task import AsyncAttempt, Attempt, Batch, batch_job, job
 from tests.support.waiting import eventually
 
 LONGEST_SECONDS = 60
@@ -76,6 +79,28 @@ def overrun(attempt: Attempt, path: str) -> None:
     """Run into the soft limit."""
     _append(path, "begun")
     eventually(lambda: False, within_seconds=LONGEST_SECONDS, what="the end of time")
+
+
+@job(name="tests.fail", max_attempts=1, soft_limit_seconds=2, hard_limit_seconds=3)
+def fail(attempt: Attempt) -> None:
+    """Fail at once."""
+    raise ValueError("no such thing")
+
+
+@job(name="tests.fail_late", max_attempts=1, soft_limit_seconds=2, hard_limit_seconds=3)
+def fail_late(attempt: Attempt) -> None:
+    """Fail when the soft limit is over."""
+    try:
+        time.sleep(LONGEST_SECONDS)
+    except SoftTimeLimitExceeded:
+        raise ValueError("no such thing") from None
+
+
+@batch_job(name="tests.settle", arguments=Arguments, max_attempts=1, soft_limit_seconds=2, hard_limit_seconds=3)
+def settle(batch: Batch) -> None:
+    """Say at once of each that it has failed."""
+    for attempt in batch.starting():
+        settle_error(attempt, ValueError("no such thing"))
 
 
 @job(name="tests.fork", max_attempts=1)

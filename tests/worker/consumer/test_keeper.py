@@ -17,15 +17,18 @@ from docworker.db.models import Job
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME
 from docworker.jobs.enqueue import enqueue
+from docworker.jobs.task import LedgerTask
+from docworker.worker.consumer.shutdown import GIVE_BACK_SECONDS
 from tests.support.clusters import EAST, addresses_of, with_east
 from tests.support.database import opened_database
 from tests.support.faults import freeze, thaw
 from tests.support.metrics import get
 from tests.support.processes import Process, Processes
+from tests.support.refusals import refusing_ends
 from tests.support.stack import InForce, OwnStack
 from tests.support.tenants import Tenant, entered
 from tests.support.user_package import install_user_package
-from tests.support.user_package.jobs import hold_job, obey_job, occupy
+from tests.support.user_package.jobs import fail, fail_late, hold_job, obey_job, occupy, settle
 from tests.support.waiting import eventually
 
 POOLS = ["prefork", "threads", "solo"]
@@ -58,6 +61,12 @@ def job_of(job_id: UUID) -> Job:
         return ledger.get(session, job_id)
 
 
+def seconds_since_claim(job_id: UUID) -> float:
+    with all_jobs_session() as session:
+        since = "SELECT extract(epoch FROM clock_timestamp() - claimed_at) FROM ledger.jobs WHERE id = :id"
+        return float(session.scalar(text(since), {"id": job_id}) or 0)
+
+
 def seconds_of_lease(job_id: UUID) -> float:
     with all_jobs_session() as session:
         left = "SELECT extract(epoch FROM lease_expires_at - clock_timestamp()) FROM ledger.jobs WHERE id = :id"
@@ -74,6 +83,44 @@ def test_a_job_that_occupies_its_interpreter_keeps_its_lease(
     eventually(lambda: job_of(job_id).state == "succeeded", within_seconds=40, what="the job to succeed")
     assert job_of(job_id).attempt == 1
     assert (files / "path").read_text().split() == ["begun", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "task"), [("prefork", fail_late), ("prefork", settle), ("threads", fail), ("solo", fail)]
+)
+def test_who_waits_to_write_an_end_is_not_struck_by_the_limits_of_its_job_nor_charged(
+    tenant: Tenant, start: Callable[..., Process], pool: str, task: LedgerTask
+) -> None:
+    worker = start(worker_pool=pool, worker_processes="1")
+    with refusing_ends():
+        with writing(tenant.id) as session:
+            job_id = enqueue(session, task)
+        worker.wait_for_log("attempts.end_refused", within_seconds=20)
+        past = task.kind.hard_limit_seconds + task.kind.turn_seconds + 2 * LEASE_SECONDS
+        eventually(lambda: seconds_since_claim(job_id) > past, within_seconds=60, what="its limit to be over")
+        assert job_of(job_id).state == "running"
+        waiting = job_of(job_id).claimed_by
+    eventually(lambda: job_of(job_id).state == "failed", within_seconds=20, what="the end to be written")
+    ended = job_of(job_id)
+    assert (ended.claimed_by, ended.attempt, ended.error_class) == (waiting, 1, "ValueError")
+    with writing(tenant.id) as session:
+        next_id = enqueue(session, fail)
+    eventually(lambda: job_of(next_id).state == "failed", within_seconds=20, what="the next one to run")
+    assert (job_of(next_id).claimed_by, job_of(next_id).error_class) == (waiting, "ValueError")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_that_cannot_write_an_end_stops_in_its_time(
+    tenant: Tenant, start: Callable[..., Process], pool: str
+) -> None:
+    worker = start(worker_pool=pool, worker_processes="1", shutdown_timeout="4")
+    with refusing_ends():
+        with writing(tenant.id) as session:
+            enqueue(session, fail)
+        worker.wait_for_log("attempts.end_refused", within_seconds=20)
+        began = time.monotonic()
+        worker.stop()
+        assert time.monotonic() - began < 4 + GIVE_BACK_SECONDS + 8
 
 
 def test_a_child_that_is_stopped_loses_its_job_and_writes_nothing_when_it_goes_on(
