@@ -1,4 +1,5 @@
-"""The scripts that set up the master and the replica of docker-compose.yml, run against real servers."""
+"""What sets up masters and replicas, and what backs them up and restores them, run against real servers: the scripts of
+`deploy/postgres`, and the commands of the documentation."""
 
 import os
 import re
@@ -14,11 +15,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from docworker.db.settings import settings
+from docworker.db.tenants.organizations import create_organization
+from docworker.jobs.imports.importing import import_tree
 from docworker.migrations.runner import upgrade
+from docworker.worker.doctor.installation import examine_sources
+from docworker.worker.doctor.postgres import Servers
 from docworker.worker.local.launching import launch, server_user
 from docworker.worker.local.servers.postgres import PostgresServer
 from docworker.worker.local.servers.programs import postgres_programs
 from docworker.worker.local.servers.server import free_port
+from tests.support.database import opened_database
 from tests.support.project import PROJECT
 from tests.support.stack import applied, temporary_directory
 from tests.support.waiting import eventually
@@ -62,6 +69,29 @@ class Master:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+    def own_data(self) -> None:
+        """What was written to the data directory by us is the server's."""
+        for path in (self.server.data, *self.server.data.rglob("*")):
+            self.server.user.own(path)
+
+    def lose_data(self) -> PostgresServer:
+        """The server is gone, and with it its data, but for a copy that somebody starts as a replica."""
+        self.server.kill()
+        copy = PostgresServer(
+            name="left",
+            home=self.server.home,
+            port=free_port(but=[self.server.port]),
+            user=self.server.user,
+            programs=postgres_programs(self.server.user),
+            password="superuser",
+            durable=False,
+            settings={"hba_file": str(self.server.home / "left" / "pg_hba.conf")},
+        )
+        self.server.data.rename(copy.data)
+        (copy.data / "standby.signal").touch()
+        copy.user.own(copy.data / "standby.signal")
+        return copy
 
     def login(self, role: str, password: str) -> psycopg.Connection:
         return psycopg.connect(
@@ -113,9 +143,9 @@ def test_roles_may_be_made_again_with_other_passwords(master: Master) -> None:
     master.login("docworker_worker", "another one").close()
 
 
-def documented(heading: str) -> list[str]:
-    """The blocks of commands below a heading of docs/operations.md, each as it would be pasted."""
-    section = (PROJECT / "docs" / "operations.md").read_text().split(f"\n### {heading}\n")[1].split("\n### ")[0]
+def documented(heading: str, page: str = "operations.md") -> list[str]:
+    """The blocks of commands below a heading of a page, each as it would be pasted."""
+    section = re.split(r"\n###? ", (PROJECT / "docs" / page).read_text().split(f"\n### {heading}\n")[1])[0]
     blocks = groupby(section.splitlines(keepends=True), key=lambda line: line.startswith("    "))
     return [textwrap.dedent("".join(lines)) for is_command, lines in blocks if is_command]
 
@@ -198,6 +228,73 @@ def test_replica_that_is_started_again_is_not_copied_again(master: Master) -> No
     with replica.running():
         eventually(lambda: replica.answers_to("SELECT"), within_seconds=30, what="the replica to answer")
     assert (replica.data / "PG_VERSION").stat().st_ctime_ns == made
+
+
+def test_what_the_documented_commands_back_up_they_restore(master: Master, tmp_path: Path) -> None:
+    master.set_up()
+    address = f"127.0.0.1:{master.server.port}/docworker"
+    environment = {
+        "DOCWORKER_OWNER_URL": f"postgresql://docworker_owner:of%20the%20owner@{address}",
+        "DOCWORKER_MASTER_URL": f"postgresql://docworker_worker:it's%20the%20worker's@{address}",
+        "DOCWORKER_STORE": str(tmp_path / "original"),
+    }
+    (files := tmp_path / "files").mkdir()
+    (tmp_path / "2026-11-29").mkdir()
+    (backup, _), (restore, _) = documented("Back up", "backup.md"), documented("Restore", "backup.md")
+    base_backup, copy_store = backup.split("\nrsync ")
+    (copy_back,) = re.findall(r"`rsync (.*?)`", (PROJECT / "docs" / "backup.md").read_text())
+
+    def run(command: str, directory: Path = tmp_path) -> None:
+        for documented_as, here in {
+            "/backup/": f"{tmp_path}/",
+            "/var/lib/docworker/store/": f"{tmp_path}/original/",
+            "10.0.0.1": f"127.0.0.1 --port {master.server.port}",
+            "chown -R postgres:postgres": ": ",
+        }.items():
+            command = command.replace(documented_as, here)
+        given = {"PGPASSWORD": PASSWORDS["REPLICATION_PASSWORD"], "PGDATA": str(master.server.data)}
+        master.run(["sh", "-euc", command], given, directory=directory)
+
+    def copy(options: str, source: str, target: str) -> None:
+        if shutil.which("rsync") is None:
+            shutil.copytree(tmp_path / source, tmp_path / target)
+        else:
+            run(f"rsync {options}")
+
+    def imported(name: str) -> set[str]:
+        (files / name).write_text(name)
+        return {one.path for one in import_tree(organization_id, files) if one.imported == "new"}
+
+    with applied(environment):
+        upgrade()
+        with opened_database():
+            organization_id = create_organization("acme")
+            assert imported("before.txt") == {"/before.txt"}
+            run(base_backup)
+            assert imported("meanwhile.txt") == {"/meanwhile.txt"}
+            copy(copy_store, "original", "store")
+
+        left = master.lose_data()
+        shutil.rmtree(tmp_path / "original")
+        master.server.data.mkdir(mode=0o700)
+        run(restore, tmp_path / "2026-11-29" / "home")
+        master.own_data()
+        master.server.start()
+        (missing,) = examine_sources(settings())
+        assert "lacks 1 of 1 files of documents" in missing.fault
+        copy(copy_back, "store", "original")
+        assert list(examine_sources(settings())) == []
+        with opened_database():
+            assert imported("after.txt") == {"/meanwhile.txt", "/after.txt"}
+
+    try:
+        left.start()
+        replica = environment["DOCWORKER_MASTER_URL"].replace(str(master.server.port), str(left.port))
+        with applied({**environment, "DOCWORKER_REPLICA_URLS": replica}):
+            (found,) = (one for one in Servers(settings()).examine() if one.subject.startswith("DOCWORKER_REPLICA"))
+        assert "is on timeline 1, and its master on 2" in found.fault
+    finally:
+        left.kill()
 
 
 class Replica:

@@ -10,6 +10,7 @@ import psycopg
 from docworker.db.addresses import with_login_of
 from docworker.db.cluster.capacity import check_connections
 from docworker.db.cluster.connections import connect_arguments, connect_plainly
+from docworker.db.cluster.positions import timeline_of
 from docworker.db.errors import ConfigurationError
 from docworker.db.faults import connection_reason
 from docworker.db.settings import HOME, Settings
@@ -30,6 +31,11 @@ SELECT current_user AS name, role.rolsuper OR role.rolbypassrls AS sees_all,
        current_setting('superuser_reserved_connections')::int AS superuser_reserved,
        coalesce(current_setting('reserved_connections', true), '0')::int AS reserved
 FROM pg_catalog.pg_roles AS role WHERE role.rolname = current_user
+"""
+# A standby that receives nothing knows its timeline from its last checkpoint.
+_FOLLOWS = """
+SELECT coalesce((SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver()),
+                (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())) AS timeline
 """
 _HAS_ROLE = """
 SELECT pg_catalog.pg_has_role(current_user, pg_catalog.to_regrole(%(role)s), 'MEMBER')
@@ -87,8 +93,8 @@ class Servers:
     configured: Settings
     unreachable: set[str] = field(default_factory=set)
     """Settings whose address did not lead to a server that takes us: what else is looked at by them cannot be."""
-    _masters: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By cluster: the system identifier, and how far its log is."""
+    _masters: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    """By cluster: the system identifier, how far its log is, and on which timeline."""
 
     def examine(self) -> Iterator[Finding]:
         if self.configured.master_url is None:
@@ -139,9 +145,10 @@ class Servers:
     def _master(
         self, connection: psycopg.Connection[Any], address: Address, facts: Any, place: str
     ) -> Iterator[Finding]:
-        lsn = connection.execute("SELECT pg_catalog.pg_current_wal_lsn()::text").fetchone()
-        assert lsn is not None
-        self._masters[address.cluster] = (facts.system, lsn[0])
+        lsn, walfile = connection.execute(
+            "SELECT lsn::text, pg_catalog.pg_walfile_name(lsn) FROM pg_catalog.pg_current_wal_lsn() AS lsn"
+        ).fetchall()[0]
+        self._masters[address.cluster] = (facts.system, lsn, timeline_of(walfile))
         if not facts.is_durable:
             yield error(
                 place,
@@ -180,9 +187,17 @@ class Servers:
             return
         if address.cluster not in self._masters:
             return
-        system, lsn = self._masters[address.cluster]
+        system, lsn, timeline = self._masters[address.cluster]
+        follows = _one(connection, _FOLLOWS).timeline
         if facts.system != system:
             yield error(place, "is the replica of another master", "make it anew from this one: docs/replicas.md")
+        elif follows is not None and follows < timeline:
+            yield error(
+                place,
+                f"is on timeline {follows}, and its master on {timeline}: it is left over from before a failover or a "
+                "restored backup, and nobody reads from it",
+                "make it anew: docs/operations.md, under Replicas; or pg_rewind it",
+            )
         elif not self._replays(connection, lsn):
             yield error(
                 place,
