@@ -154,7 +154,7 @@ def examine_sources(configured: Settings) -> Iterator[Finding]:
         yield error(
             "DOCWORKER_STORE",
             f"{store.place} lacks {len(missing)} of {len(named)} files of documents, such as {missing[0]}",
-            "set the same DOCWORKER_STORE for all who import files and who work, or restore it: docs/backup.md",
+            "set the same DOCWORKER_STORE for all, and import again; or restore it: docs/backup.md",
         )
 
 
