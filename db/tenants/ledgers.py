@@ -32,12 +32,12 @@ def ledgers() -> Sequence[LedgerPlace]:
 
 
 def is_being_made(place: LedgerPlace) -> bool:
-    """Whether the database of a single organization is not known to be finished."""
+    """Whether the database of a single organization is not known to be finished, or is on its way out."""
     with reading(None, source="master") as session:
         states = session.scalars(
             select(Placement.state).where(Placement.cluster == place.cluster, Placement.database == place.database)
         )
-        return PlacementState.CREATING in states
+        return bool({PlacementState.CREATING, PlacementState.IMPORTING, PlacementState.DROPPING} & set(states))
 
 
 def ledgers_of(organization_id: UUID | None) -> Sequence[LedgerPlace]:

@@ -187,8 +187,8 @@ def _read(places: Iterable[LedgerPlace], find: Callable[[Session], Iterable[T]])
 
 
 def _in_ledger(place: LedgerPlace, do: Callable[[Session], T]) -> T | None:
-    """What it gives; None for a database of an organization that is still being made, or whose making was not finished,
-    and that has no ledger yet: it takes what holds for all from home's once it has one."""
+    """What it gives; None for a database of an organization that is still being made, imported or dropped, or whose
+    making was not finished, and that has no ledger: it takes what holds for all from home's once it has one."""
     try:
         with all_jobs_session(*place) as session:
             return do(session)

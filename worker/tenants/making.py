@@ -57,20 +57,25 @@ def make_place(place: Place, organization_id: UUID) -> str | None:
             raise _not_ours(Model.DATABASE, place.database)
         _mark_database(place, mark)
         upgrade(cluster=place.cluster, database=place.database)
-        _steer_as_home(place)
+        steer_as_home(place)
     return head()
 
 
-def _steer_as_home(place: Place) -> None:
-    """What operators have said of all organizations stands in every ledger: a new one has it from home's."""
+def steer_as_home(place: Place) -> None:
+    """What operators have said of all organizations stands in every ledger: that of a database has it from home's, and
+    nothing else. They change home's first (`db.tenants.steering`), and wait there until this is committed: a pause that
+    they took back meanwhile would stay in a ledger into which it was on its way."""
     tables: list[Table] = [one.__table__ for one in (Pause, Limit, KeyLimit, Backlog)]  # type: ignore[misc]
-    with owning() as home, owning(place) as own:
+    with owning() as home, owning(place) as own:  # home's lock is let go last
+        home.exec_driver_sql(f"LOCK TABLE {', '.join(map(str, tables))} IN SHARE MODE")
         for connection in (home, own):
             become(connection, SYSTEM_ORGANIZATION_ID)
         for table in tables:
-            rows = home.execute(select(table).where(table.c.organization_id == SYSTEM_ORGANIZATION_ID)).mappings().all()
+            of_all = table.c.organization_id == SYSTEM_ORGANIZATION_ID
+            rows = home.execute(select(table).where(of_all)).mappings().all()
+            own.execute(delete(table).where(of_all))
             if rows:
-                own.execute(insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+                own.execute(insert(table), [dict(row) for row in rows])
 
 
 def clear_place(place: Place, organization_id: UUID, *, with_jobs: bool = True) -> None:

@@ -7,14 +7,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from docworker.db.catalog import AT_HOME, Place
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.ledger import find_limits, pauses
 from docworker.db.ledger.waiting.backlogs import backlogs
 from docworker.db.ledger.waiting.keys import find_key_limits
-from docworker.db.models.base import new_id
+from docworker.db.models import Pause, PlacementState
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import HOME
 from docworker.db.tenants import steering
@@ -22,8 +23,10 @@ from docworker.worker.local.servers.roles import create_database
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.creating import create_tenant, record
 from docworker.worker.tenants.dropping import drop_tenant
-from docworker.worker.tenants.owner import owning, placement_of
+from docworker.worker.tenants.making import steer_as_home
+from docworker.worker.tenants.owner import become, owning, placement_of
 from docworker.worker.tenants.places import Model, new_place, place_in
+from tests.support.database import somebody_waits
 from tests.support.project import PROJECT
 from tests.support.waiting import eventually
 
@@ -152,20 +155,55 @@ def test_a_new_database_has_what_was_said_of_all_organizations() -> None:
         assert not pauses(session)
 
 
+_WAITING = """
+CREATE FUNCTION ledger.wait() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
+CREATE TRIGGER wait BEFORE INSERT ON ledger.pauses FOR EACH ROW EXECUTE FUNCTION ledger.wait()
+"""
+
+
+def test_what_is_taken_back_while_a_new_database_is_given_it_does_not_stay_there() -> None:
+    kind = "said_and_taken_back"
+    place = create_tenant("given-it", model=Model.DATABASE).place
+    with owning(place) as owner:
+        owner.exec_driver_sql(_WAITING)
+    with ThreadPoolExecutor(2) as threads:
+        with owning(place) as holder:
+            holder.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
+            with owning(AT_HOME) as home:
+                become(home, SYSTEM_ORGANIZATION_ID)
+                home.execute(insert(Pause).values(organization_id=SYSTEM_ORGANIZATION_ID, kind=kind))
+            given = threads.submit(steer_as_home, place)
+            eventually(lambda: is_waited_for_in(place), within_seconds=20, what="the pause to be on its way")
+            taken_back = threads.submit(steering.resume, kind=kind, organization_id=None)
+            eventually(lambda: taken_back.done() or somebody_waits("ledger.pauses"), what="what takes it back")
+        given.result(20)
+        assert taken_back.result(20)
+    with all_jobs_session(place.cluster, place.database) as session:
+        assert kind not in [one.kind for one in pauses(session)]
+
+
+def is_waited_for_in(place: Place) -> bool:
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 AND NOT granted)"
+    with all_jobs_session(place.cluster, place.database) as session:
+        return bool(session.scalar(text(waits)))
+
+
+@pytest.mark.parametrize("state", [PlacementState.CREATING, PlacementState.IMPORTING, PlacementState.DROPPING])
 @pytest.mark.parametrize("is_there", [False, True], ids=["no database", "an empty database"])
-def test_what_is_said_of_all_organizations_passes_over_a_database_whose_making_was_not_finished(
-    stack: LocalStack, *, is_there: bool
+def test_what_is_said_of_all_organizations_passes_over_a_database_that_is_not_finished(
+    stack: LocalStack, state: PlacementState, *, is_there: bool
 ) -> None:
-    slug = f"half-made-{is_there}".lower()
+    slug = f"half-{state}-{is_there}".lower()
     place = new_place(Model.DATABASE, HOME, new_id(), slug)
-    assert record(new_id(), slug, place) is not None
+    assert record(new_id(), slug, place, state) is not None
     assert place.database is not None
     if is_there:
         create_database(stack.master, place.database)
     kind = f"said_over_{slug}"
     assert steering.pause(kind=kind, organization_id=None, by="ann")
     assert kind in [one.kind for one in steering.all_pauses()]
-    if not is_there:
+    if not is_there and state is PlacementState.CREATING:
         made = create_tenant(slug, model=Model.DATABASE).place
         with all_jobs_session(made.cluster, made.database) as session:
             assert kind in [one.kind for one in pauses(session)]

@@ -28,6 +28,8 @@ from docworker.db.models import (
 )
 from docworker.db.models.base import new_id
 from docworker.db.sessions import all_jobs_session, position_after, reading, writing
+from docworker.db.settings import HOME
+from docworker.db.tenants import steering
 from docworker.db.tenants.copying import (
     LETTING_GO,
     CopiesDifferError,
@@ -363,6 +365,30 @@ def test_copying_waits_while_the_target_is_behind_with_what_it_has_been_given(
         resume_replay(stack.replicas[0])
     assert said.index("copying") < said.index("waiting (replica_lag)") < said.index("comparing")
     assert tenant.place.cluster == "east"
+
+
+def test_a_database_has_what_was_said_of_all_organizations_while_an_organization_moved_there(
+    tenant: MovedTenant,
+) -> None:
+    def say(what: str) -> None:
+        if what == "comparing":
+            steering.pause(kind="said_meanwhile", organization_id=None)
+            steering.resume(kind="taken_back_meanwhile", organization_id=None)
+            steering.limit(kind="changed_meanwhile", max_running=2)
+
+    steering.pause(kind="taken_back_meanwhile", organization_id=None)
+    steering.limit(kind="changed_meanwhile", max_running=1)
+    wanted = Wanted(model=Model.DATABASE, cluster=HOME, place_name=f"moved_{tenant.id.hex[-12:]}")
+    try:
+        move_tenant(tenant.slug, wanted, Progress(say=say))
+        with all_jobs_session(tenant.place.cluster, tenant.place.database) as session:
+            of_all = [one.kind for one in ledger.pauses(session) if one.organization_id != tenant.id]
+            assert of_all == ["said_meanwhile"]
+            limits = [one for one in ledger.find_limits(session) if one.organization_id != tenant.id]
+            assert [(one.kind, one.max_running) for one in limits] == [("changed_meanwhile", 2)]
+    finally:
+        steering.resume(kind="said_meanwhile", organization_id=None)
+        steering.unlimit(kind="changed_meanwhile")
 
 
 def test_who_cancels_a_job_while_it_leaves_is_told_that_it_is_gone(tenant: MovedTenant, stack: LocalStack) -> None:

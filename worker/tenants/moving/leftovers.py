@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from docworker.db.catalog import Place
 from docworker.db.models import Placement, PlacementState, Suspension
 from docworker.db.tenants.copying import ledger_tables
-from docworker.worker.tenants.making import clear_place
+from docworker.worker.tenants.making import clear_place, steer_as_home
 from docworker.worker.tenants.moving.wanted import Moved
 from docworker.worker.tenants.owner import become, owning
 from docworker.worker.tenants.places import place_in, recorded_place
@@ -20,6 +20,8 @@ def finish_arrived(placement: Placement) -> Moved:
     assert placement.move is not None
     assert placement.previous is not None
     source, target = recorded_place(placement.previous), place_in(placement)
+    if target.database is not None:
+        steer_as_home(target)  # what was said while it was copied, and its ledger was not one of all
     resume(placement, target)
     if not share_ledger(source, target):
         forget_jobs(placement, source)
