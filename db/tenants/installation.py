@@ -15,15 +15,11 @@ from docworker.db.cluster import database
 from docworker.db.cluster.health import ServerHealth, health
 from docworker.db.cluster.snapshots import SnapshotHolder, SnapshotWatch
 from docworker.db.errors import DocworkerError
-from docworker.db.ledger.telling.processes import ProcessState, processes
+from docworker.db.ledger.telling.processes import NEEDED, ProcessState, processes
 from docworker.db.models.ledger.job import JOBS
 from docworker.db.sessions import all_jobs_session
 from docworker.db.tenants import steering
 
-NEEDED = {
-    "worker": "no worker lives, so jobs are not run: start `docworker worker`",
-    "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
-}
 MOST_RUNNING = 500
 MOST_HOLDERS, MOST_TABLES, MOST_CONNECTIONS = 20, 8, 30
 _MOST_NAMED, _LONGEST_FAULT = 10, 300

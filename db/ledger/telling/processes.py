@@ -19,6 +19,11 @@ BEAT_SECONDS = 10.0
 SILENT_SECONDS = 35.0
 """One that has been silent for so long is taken for dead."""
 _FORGOTTEN_SECONDS = 300
+NEEDED = {
+    "worker": "no worker lives, so jobs are not run: start `docworker worker`",
+    "dispatcher": "no dispatcher lives, so jobs are not sent: start `docworker dispatcher`",
+}
+"""Roles without which no job gets on, and what is said where no process of one lives."""
 
 # It waits for nobody: a row that another one forgets just now is passed over, a locked table is given up.
 _IN_PASSING = text("SELECT set_config('lock_timeout', '200ms', true), set_config('synchronous_commit', 'off', true)")

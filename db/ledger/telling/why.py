@@ -25,7 +25,7 @@ from docworker.db.ledger.telling.forecast import (
     line_of,
     seconds_text,
 )
-from docworker.db.ledger.telling.processes import ProcessState
+from docworker.db.ledger.telling.processes import NEEDED, ProcessState
 from docworker.db.ledger.telling.story import progress_of
 from docworker.db.ledger.waiting.keys import key_in_force
 from docworker.db.models import Gate, GateMember, Job, JobState, Pause, Suspension
@@ -282,9 +282,9 @@ def _of_pauses(session: Session, job: Job) -> list[Reason]:
 def _missing(living: _Living, kind: str) -> list[Reason]:
     reasons = []
     if not living.dispatchers:
-        reasons.append(Reason("no_dispatcher", "no dispatcher lives: `docworker dispatcher` moves jobs to the broker"))
+        reasons.append(Reason("no_dispatcher", NEEDED["dispatcher"]))
     if not living.workers:
-        reasons.append(Reason("no_worker", "no worker lives: `docworker worker` runs jobs"))
+        reasons.append(Reason("no_worker", NEEDED["worker"]))
     elif not living.slots(kind):
         reasons.append(Reason("kind_unknown_to_workers", f"no living worker knows the kind {kind!r}"))
     return reasons

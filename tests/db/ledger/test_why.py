@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from docworker.db import ledger
-from docworker.db.ledger.telling.processes import Beating, beat, processes
+from docworker.db.ledger.telling.processes import NEEDED, Beating, beat, processes
 from docworker.db.ledger.telling.why import Answer, Reason, why
 from docworker.db.models import Suspension
 from docworker.db.sessions import all_jobs_session, writing
@@ -71,6 +71,8 @@ def test_a_job_stands_in_line_behind_what_would_go_first(steps: LedgerSteps) -> 
 def test_nobody_lives(steps: LedgerSteps) -> None:
     (job_id,) = steps.enqueue()
     assert codes(job_id) == ["no_dispatcher", "no_worker", "in_line"]
+    told = {reason.text for reason in ask(job_id).reasons}
+    assert told >= set(NEEDED.values()), "as everywhere else"
     lives("worker")
     assert codes(job_id) == ["no_dispatcher", "in_line"]
     lives("dispatcher")

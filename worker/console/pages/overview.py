@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from docworker.db import ledger
 from docworker.db.ledger.telling.backlog import MOST_IN_ALL, Backlog, due, under_way
 from docworker.db.ledger.telling.failures import FailureGroup, failure_groups
-from docworker.db.tenants.installation import NEEDED
+from docworker.db.ledger.telling.processes import NEEDED
 from docworker.worker.console.choosing import reason_parameter
 from docworker.worker.console.page import Page
 from docworker.worker.console.view import View
