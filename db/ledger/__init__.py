@@ -30,7 +30,7 @@ from docworker.db.ledger.control import (
 )
 from docworker.db.ledger.counts import Oldest, count_live, last_succeeded, live, oldest_due
 from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
-from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, may_plan, plan
+from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, plan, planning
 from docworker.db.ledger.dispatching.lanes import arrivals
 from docworker.db.ledger.dispatching.limiting import Book, Bucket, Counts, Holding, Rule
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size
@@ -157,13 +157,13 @@ __all__ = [
     "lock_of",
     "lock_owned",
     "master_seconds",
-    "may_plan",
     "next_keys",
     "oldest_due",
     "organizations_of",
     "pause",
     "pauses",
     "plan",
+    "planning",
     "progress_of",
     "prolong",
     "promote",

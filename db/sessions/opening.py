@@ -177,12 +177,14 @@ def look_up(organization_id: UUID | None, query: Callable[[Session], T | None]) 
 
 
 @contextmanager
-def all_jobs_session(cluster: str = HOME, database_name: str | None = None) -> Iterator[TenantSession]:
+def all_jobs_session(
+    cluster: str = HOME, database_name: str | None = None, *, first: Call | None = None
+) -> Iterator[TenantSession]:
     """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
-    unless another one is named, and nothing else of theirs."""
+    unless another one is named, and nothing else of theirs. `first` as in `writing`."""
     current = database()
     engine = _of_dispatcher(current, cluster, database_name).master
-    with TenantSession(engine, None, current.settings) as session:
+    with TenantSession(engine, None, current.settings, first=first) as session:
         session.begin_now()
         yield session
         session.commit()

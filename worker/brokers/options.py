@@ -55,6 +55,8 @@ def redis_options(configured: Settings) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": SOCKET_TIMEOUT_SECONDS,
         "global_keyprefix": configured.broker_key_prefix,
+        # Priorities are the ledger's. Each of these is a list of its own that is counted and waited at.
+        "priority_steps": [0],
     }
 
 

@@ -7,8 +7,8 @@ Not for other brokers: AMQP has links and windows of its own (`worker.brokers.am
 """
 
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import methodcaller
 from queue import Empty
@@ -150,6 +150,7 @@ class _GivenUp:
     """Asked for what to log in with, for each new connection; None: the address says it."""
     _in_poll: Any
     _in_listen: Any
+    _commands: Any = None
     Message = Message
     QoS = QoS
 
@@ -163,6 +164,15 @@ class _GivenUp:
             with suppress(Exception):  # the link is broken
                 part()
         return left
+
+    @contextmanager
+    def conn_or_acquire(self: Any, client: Any = None) -> Iterator[Any]:
+        """One client for all commands, which takes a connection of the pool for each: kombu makes a client for each."""
+        if client is None:
+            if self._commands is None or self._commands.connection_pool is not self.pool:
+                self._commands = self._create_client()
+            client = self._commands
+        yield client
 
     def _connparams(self: Any, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]

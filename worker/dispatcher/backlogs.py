@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from docworker.db import ledger
 from docworker.db.faults import classify
+from docworker.db.ledger import Permit
 from docworker.db.ledger.waiting.backlogs import count_backlogs
 from docworker.worker.logs import first_line
 
@@ -20,8 +20,8 @@ class Backlogs:
     """`update()` after each look: about once a second, less often where that would take more than a twentieth of the
     time."""
 
-    def __init__(self, session: Callable[[], AbstractContextManager[Session]], log: Any) -> None:
-        self._session = session
+    def __init__(self, planning: Callable[[], AbstractContextManager[tuple[Session, Permit | None]]], log: Any) -> None:
+        self._planning = planning
         self._log = log
         self._count_at = float("-inf")
 
@@ -30,8 +30,8 @@ class Backlogs:
         if started < self._count_at:
             return
         try:
-            with self._session() as session:
-                if ledger.may_plan(session):
+            with self._planning() as (session, permit):
+                if permit is not None:
                     count_backlogs(session)
         except Exception as error:
             if not classify(error).retryable:

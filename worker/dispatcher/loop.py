@@ -40,6 +40,8 @@ from docworker.worker.logs import first_line
 log = structlog.get_logger(__name__)
 
 _BRING_SECONDS = 0.05
+_BRING_AFTER_SENDING_SECONDS = 0.25
+"""Who runs what was sent just now wants the processor and the server first."""
 _SWEEP_SECONDS = 0.5
 _READY_SECONDS = 5.0
 _HELD_UP_SECONDS = 5.0
@@ -153,6 +155,7 @@ class Dispatcher:
         self._is_whole_cluster = database_name is None
         self._log = log.bind(**({} if database_name is None else {"database": database_name}), cluster=cluster)
         self._session = partial(all_jobs_session, cluster, database_name)
+        self._planning = partial(ledger.planning, cluster, database_name)
         self._broker = broker or Broker(app, settings.queue)
         self._listener = Listener(settings, cluster, heard=heard)
         self.judge = self._judge(database_name)
@@ -165,7 +168,7 @@ class Dispatcher:
         self._set_aside: dict[LaneKey, float] = {}
         self._refused: dict[UUID, float] = {}
         self._gauges = LedgerGauges(cluster, database_name, self._shared.gauges[cluster])
-        self._backlogs = Backlogs(self._session, self._log)
+        self._backlogs = Backlogs(self._planning, self._log)
         self._stopping = False
         self._brought_at = self._swept_at = float("-inf")
         self._broker_takes = True
@@ -310,8 +313,7 @@ class Dispatcher:
             return self._look(depth, asked_at, is_apart=True)
 
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
-        with self._session() as session:
-            permit = ledger.may_plan(session)
+        with self._planning() as (session, permit):
             planner = permit is not None
             if self._is_whole_cluster:
                 PLANNING.labels(self._cluster).set(planner)
@@ -359,13 +361,13 @@ class Dispatcher:
     def _bring(self, depth: int, asked_at: float, sent: int) -> bool:
         """Bring into the queue what has become due, or is to be dispatched again; whether there was anything."""
         now = time.monotonic()
-        if now - self._brought_at < _BRING_SECONDS:
+        if now - self._brought_at < (_BRING_AFTER_SENDING_SECONDS if sent else _BRING_SECONDS):
             return False
         self._brought_at = now
         waiting = self._shared.window.waiting(self.name, depth=depth, asked_at=asked_at, sent=sent)
         try:
-            with self._session() as session:
-                return ledger.may_plan(session) is not None and self._bring_in(session, waiting, asked_at)
+            with self._planning() as (session, permit):
+                return permit is not None and self._bring_in(session, waiting, asked_at)
         except Exception as error:
             self._shortcuts = self._no_shortcuts()
             if not ledger.is_refused(error):
@@ -373,8 +375,8 @@ class Dispatcher:
                     raise
                 self._log.warning("jobs.not_brought", error=first_line(error))
                 return False
-        with self._session() as session:
-            if ledger.may_plan(session):
+        with self._planning() as (session, permit):
+            if permit is not None:
                 self._leave_refused_out(session, waiting)
         return True
 

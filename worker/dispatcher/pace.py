@@ -4,6 +4,9 @@ Pure arithmetic on seconds; who waits, and on what, is the dispatcher's.
 """
 
 SHORTEST_SECONDS = 0.002
+AFTER_SENDING_SECONDS = 0.01
+"""Whoever commits meanwhile rings, but for those who commit while another one is about to. The processor is better used
+by who runs what was sent."""
 LONGEST_WHILE_FULL_SECONDS = 0.25
 _GROWTH = 1.5
 _REST = 0.5
@@ -30,7 +33,7 @@ class Pace:
         self._rest_seconds = _REST * look_seconds
         self.listens = sent < room
         if self.listens:
-            self.seconds = SHORTEST_SECONDS if sent else self._longer(self._longest)
+            self.seconds = AFTER_SENDING_SECONDS if sent else self._longer(self._longest)
         elif 2 * room > window:
             self.seconds = min(max(self.seconds / 2, SHORTEST_SECONDS), self._longest_while_full)
         elif 2 * room < window:

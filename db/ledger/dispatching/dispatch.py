@@ -1,4 +1,4 @@
-"""`may_plan`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold. `plan` alone says
+"""`planning`, then `dispatch_due`: jobs go to the broker, fairly and no more than it should hold. `plan` alone says
 what would go.
 
 Whose turn it is, and how much of it, is decided in `db.ledger.dispatching.planning`; one dispatcher plans at a time, so
@@ -6,7 +6,8 @@ that caps and fairness hold exactly.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
@@ -17,6 +18,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from docworker.db.cluster.prepared import Statement
 from docworker.db.ledger.dispatching.buckets import PERMIT, LimitsInForce, Permit
 from docworker.db.ledger.dispatching.lanes import (
     Due,
@@ -31,26 +33,36 @@ from docworker.db.ledger.message import Message, Part
 from docworker.db.ledger.waiting.keys import OWES, spend_rates
 from docworker.db.ledger.waiting.keys import admit as admit_by_limits
 from docworker.db.ledger.waiting.order import admit as admit_next
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.job import JOBS, READY
+from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions.statements import Call
+from docworker.db.settings import HOME
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
 # older than a backlog believes that there are no such jobs, and that reading and sorting them all costs nothing.
 # No COMMIT of a planner waits for the disk: what it decides follows from the ledger, and is decided again when it was
 # lost with the server. A message of a dispatch that was lost claims nothing; a claim is in the log behind the dispatch
 # or the rescue that it follows, and does wait for the disk, so neither can be lost alone.
-_MAY_PLAN = text(f"""
+_MAY_PLAN = Statement(
+    "docworker_may_plan",
+    f"""
 SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')), {PERMIT},
        set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true),
        set_config('synchronous_commit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
        set_config('idle_in_transaction_session_timeout', '3000', true),
-       set_config('plan_cache_mode', 'force_generic_plan', true)
-""")
+       set_config('plan_cache_mode', 'force_generic_plan', true)""",
+    {},
+)
 
 
-def may_plan(session: Session) -> Permit | None:
-    """What the transaction that plans now has to know; None while another one plans."""
-    may, *permit = session.execute(_MAY_PLAN).one()[: 1 + len(Permit._fields)]
-    return Permit(*permit) if may else None
+@contextmanager
+def planning(cluster: str = HOME, database_name: str | None = None) -> Iterator[tuple[Session, Permit | None]]:
+    """A session as `all_jobs_session` opens it, and what one has to know to plan in it; None while another one plans.
+    That is asked for with the BEGIN."""
+    with all_jobs_session(cluster, database_name, first=Call(SYSTEM_ORGANIZATION_ID, _MAY_PLAN, {})) as session:
+        may, *permit = session.first_rows[0][: 1 + len(Permit._fields)]
+        yield session, Permit(*permit) if may else None
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ class Planner:
         limits = ledger.Limits(
             lambda _: self.size, largest=20, largest_single=20, cap_of_organization=cap_of_organization
         )
-        with all_jobs_session() as session:
-            assert ledger.may_plan(session)
+        with ledger.planning() as (session, permit):
+            assert permit is not None
             before = session.scalar(_PASSED) or 0
             ledger.requeue_held_up(session, shortcuts=self.shortcuts)
             ledger.requeue_overdue(session, shortcuts=self.shortcuts)

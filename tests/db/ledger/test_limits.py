@@ -25,8 +25,7 @@ KINDS = ("one", "two")
 
 def look(in_force: LimitsInForce, *, capacity: int = 100) -> Counter[tuple[UUID, str]]:
     """One look of a planner that knows every kind: how many jobs it dispatched, of which organization and kind."""
-    with all_jobs_session() as session:
-        permit = ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
         assert permit is not None
         in_force.refresh(session, permit)
         book = in_force.book()
@@ -199,8 +198,7 @@ def test_a_rate_is_spent_once_whichever_dispatcher_plans_and_fills_again(organiz
 def messages_of_singles(capacity: int, room: int) -> list[Counter[UUID]]:
     """Of each message of a look how many jobs each organization has in it, where the jobs of one run one by one."""
     in_force = LimitsInForce()
-    with all_jobs_session() as session:
-        permit = ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
         assert permit is not None
         in_force.refresh(session, permit)
         limits = ledger.Limits(lambda _: ledger.Size(1, room), largest_single=room, book=in_force.book())
@@ -240,8 +238,7 @@ def test_what_was_not_committed_has_spent_nothing(organizations: list[LedgerStep
     one = organizations[0]
     set_limit(organization_id=one.organization_id, rate=Rate(jobs=2, seconds=3600, burst=2))
     one.enqueue(2, kind="one")
-    with all_jobs_session() as session:
-        permit = ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
         assert permit is not None
         in_force.refresh(session, permit)
         in_force.spend(session, {Bucket(one.organization_id, ""): permit.now + 7200})

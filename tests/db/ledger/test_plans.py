@@ -190,8 +190,8 @@ def assert_cheap(scans: list[Scan], *, statements: int) -> None:
 
 
 def test_dispatching_costs_the_same(scans: list[Scan]) -> None:
-    with all_jobs_session() as session:
-        assert ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
+        assert permit is not None
         assert ledger.promote(session) == set()
         came, _ = ledger.arrivals(session, since=EARLIEST, most=BATCH)
         assert came
@@ -262,8 +262,8 @@ def test_changing_a_chunk_costs_the_same(scans: list[Scan]) -> None:
 def test_rescuing_costs_the_same(scans: list[Scan]) -> None:
     _, claimed = claimed_jobs(lease=-1)
     scans.clear()
-    with all_jobs_session() as session:
-        assert ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
+        assert permit is not None
         assert len(ledger.rescue_expired(session)) == len(claimed)
     assert_cheap(scans, statements=1)
     assert "ix_jobs_running" in {scan.index for scan in scans}

@@ -83,8 +83,8 @@ OTHERWISE = [
 
 def look_at_everything(steps: LedgerSteps) -> None:
     """What the dispatcher, the judge and the command line read."""
-    with all_jobs_session() as session:
-        assert ledger.may_plan(session)
+    with ledger.planning() as (session, permit):
+        assert permit is not None
         ledger.rescue_expired(session)
         ledger.requeue_overdue(session, waiting=3)
         ledger.load(session)

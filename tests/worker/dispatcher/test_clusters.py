@@ -157,8 +157,8 @@ def test_a_cap_counts_what_another_process_plans_for_another_cluster(broker: Bro
     others[HOME].tick()
     assert here.states() == {"dispatched": 2}
     there.enqueue(2)
-    with all_jobs_session(HOME) as session:
-        assert ledger.may_plan(session)
+    with ledger.planning(HOME) as (_, permit):
+        assert permit is not None
         eventually(lambda: not ours[HOME].tick().planned and ours[EAST].tick().planned)
         time.sleep(1.0)  # so long an unknown ledger is waited for, and longer
         ours[HOME].tick()

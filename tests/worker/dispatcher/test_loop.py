@@ -891,7 +891,7 @@ def test_who_does_not_plan_tells_no_snapshot(dispatchers: Dispatchers) -> None:
     planner, standby = dispatchers.add(), dispatchers.add()
     planner.tick()
     assert held_seconds("session") is not None
-    with all_jobs_session() as session:
-        assert ledger.may_plan(session)
+    with ledger.planning() as (_, permit):
+        assert permit is not None
         standby.tick()
     assert held_seconds("session") is None

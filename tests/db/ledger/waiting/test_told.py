@@ -12,7 +12,7 @@ from sqlalchemy import text
 from docworker.db import ledger
 from docworker.db.ledger.dispatching.shortcuts import entries_of
 from docworker.db.ledger.waiting import told
-from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions import writing
 from docworker.db.settings import settings
 from tests.support.ledger import LedgerSteps
 
@@ -50,8 +50,8 @@ class Planner:
     def look(self) -> tuple[list[UUID], int]:
         """What it sends, and how many entries it has passed in the indexes of what is told."""
         size = ledger.Size(20, 20)
-        with all_jobs_session() as session:
-            assert ledger.may_plan(session)
+        with ledger.planning() as (session, permit):
+            assert permit is not None
             before = session.scalar(_PASSED) or 0
             dispatched = ledger.dispatch_due(
                 session,
