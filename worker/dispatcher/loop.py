@@ -243,7 +243,8 @@ class Dispatcher:
         if tick.failure is None:
             self.health.turned()
             self.pace.looked(
-                sent=len(tick.messages) or tick.is_amid,
+                sent=len(tick.messages),
+                is_amid=tick.is_amid,
                 room=tick.room,
                 window=self._shared.window.share_of(self.name),
                 look_seconds=time.monotonic() - started,

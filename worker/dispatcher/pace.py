@@ -23,8 +23,8 @@ class Pace:
         self.seconds = SHORTEST_SECONDS
         self.listens = True
 
-    def looked(self, *, sent: int, room: int, window: int, look_seconds: float) -> None:
-        """After a look that `sent` messages where there was `room` in a `window`.
+    def looked(self, *, sent: int, room: int, window: int, look_seconds: float, is_amid: bool = False) -> None:
+        """After a look that `sent` messages where there was `room` in a `window`, or that `is_amid` a round of looks.
 
         With a backlog a look fills the room, and nothing can be sent before a message is taken: a ring changes
         nothing then, and the right time to look again is when half of the window is free, sooner when it was more and
@@ -32,7 +32,9 @@ class Pace:
         """
         self._rest_seconds = _REST * look_seconds
         self.listens = sent < room
-        if self.listens:
+        if is_amid and not sent:
+            self.seconds = SHORTEST_SECONDS
+        elif self.listens:
             self.seconds = AFTER_SENDING_SECONDS if sent else self._longer(self._longest)
         elif 2 * room > window:
             self.seconds = min(max(self.seconds / 2, SHORTEST_SECONDS), self._longest_while_full)

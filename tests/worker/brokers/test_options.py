@@ -1,10 +1,11 @@
 """What the client of each kind of broker is told."""
 
 import pytest
+from kombu.connection import Connection
 
-from docworker.db.settings import Settings
+from docworker.db.settings import Settings, settings
 from docworker.worker.brokers.options import tls_options, transport_options
-from docworker.worker.brokers.transport import Channel, SentinelChannel
+from docworker.worker.brokers.transport import Channel, SentinelChannel, install
 
 REDIS = Settings(broker_url="redis://broker/0")
 SENTINEL = Settings(broker_url="sentinel://broker:26379/0", broker_sentinel_master="mine")
@@ -46,6 +47,20 @@ def test_rabbitmq_gets_no_options_of_redis_and_is_not_waited_for_without_limit(u
 @pytest.mark.parametrize("url", ["redis://broker/0", "amqp://broker//"])
 def test_what_is_not_behind_tls_is_told_nothing_of_it(url: str) -> None:
     assert tls_options(Settings(broker_url=url)) is None
+
+
+def test_a_worker_waits_at_one_list_and_a_command_makes_no_client_of_its_own(environment: dict[str, str]) -> None:
+    install()
+    address = environment["DOCWORKER_BROKER_URL"]
+    with Connection(address, transport_options=transport_options(settings())) as connection:
+        channel = connection.channel()
+        assert list(channel.priority_steps) == [0]
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+        channel._disconnect_pools()
+        with channel.conn_or_acquire() as after:
+            assert after.connection_pool is channel.pool
+            assert after.ping()
 
 
 def test_kombu_knows_every_option() -> None:

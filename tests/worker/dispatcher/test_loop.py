@@ -343,10 +343,10 @@ def test_whom_a_crowd_of_paused_tenants_stands_before_is_found_at_once_and_then_
     while free.states() != {"dispatched": 1}:
         dispatcher.turn()
         pauses.append(dispatcher.pace.seconds)
-    assert set(pauses) == {SHORTEST_SECONDS}
+    assert set(pauses[:-1]) == {SHORTEST_SECONDS}
     for _ in range(40):
         dispatcher.turn()
-    assert dispatcher.pace.seconds > SHORTEST_SECONDS
+    assert dispatcher.pace.seconds > pauses[-1]
     with all_jobs_session() as session:
         assert ledger.resume(session, kind=None, organization_id=crowd[7].organization_id)
     eventually(lambda: dispatcher.tick() and crowd[7].states() == {"dispatched": 1}, what="the resumed one's turn")

@@ -2,7 +2,12 @@
 
 import pytest
 
-from docworker.worker.dispatcher.pace import LONGEST_WHILE_FULL_SECONDS, SHORTEST_SECONDS, Pace
+from docworker.worker.dispatcher.pace import (
+    AFTER_SENDING_SECONDS,
+    LONGEST_WHILE_FULL_SECONDS,
+    SHORTEST_SECONDS,
+    Pace,
+)
 
 WINDOW = 4
 LONGEST = 0.5
@@ -29,7 +34,18 @@ def test_looks_are_farther_and_farther_apart_while_nothing_is_due() -> None:
 def test_it_looks_again_soon_after_it_has_sent_all_there_was() -> None:
     pace = Pace(LONGEST)
     settled(pace, sent=0, room=WINDOW)
-    assert look(pace, sent=1, room=WINDOW).seconds == SHORTEST_SECONDS
+    assert look(pace, sent=1, room=WINDOW).seconds == AFTER_SENDING_SECONDS
+
+
+def test_it_looks_again_at_once_amid_a_round_that_has_sent_nothing_yet() -> None:
+    pace = Pace(LONGEST)
+    settled(pace, sent=0, room=WINDOW)
+    pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=0.004, is_amid=True)
+    assert pace.seconds == SHORTEST_SECONDS
+    assert pace.listens
+    pace.seconds = before = 0.05
+    pace.looked(sent=WINDOW, room=WINDOW, window=WINDOW, look_seconds=0.004, is_amid=True)
+    assert SHORTEST_SECONDS < pace.seconds < before
 
 
 def test_a_ring_makes_it_look_soon() -> None:
