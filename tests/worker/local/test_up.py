@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docworker.worker.local.home import Lock
+from docworker.worker.local.home import Lock, given_directories
 from docworker.worker.local.launching import is_alive
 from docworker.worker.local.up import COMMANDS, process_environment, process_table, temporary_stack
 from tests.support.processes import Process, Processes
@@ -157,6 +157,10 @@ def test_up_interrupted_while_it_starts_ends_and_leaves_nothing(up: Up) -> None:
     assert process.wait() == 0
     # One that was started in that very moment dies of its parent's death, which takes no time but some.
     eventually(lambda: not any(is_alive(pid) for pid in family), what="the family ends")
+
+
+def test_a_store_that_is_no_directory_is_taken_as_it_is_given() -> None:
+    assert given_directories({"DOCWORKER_STORE": "s3://sources/here"}) == {"DOCWORKER_STORE": "s3://sources/here"}
 
 
 def test_failed_release_starts_nothing(up: Up, directory: Path) -> None:

@@ -12,13 +12,15 @@ from docworker.db.cluster import database
 from docworker.db.editing.audit import record_with
 from docworker.db.models.base import new_id
 from docworker.db.sessions import reading, writing
+from docworker.db.settings import HOME
 from docworker.db.tenants import steering
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.creating import create_tenant
+from docworker.worker.tenants.creating import record as record_placement
 from docworker.worker.tenants.dropping import drop_tenant
-from docworker.worker.tenants.places import Model
+from docworker.worker.tenants.places import Model, new_place
 from tests.support.commands import Answer, docworker
 from tests.support.tenants import Tenant
 
@@ -120,6 +122,17 @@ def test_jobs_of_a_suspended_organization_are_on_record_as_well(stack: LocalStac
     stack.wait_for_replicas()
     assert actions(log("-o", tenant.slug)) == [("job.cancelled", False)]
     assert create_tenant(tenant.slug).is_new is False
+
+
+def test_a_ledger_that_is_not_there_is_named_and_hides_no_other(stack: LocalStack) -> None:
+    place = new_place(Model.DATABASE, HOME, new_id(), "half-made")
+    assert record_placement(new_id(), "half-made", place) is not None
+    do("jobs", "pause", "--kind", "process_folder")
+    do("jobs", "resume", "--kind", "process_folder")
+    answer = docworker("audit", "list", "--json", "--limit", "2")
+    assert [one["action"] for one in answer.json] == ["job.resumed", "job.paused"]
+    assert f"left out is what stands in home/{place.database}: " in answer.err
+    drop_tenant("half-made")
 
 
 def test_the_logs_of_all_ledgers_are_listed_together_with_where_they_stand(stack: LocalStack) -> None:
