@@ -118,9 +118,7 @@ def enqueuing(kind: str, organization_id: UUID | None, jobs: int) -> Iterator[No
         "docworker.organization_id": str(organization_id),
         "messaging.batch.message_count": jobs,
     }
-    with tracer.start_as_current_span(
-        f"enqueue {kind}", kind=_kind("PRODUCER"), attributes=attributes, record_exception=False
-    ):
+    with _within(tracer.start_span(f"enqueue {kind}", kind=_kind("PRODUCER"), attributes=attributes)):
         yield
 
 
@@ -137,13 +135,8 @@ def answering(method: str, route: str, traceparent: str | None) -> Iterator[Call
     here = trace.get_current_span().get_span_context()
     parent, _ = _parent_and_links([here if here.is_valid else _span_context(traceparent)])
     attributes = {"http.request.method": method, "http.route": route}
-    with tracer.start_as_current_span(
-        f"{method} {route}",
-        context=parent,
-        kind=_kind("SERVER"),
-        attributes=attributes,
-        record_exception=False,
-    ) as span:
+    span = tracer.start_span(f"{method} {route}", context=parent, kind=_kind("SERVER"), attributes=attributes)
+    with _within(span):
         yield lambda status: _tell_status(span, status)
 
 
@@ -167,15 +160,26 @@ def sending(kind: str, message_id: UUID, jobs: int, traces: Sequence[str]) -> It
         "messaging.batch.message_count": jobs,
     }
     parent, links = _parent_and_links([_span_context(one) for one in traces])
-    with tracer.start_as_current_span(
-        f"dispatch {kind}",
-        context=parent,
-        kind=_kind("PRODUCER"),
-        attributes=attributes,
-        links=links,
-        record_exception=False,
-    ):
+    span = tracer.start_span(
+        f"dispatch {kind}", context=parent, kind=_kind("PRODUCER"), attributes=attributes, links=links
+    )
+    with _within(span):
         yield
+
+
+@contextmanager
+def _within(span: Any, *, ends: bool = True) -> Iterator[None]:
+    """What is done in the block belongs to the span. Of an error that leaves it the class is told, and no word of its
+    message: those of servers quote values."""
+    from opentelemetry import trace  # noqa: PLC0415 - of an extra
+
+    with trace.use_span(span, end_on_exit=ends, record_exception=False, set_status_on_exception=False):
+        try:
+            yield
+        except Exception as error:
+            name_error(span, type(error).__name__)
+            span.set_status(trace.StatusCode.ERROR)
+            raise
 
 
 @contextmanager
@@ -189,10 +193,8 @@ def attempts_traced(kind: str, attempts: Sequence[Traced]) -> Iterator[None]:
     for attempt in attempts:
         attempt.span = _begin(tracer, kind, attempt.claimed)
     together = None if len(attempts) == 1 else _begin_together(tracer, kind, attempts)
-    from opentelemetry import trace  # noqa: PLC0415 - of an extra
-
     try:
-        with trace.use_span(together or attempts[0].span, end_on_exit=together is not None, record_exception=False):
+        with _within(together or attempts[0].span, ends=together is not None):
             yield
     finally:
         for attempt in attempts:

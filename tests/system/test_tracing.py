@@ -10,19 +10,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy import select
 
 from docworker.db.models import Job
-from docworker.db.sessions import reading
+from docworker.db.sessions import reading, writing
+from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.documents import process_document
 from tests.support.api import api_of, token_of
-from tests.support.http_server import Receiver, receiving
+from tests.support.http_server import Receiver
 from tests.support.processes import Processes
 from tests.support.project import PROJECT
+from tests.support.spans import collecting, one_of, spans_of, values_of
 from tests.support.tenants import Tenant
 from tests.support.user_package import install_user_package
+from tests.support.user_package.jobs import record
 from tests.support.waiting import eventually
 
 ENQUEUE = """
@@ -48,8 +51,7 @@ provider.shutdown()
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        receiver.status = 200
+    with collecting() as receiver:
         yield receiver
 
 
@@ -63,24 +65,6 @@ ALL = Counter(
         f"process {DOCUMENT} together": 1,
     }
 )
-
-
-def spans_of(collector: Receiver) -> list[tuple[str, Any]]:
-    """Each span with the name of its service."""
-    found = []
-    for request in list(collector.requests):
-        for resource in ExportTraceServiceRequest.FromString(request.body).resource_spans:
-            service = values_of(resource.resource)["service.name"]
-            found += [(service, span) for scope in resource.scope_spans for span in scope.spans]
-    return found
-
-
-def values_of(holder: Any) -> dict[str, Any]:
-    return {
-        one.key: getattr(one.value, str(one.value.WhichOneof("value")))
-        for one in holder.attributes
-        if one.HasField("value")
-    }
 
 
 def test_a_trace_leads_from_the_producer_over_dispatcher_and_worker_to_children_and_database(
@@ -123,6 +107,13 @@ def test_a_trace_leads_from_the_producer_over_dispatcher_and_worker_to_children_
     assert attributes["docworker.outcome"] == "succeeded"
     assert (attributes["docworker.attempt"], attributes["messaging.operation.type"]) == (1, "process")
     assert attributes["docworker.queue_seconds"] >= 0
+    sent = one_of(spans, "dispatch tests.fan_out")
+    said = values_of(sent)
+    assert (sent.kind, said["messaging.operation.name"]) == (Span.SPAN_KIND_PRODUCER, "dispatch")
+    assert (said["messaging.operation.type"], said["messaging.batch.message_count"]) == ("send", 1)
+    with reading(tenant.id, source="master") as session:
+        (message_id,) = session.scalars(select(Job.message_id).where(Job.id == UUID(producer.log.strip())))
+    assert said["messaging.message.id"] == str(message_id), "the message's, not the job's"
     statements = [span for _, span in ours if names.get(span.parent_span_id) == "process tests.record"]
     assert "INSERT" in {values_of(span)["db.operation.name"] for span in statements}, "those of its effect"
 
@@ -136,6 +127,7 @@ def test_a_trace_leads_from_the_producer_over_dispatcher_and_worker_to_children_
     assert len(both) == 2
     for name in (f"dispatch {DOCUMENT}", f"process {DOCUMENT} together"):
         together = one_of(spans, name)
+        assert values_of(together)["messaging.batch.message_count"] == 2
         assert {one.trace_id for one in together.links} == both
         assert together.trace_id not in both, "it is of neither"
 
@@ -189,6 +181,23 @@ def is_sql(span: Any) -> bool:
     return "db.system.name" in values_of(span)
 
 
-def one_of(spans: list[tuple[str, Any]], name: str) -> Any:
-    (found,) = (span for _, span in spans if span.name == name)
-    return found
+def test_what_a_process_has_not_sent_is_sent_when_it_ends_also_by_a_child_that_is_replaced(
+    tenant: Tenant, collector: Receiver, processes: Processes, tmp_path: Path
+) -> None:
+    never = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    install_user_package(tmp_path / "processes")
+    processes.start(
+        "worker", environment={**never, "DOCWORKER_WORKER_PROCESSES": "1", "DOCWORKER_MAX_TASKS_PER_CHILD": "1"}
+    )
+    dispatcher = processes.start("dispatcher", environment=never)
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("shop")
+
+    def sent(name: str) -> int:
+        return sum(span.name == name for _, span in spans_of(collector))
+
+    with tracer.start_as_current_span("order"), writing(tenant.id) as session:
+        enqueue(session, record)
+    eventually(lambda: sent("process tests.record") == 1, within_seconds=60, what="the span of a child that is over")
+    assert sent("dispatch tests.record") == 0
+    dispatcher.stop(within_seconds=60)
+    assert sent("dispatch tests.record") == 1
