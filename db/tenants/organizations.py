@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from docworker.db.catalog import AT_HOME
 from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.models import Organization, Placement
-from docworker.db.models.base import new_id
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID, new_id
 from docworker.db.sessions import look_up, reading
 from docworker.db.sessions.opening import writing_at
 
@@ -68,6 +68,11 @@ def placement_called(slug: str) -> Placement:
     )
 
 
+def owner_of(slug: str) -> UUID:
+    """As `organization_id_of`, of jobs, which may be the installation's own."""
+    return SYSTEM_ORGANIZATION_ID if slug == SYSTEM_SLUG else organization_id_of(slug)
+
+
 def list_organizations() -> Sequence[Placement]:
     """The placements of all organizations, by slug."""
     with reading(None) as session:
@@ -83,3 +88,8 @@ def slugs_of(ids: Collection[UUID]) -> dict[UUID, str]:
             select(Placement.organization_id, Placement.slug).where(Placement.organization_id.in_(ids))
         )
         return {row.organization_id: row.slug for row in rows}
+
+
+def owners_of(ids: Collection[UUID]) -> dict[UUID, str]:
+    """What those are called whose jobs these are, the installation's own among them; unknown ids are left out."""
+    return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}

@@ -30,13 +30,27 @@ T = TypeVar("T")
 Record = Callable[[Session], None]
 
 
+def whose(kind: str | None, slug: str | None, *, key: str | None = None, is_each: bool = False) -> str:
+    """Of which jobs a pause or a limit is, in words."""
+    if key is not None:
+        return f"the key {key!r} of {slug or 'each organization'}"
+    return " of ".join(one for one in (kind or "all kinds", slug, "each organization" if is_each else None) if one)
+
+
+def _demand_no_system(organization_id: UUID | None, done: str) -> None:
+    """The organization of the installation's own jobs stands for all in the rows of pauses and limits."""
+    if organization_id == SYSTEM_ORGANIZATION_ID:
+        raise InvalidArgumentError(
+            f"the installation's own jobs are not {done} as an organization's: name a kind alone"
+        )
+
+
 def pause(
     *, kind: str | None, organization_id: UUID | None, by: str | None = None, record: Record | None = None
 ) -> bool:
     """As `ledger.pause`; whether it was not paused already, wherever it is to be. Raises InvalidArgumentError for the
-    installation's own jobs: their organization stands for all in a pause."""
-    if organization_id == SYSTEM_ORGANIZATION_ID:
-        raise InvalidArgumentError("the installation's own jobs are not paused as an organization's: name a kind alone")
+    installation's own jobs."""
+    _demand_no_system(organization_id, "paused")
     return _change(
         organization_id, lambda one: ledger.pause(one, kind=kind, organization_id=organization_id, by=by), record
     )
@@ -56,7 +70,8 @@ def limit(
     rate: Rate | None = None,
     record: Record | None = None,
 ) -> None:
-    """As `ledger.set_limit`."""
+    """As `ledger.set_limit`; raises InvalidArgumentError for the installation's own jobs as well."""
+    _demand_no_system(organization_id, "limited")
 
     def change(session: Session) -> bool:
         given = {"kind": kind, "organization_id": organization_id, "is_each": is_each}
@@ -73,7 +88,8 @@ def unlimit(
     is_each: bool = False,
     record: Record | None = None,
 ) -> bool:
-    """As `ledger.remove_limit`; False when there was no such limit."""
+    """As `ledger.remove_limit`; False when there was no such limit. Otherwise as `limit`."""
+    _demand_no_system(organization_id, "limited")
     return _change(
         organization_id,
         lambda one: ledger.remove_limit(one, kind=kind, organization_id=organization_id, is_each=is_each),
@@ -89,7 +105,8 @@ def limit_key(
     rate: Rate | None = None,
     record: Record | None = None,
 ) -> None:
-    """As `set_key_limit`."""
+    """As `set_key_limit`; raises InvalidArgumentError for the installation's own jobs as well."""
+    _demand_no_system(organization_id, "limited")
 
     def change(session: Session) -> bool:
         set_key_limit(session, key, organization_id=organization_id, max_running=max_running, rate=rate)
@@ -99,7 +116,8 @@ def limit_key(
 
 
 def unlimit_key(key: str, *, organization_id: UUID | None, record: Record | None = None) -> bool:
-    """As `remove_key_limit`; False when there was no such limit."""
+    """As `remove_key_limit`; False when there was no such limit. Otherwise as `limit_key`."""
+    _demand_no_system(organization_id, "limited")
     return _change(organization_id, lambda one: remove_key_limit(one, key, organization_id=organization_id), record)
 
 

@@ -12,11 +12,10 @@ from starlette.requests import Request
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger.telling.processes import ProcessState, processes
-from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import TenantSession, all_jobs_session, read_all_jobs
 from docworker.db.settings import HOME
 from docworker.db.tenants.ledgers import LedgerPlace, ledgers, ledgers_of
-from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of, slugs_of
+from docworker.db.tenants.organizations import owner_of, owners_of
 from docworker.worker.console.access import Login, Role
 
 T = TypeVar("T")
@@ -61,6 +60,10 @@ class View:
         """A parameter of the path."""
         return str(self.request.path_params[name])
 
+    def path_id(self, name: str, noun: str) -> UUID:
+        """As `path`, the id of something that is called so."""
+        return _id_of(self.path(name), f" of a {noun}")
+
     def asked(self, name: str) -> str | None:
         """A parameter of the address, or of the form; None where it is not given or empty. Raises InvalidArgumentError
         for one that is too long."""
@@ -72,12 +75,7 @@ class View:
     def asked_id(self, name: str) -> UUID | None:
         """As `asked`, an id."""
         value = self.asked(name)
-        if value is None:
-            return None
-        try:
-            return UUID(value)
-        except ValueError:
-            raise InvalidArgumentError(f"{value[:100]!r} is no id") from None
+        return None if value is None else _id_of(value)
 
     def asked_number(self, name: str, *, most: int = 2**31 - 1) -> int | None:
         """As `asked`, a number from 0 to `most`."""
@@ -91,13 +89,11 @@ class View:
     def organization(self) -> UUID | None:
         """That of the parameter `organization`, a slug. Raises NotFoundError."""
         slug = self.asked("organization")
-        if slug is None:
-            return None
-        return SYSTEM_ORGANIZATION_ID if slug == SYSTEM_SLUG else organization_id_of(slug)
+        return None if slug is None else owner_of(slug)
 
     def slugs(self, ids: Collection[UUID]) -> dict[UUID, str]:
         """What organizations are called, their ids where that is not known."""
-        known = {**slugs_of(set(ids)), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}
+        known = owners_of(set(ids))
         return {one: known.get(one, str(one)) for one in ids}
 
     @cached_property
@@ -164,3 +160,10 @@ class View:
         """As `to`, and the page there says this."""
         self.say = text
         return self.to(path, **query)
+
+
+def _id_of(text: str, of_what: str = "") -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidArgumentError(f"{text[:100]!r} is no id{of_what}") from None

@@ -81,6 +81,15 @@ def rate_told(rate: Rate | None) -> dict[str, object]:
     return {"rate": rate_text(rate), "burst": None if is_plain or rate is None else rate.burst}
 
 
+def limit_text(max_running: int | None, rate: Rate | None) -> str:
+    """A limit in words."""
+    parts = (
+        None if max_running is None else f"{max_running} running at a time",
+        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
+    )
+    return " and ".join(one for one in parts if one)
+
+
 def rate_in(row: Any) -> Rate | None:
     """The rate of a limit's row (`db.models.ledger.limit.Limiting`)."""
     return None if row.rate_jobs is None else Rate(row.rate_jobs, row.rate_seconds, row.rate_burst)

@@ -4,7 +4,7 @@ Following a fan-out is in `worker.cli.jobs.watch`.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from docworker.db.models import Job
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session, read_all_jobs
 from docworker.db.tenants import steering
-from docworker.db.tenants.organizations import SYSTEM_SLUG, slugs_of
+from docworker.db.tenants.organizations import owners_of
 from docworker.worker.cli.jobs.backlogs import backlogs
 from docworker.worker.cli.jobs.bulk import change_all, change_tree
 from docworker.worker.cli.jobs.record import jobs_on_record, pause_on_record
@@ -104,7 +104,7 @@ _COLUMNS = ("id", "organization", "kind", "state", "#attempt", "enqueued", "due"
 
 
 def _rows(page: list[Listed]) -> Iterator[tuple[Any, ...]]:
-    slugs = _slugs({one.organization_id for one in page})
+    slugs = owners_of({one.organization_id for one in page})
     for one in page:
         yield (
             one.id,
@@ -116,10 +116,6 @@ def _rows(page: list[Listed]) -> Iterator[tuple[Any, ...]]:
             one.run_at if one.state == "queued" else None,
             _error(one),
         )
-
-
-def _slugs(ids: Collection[UUID]) -> dict[UUID, str]:
-    return {**slugs_of(ids), SYSTEM_ORGANIZATION_ID: SYSTEM_SLUG}
 
 
 def _error(job: Listed) -> str | None:
@@ -138,7 +134,7 @@ def show(job_id: UUID, as_json: bool) -> None:
         with all_jobs_session() as session:
             job = ledger.get(session, job_id)
             story = ledger.told_of(session, job)
-        slugs = {} if as_json else _slugs({job.organization_id})
+        slugs = {} if as_json else owners_of({job.organization_id})
     if as_json:
         print_json(_as_dict(job) | {"attempts": story.attempts, "attempts_left_out": story.left_out})
         return
@@ -289,7 +285,7 @@ def pause(kind: str | None, slug: str | None) -> None:
         if kind is not None:
             demand_kind(kind)
         steering.pause(kind=kind, organization_id=organization_id(slug), by=actor())
-    click.echo(f"paused {_place(kind, slug)}")
+    click.echo(f"paused {steering.whose(kind, slug)}")
 
 
 @jobs.command(short_help="Take a pause back.")
@@ -299,17 +295,13 @@ def resume(kind: str | None, slug: str | None) -> None:
     _demand_a_place(kind, slug, "resume")
     with ledger_open("jobs"), pause_on_record("resumed", kind, slug):
         if not steering.resume(kind=kind, organization_id=organization_id(slug)):
-            raise InvalidArgumentError(f"{_place(kind, slug)} is not paused")
-    click.echo(f"resumed {_place(kind, slug)}")
+            raise InvalidArgumentError(f"{steering.whose(kind, slug)} is not paused")
+    click.echo(f"resumed {steering.whose(kind, slug)}")
 
 
 def _demand_a_place(kind: str | None, slug: str | None, verb: str) -> None:
     if kind is None and slug is None:
         raise click.UsageError(f"say what to {verb}: --kind, --organization, or both")
-
-
-def _place(kind: str | None, slug: str | None) -> str:
-    return " of ".join(part for part in (kind or "all kinds", slug) if part)
 
 
 @jobs.command()
@@ -318,7 +310,7 @@ def paused(as_json: bool) -> None:
     """List what is paused, since when and by whom."""
     with ledger_open("jobs"):
         found = steering.all_pauses()
-        slugs = _slugs({one.organization_id for one in found})
+        slugs = owners_of({one.organization_id for one in found})
     rows = [
         {
             "organization": None

@@ -1,6 +1,6 @@
 """`docworker limits`: how many jobs may run at a time, and how often, changed while they run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +8,7 @@ import click
 
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Rate, rate_of
-from docworker.db.ledger.waiting.rates import parse_rate, rate_in, rate_text, rate_told
+from docworker.db.ledger.waiting.rates import limit_text, parse_rate, rate_in, rate_text, rate_told
 from docworker.db.models import KeyLimit, Limit
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
@@ -75,13 +75,13 @@ def set_(
     with ledger_open("jobs"):
         if kind is not None:
             demand_kind(kind)
-        owner = _owner(slug)
+        owner = organization_id(slug)
         with limit_on_record("limited", owner, **told):
             if key is not None:
                 steering.limit_key(key, organization_id=owner, max_running=max_running, rate=rate)
             else:
                 steering.limit(kind=kind, organization_id=owner, is_each=is_each, max_running=max_running, rate=rate)
-    click.echo(f"limited {_place(kind, slug, key, is_each=is_each)}: {_what(max_running, rate)}")
+    click.echo(f"limited {steering.whose(kind, slug, key=key, is_each=is_each)}: {limit_text(max_running, rate)}")
 
 
 @limits.command(short_help="Take a limit back.")
@@ -89,16 +89,17 @@ def set_(
 def remove(kind: str | None, key: str | None, slug: str | None, is_each: bool) -> None:
     """Take a limit back; name the same jobs."""
     _demand_something(kind, slug, key, is_each=is_each)
+    named = steering.whose(kind, slug, key=key, is_each=is_each)
     with ledger_open("jobs"):
-        owner = _owner(slug)
+        owner = organization_id(slug)
         with limit_on_record("unlimited", owner, kind=kind, key=key, each=is_each or None):
             if key is not None:
                 removed = steering.unlimit_key(key, organization_id=owner)
             else:
                 removed = steering.unlimit(kind=kind, organization_id=owner, is_each=is_each)
             if not removed:
-                raise InvalidArgumentError(f"there is no limit of {_place(kind, slug, key, is_each=is_each)}")
-    click.echo(f"removed the limit of {_place(kind, slug, key, is_each=is_each)}")
+                raise InvalidArgumentError(f"there is no limit of {named}")
+    click.echo(f"removed the limit of {named}")
 
 
 @limits.command("list", short_help="List the limits.")
@@ -126,13 +127,6 @@ def list_(as_json: bool) -> None:
             for row in rows
         ),
     )
-
-
-def _owner(slug: str | None) -> UUID | None:
-    owner = organization_id(slug)
-    if owner == SYSTEM_ORGANIZATION_ID:
-        raise InvalidArgumentError(f"{slug!r} is no organization whose jobs can be limited: name a kind")
-    return owner
 
 
 def _demand_something(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> None:
@@ -165,17 +159,3 @@ def _told_of(
         "burst": one.rate_burst,
         "since": one.updated_at,
     }
-
-
-def _place(kind: str | None, slug: str | None, key: str | None, *, is_each: bool) -> str:
-    if key is not None:
-        return f"the key {key!r} of {slug or 'each organization'}"
-    return " of ".join(part for part in (kind or "all kinds", slug, "each organization" if is_each else None) if part)
-
-
-def _what(max_running: int | None, rate: Rate | None) -> str:
-    parts: Sequence[str | None] = (
-        None if max_running is None else f"{max_running} running at a time",
-        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
-    )
-    return " and ".join(part for part in parts if part)

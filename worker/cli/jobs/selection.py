@@ -12,8 +12,7 @@ import click
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Filter
 from docworker.db.models import JobState
-from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.tenants.organizations import SYSTEM_SLUG, organization_id_of
+from docworker.db.tenants.organizations import owner_of
 from docworker.worker.cli.options import ledger_open
 
 _LONGEST = timedelta(days=36_500)
@@ -50,9 +49,7 @@ def selected_jobs(
 
 
 def organization_id(slug: str | None) -> UUID | None:
-    if slug is None:
-        return None
-    return SYSTEM_ORGANIZATION_ID if slug == SYSTEM_SLUG else organization_id_of(slug)
+    return None if slug is None else owner_of(slug)
 
 
 def duration(text: str) -> timedelta:

@@ -49,11 +49,7 @@ def seen(view: View, owner: UUID, action: str, document_id: UUID | None, **what:
 
 def of_document(view: View) -> tuple[UUID, DocumentEntry]:
     """Whose document, and which, the address names. Raises NotFoundError."""
-    owner, named = owner_of(view), view.path("document_id")
-    try:
-        document_id = UUID(named)
-    except ValueError:
-        raise InvalidArgumentError(f"{named[:100]!r} is no id of a document") from None
+    owner, document_id = owner_of(view), view.path_id("document_id", "document")
     return owner, find_document(owner, str(document_id))
 
 

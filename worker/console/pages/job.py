@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db import ledger
 from docworker.db.editing.audit import record_with
-from docworker.db.errors import ConflictError, InvalidArgumentError, NotFoundError
+from docworker.db.errors import ConflictError, NotFoundError
 from docworker.db.ledger import Filter
 from docworker.db.ledger.telling.fanouts import children_of
 from docworker.db.ledger.telling.listing import find_job
@@ -21,16 +21,8 @@ from docworker.worker.console.page import Action, Page
 from docworker.worker.console.view import View
 
 
-def _id(view: View) -> UUID:
-    text = view.path("job_id")
-    try:
-        return UUID(text)
-    except ValueError:
-        raise InvalidArgumentError(f"{text[:100]!r} is no id of a job") from None
-
-
 def _show(view: View) -> Mapping[str, Any]:
-    job_id = _id(view)
+    job_id = view.path_id("job_id", "job")
     living = view.processes()
     with view.session() as session:
         owner = find_job(session, job_id)
@@ -72,7 +64,7 @@ def _change(
     view: View, change: Callable[[Session, Filter, Sequence[UUID]], list[UUID]], action: str, done: str, refused: str
 ) -> str:
     """In one transaction with its entry in the audit log."""
-    job_id = _id(view)
+    job_id = view.path_id("job_id", "job")
     with view.session() as session:
         owner = find_job(session, job_id)
         changed = change(session, Filter(organization_id=owner), [job_id])
@@ -89,7 +81,7 @@ def _retry(view: View) -> str:
 
 def _cancel(view: View) -> str:
     place = _change(view, ledger.cancel, "cancelled", "cancelled", "it has ended already: there is nothing to cancel")
-    tell_cancelled([_id(view)], view.session)
+    tell_cancelled([view.path_id("job_id", "job")], view.session)
     return place
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.editing.audit import record_with
 from docworker.db.errors import ConflictError, InvalidArgumentError
-from docworker.db.ledger.waiting.rates import Rate, parse_rate, rate_in, rate_text, rate_told
+from docworker.db.ledger.waiting.rates import limit_text, parse_rate, rate_in, rate_text, rate_told
 from docworker.db.models import KeyLimit, Limit, Pause
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.tenants import steering
@@ -52,15 +52,7 @@ def _stamp(found: Pause | Limit | KeyLimit | float) -> str:
         return f"{found:g}"
     if isinstance(found, Pause):
         return found.created_at.isoformat()
-    return _text_of(found.max_running, rate_in(found))
-
-
-def _text_of(running: int | None, rate: Rate | None) -> str:
-    parts = (
-        None if running is None else f"{running} running at a time",
-        None if rate is None else f"{rate_text(rate)}, {rate.burst} at once",
-    )
-    return " and ".join(one for one in parts if one)
+    return limit_text(found.max_running, rate_in(found))
 
 
 def _demand_as_seen(view: View, what: str, found: Pause | Limit | KeyLimit | float | None) -> None:
@@ -89,7 +81,7 @@ def _place(view: View) -> tuple[str | None, UUID | None]:
 
 
 def _named(view: View) -> str:
-    return " of ".join(one for one in (view.asked("kind") or "all kinds", view.asked("organization")) if one)
+    return steering.whose(view.asked("kind"), view.asked("organization"))
 
 
 def _pause(view: View) -> str:
@@ -136,17 +128,12 @@ def _limited(view: View) -> _Limited:
     """Raises InvalidArgumentError for what no limit can be of."""
     kind, key, owner = view.asked("kind"), view.asked("key"), view.organization()
     is_each = view.asked("each") is not None
-    if owner == SYSTEM_ORGANIZATION_ID:
-        raise InvalidArgumentError("the installation's own jobs are not limited as an organization's: name a kind")
     if key is not None and (kind is not None or is_each):
         raise InvalidArgumentError("a key is of jobs of all kinds, and of each organization: leave out kind and each")
     if kind is None and key is None and owner is None and not is_each:
         raise InvalidArgumentError("name a kind, a key or an organization, or have it be of each organization")
-    slug = view.asked("organization")
-    if key is not None:
-        return _Limited(None, key, owner, False, f"the key {key!r} of {slug or 'each organization'}")
-    parts = (kind or "all kinds", slug, "each organization" if is_each else None)
-    return _Limited(kind, None, owner, is_each, " of ".join(one for one in parts if one))
+    text = steering.whose(kind, view.asked("organization"), key=key, is_each=is_each)
+    return _Limited(kind, key, owner, is_each, text)
 
 
 def _found(of: _Limited) -> Limit | KeyLimit | None:
@@ -178,7 +165,7 @@ def _limit(view: View) -> str:
         place = {"kind": of.kind, "organization_id": of.owner, "is_each": of.is_each}
         steering.limit(**place, max_running=running, rate=rate, record=record)  # type: ignore[arg-type]
     replaced = "" if before is None else f", in place of {_stamp(before)}"
-    return view.said(f"limited {of.text}: {_text_of(running, rate)}{replaced}", PATH)
+    return view.said(f"limited {of.text}: {limit_text(running, rate)}{replaced}", PATH)
 
 
 def _unlimit(view: View) -> str:

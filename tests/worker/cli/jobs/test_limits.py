@@ -74,7 +74,7 @@ def test_a_limit_of_a_key_is_set_listed_told_and_taken_back(opened: Database, te
         (["set", "--each", "--rate", "7"], "'7' is no rate: give jobs and a period, such as 100/minute or 5/30seconds"),
         (["set", "--each", "--running", "3", "--burst", "3"], "--burst is of a rate: give --rate as well"),
         (["set", "--kind", "proces_document", "--running", "3"], "did you mean 'process_document'?"),
-        (["set", "-o", "system", "--running", "3"], "no organization whose jobs can be limited"),
+        (["set", "-o", "system", "--running", "3"], "are not limited as an organization"),
         (["remove", "--each"], "there is no limit of all kinds of each organization"),
     ],
 )

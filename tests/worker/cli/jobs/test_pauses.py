@@ -92,3 +92,13 @@ def test_what_is_recorded_with_a_pause_is_there_with_it_or_neither_is(tenants: l
         assert steering.pause(kind=None, organization_id=shared.organization_id)
         assert not steering.pause(kind=None, organization_id=shared.organization_id, record=fail)
         assert recorded == [1]
+
+
+def test_a_pause_of_the_installations_own_jobs_does_not_stop_everybodys(tenants: list[LedgerSteps]) -> None:
+    shared, _ = tenants
+    with opened_database():
+        shared.enqueue(1)
+    refused = ask("jobs", "pause", "-o", "system")
+    assert refused.exit_code == 1
+    assert "are not paused as an organization's: name a kind alone" in refused.err
+    assert sent(shared) == 1
