@@ -44,6 +44,8 @@ class Broker:
         self._channel: Any = None
         self._producer: Any = None
         self._took_at = float("-inf")
+        self.trouble: str | None = None
+        """What it has answered, or why there was no answer, when it was not well last."""
 
     def depth(self) -> int | None:
         """Messages waiting now; None when the broker does not answer, or would take no message."""
@@ -52,8 +54,10 @@ class Broker:
                 depth = waiting_in(self._queue, channel)
                 self._try(channel)
         except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not there
-            log.warning("broker.unreachable", error=reason_of(error))
+            self.trouble = reason_of(error)
+            log.warning("broker.unreachable", error=self.trouble)
             return None
+        self.trouble = None
         DEPTH.set(depth)
         return depth
 
@@ -75,7 +79,8 @@ class Broker:
             try:
                 self._send(message, cluster, timeline)
             except Exception as error:  # noqa: BLE001 - each transport has its own errors, all mean: not taken
-                log.warning("broker.refused", messages=len(messages) - number, error=reason_of(error))
+                self.trouble = reason_of(error)
+                log.warning("broker.refused", messages=len(messages) - number, error=self.trouble)
                 return list(messages[number:])
         return []
 

@@ -51,6 +51,8 @@ _UNKNOWN_SECONDS = 60.0
 _SHOWN = 100
 _TOLD = 20
 _STUCK_AFTER_SECONDS = 120.0
+_MOST_TOLD = 200
+"""Characters of what the broker has answered; the log has all of it."""
 _UNKNOWN_FAILURES = 10
 """Failures of unknown meaning since the last look that worked, after which the process ends, for its supervisor to
 see."""
@@ -283,7 +285,7 @@ class Dispatcher:
         else:
             self._gauges.leave_to_planner()
         broker_is_well = depth is not None and len(messages) == len(look.messages)
-        failure = None if broker_is_well else "the broker does not answer"
+        failure = None if broker_is_well else f"the broker is not well: {(self._broker.trouble or '')[:_MOST_TOLD]}"
         return Tick(look.planner, look.room, messages, failure, is_amid=self._is_amid(look), brought=brought)
 
     def _is_amid(self, look: "_Look") -> bool:

@@ -105,6 +105,15 @@ def between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None
         end()
 
 
+def test_the_dispatcher_says_what_the_broker_answers(scene: Scene) -> None:
+    with BROKER_FAULTS["MISCONF"](scene.broker):
+        eventually(
+            lambda: "the broker is not well: MISCONF" in get("/readyz", process="dispatcher")[1],
+            within_seconds=3 * SOON_SECONDS,
+            what="its answer to be told",
+        )
+
+
 LINK_FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
     "refused": lambda scene: between(scene.broker.kill, scene.broker.start),
     "frozen": lambda scene: between(partial(freeze, scene.broker), partial(thaw, scene.broker)),
