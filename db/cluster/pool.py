@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 
 import structlog
 from sqlalchemy import exc
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, QueuePool
 
 from docworker.db import metrics
-from docworker.db.errors import PoolTimeoutError
+from docworker.db.errors import DemotedMasterError, PoolTimeoutError
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +84,17 @@ class MeasuredPool(QueuePool):
         assert isinstance(pool, type(self))
         pool.label(self.cluster, self.role, self.open_sessions)
         return pool
+
+    def connect(self) -> PoolProxiedConnection:
+        """Raises DemotedMasterError where what was connected anew is refused as well before it is lent, as may happen
+        while a server is promoted: SQLAlchemy then says no more than that it is closed."""
+        try:
+            return super().connect()
+        except exc.InvalidRequestError as error:
+            raise DemotedMasterError(
+                f"{self.cluster} {self.role}: two connections, one made after the other, were to a server that is no "
+                "master now, or an old one"
+            ) from error
 
     def _do_get(self) -> ConnectionPoolEntry:
         started = time.perf_counter()

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InternalError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, InternalError, InvalidatePoolError
 
 from docworker.db.cluster import Database, open_database
 from docworker.db.cluster.positions import WalPosition, parse_lsn
@@ -16,6 +16,7 @@ from docworker.db.errors import DemotedMasterError, StaleMasterError
 from docworker.db.faults import Fault, classify
 from docworker.db.models import Organization
 from docworker.db.models.base import new_id
+from docworker.db.retrying import may_pass
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import transact
 from docworker.db.sessions.statements import Call
@@ -98,6 +99,21 @@ def test_a_promoted_replica_is_written_to_behind_the_pooler_that_knew_it_as_a_re
         # Lent again, and asked before that, and of another connection: not the first one alone is taken.
         for _ in range(3):
             assert write_row()[1].timeline == 2
+
+
+def test_two_connections_that_are_refused_before_they_are_lent_are_a_fault_of_the_server(
+    own_stack: OwnStack, open_on: OpenDatabase
+) -> None:
+    """SQLAlchemy says of them what nobody would try again for."""
+    engine = open_on(own_stack(replicas=0)).cluster(HOME).master
+
+    def refuse(*_: object) -> None:
+        raise InvalidatePoolError("the server is a replica now")
+
+    event.listen(engine, "checkout", refuse)
+    with pytest.raises(DemotedMasterError, match="home master") as refused:
+        engine.connect()
+    assert may_pass(refused.value)
 
 
 def write_row_in_time() -> tuple[UUID, WalPosition]:
