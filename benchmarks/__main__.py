@@ -2,7 +2,7 @@
 
 Without options: docworker against the usual way, and one line for each queue that is installed, `peer NAME noop R
 document R`; the last line is `ratio N.N`. Or one of the longer runs instead: --tenants, --endurance, --held-snapshot,
---tree, --search, --files, --console.
+--tree, --search, --files, --console, --traces.
 """
 
 import argparse
@@ -72,6 +72,10 @@ def run(servers: LocalStack, asked: argparse.Namespace) -> float | None:
         from benchmarks.console.pages import measure_console
 
         measure_console(servers, asked.console, asked.pictures)
+    elif asked.traces:
+        from benchmarks.traces import measure_traces
+
+        measure_traces(servers, asked.traces, asked.turns)
     else:
         from benchmarks.comparison import compare
 
@@ -113,6 +117,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--search", type=positive, metavar="DOCUMENTS", help="searches among so many of 50 tenants")
     parser.add_argument("--files", type=Path, metavar="DIR", help="reading, importing and processing what is in there")
     parser.add_argument("--console", type=positive, metavar="JOBS", help="each page of the console, among so many")
+    parser.add_argument("--traces", type=positive, metavar="JOBS", help="so many with nobody tracing, and traced")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="--console: leave pictures of the pages there")
     parser.add_argument(
         "--kept",
