@@ -147,6 +147,9 @@ def test_confined_parser_cannot(confined: Sandbox, unconfined: Sandbox, victim: 
         assert done_by(unconfined, victim, deed) == "done", "so the confined one would not be kept from anything"
 
 
+NOWHERE = {"DOCWORKER_MASTER_URL": "postgresql://nobody@localhost:1/nothing"}
+"""The sandbox is looked at before anybody is connected to."""
+
 # Starts as in a container whose filter keeps Landlock from us, then one that keeps seccomp from us as well.
 KEPT_FROM_US = """
 import ctypes, errno, os, sys
@@ -174,7 +177,7 @@ def test_where_the_kernel_does_not_confine_it_is_said_and_a_worker_that_requires
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KEPT_FROM_US],
-        env={**os.environ, "DOCWORKER_SANDBOX": "required", "PYTHONPATH": str(PROJECT)},
+        env={**os.environ, **NOWHERE, "DOCWORKER_SANDBOX": "required", "PYTHONPATH": str(PROJECT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
