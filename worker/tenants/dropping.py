@@ -26,6 +26,8 @@ from docworker.worker.tenants.places import place_in, recorded_place
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
+_MAY_BE_WRITTEN = (PlacementState.ACTIVE, PlacementState.SUSPENDED, PlacementState.LEAVING)
+"""Somebody may have been told a moment ago that it is served, and write what would be left."""
 _LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
 
 
@@ -33,13 +35,17 @@ def drop_tenant(slug: str, *, export: Path | None = None) -> Manifest | None:
     """Drop it, once it is in an export that was read again and is whole, if a path is given; returns the manifest. Also
     what is where it is on its way to, and what is kept where it was moved from.
 
-    Raises NotFoundError for an unknown slug, and what `export_organization` does: then nothing is dropped, and it is
-    served as before.
+    Nothing goes before nobody writes there: it takes `catalog_ttl`, and as long as the longest transaction that writes.
+
+    Raises NotFoundError for an unknown slug, UnavailableOrganizationError while such a transaction stays open, and what
+    `export_organization` does: then nothing is dropped, and, where it was to be exported, it is served as before.
     """
     with only_one_for(slug):
         placement = placement_of(slug)
         manifest = None if export is None else _export(placement, export)
         set_placement(placement.organization_id, state=PlacementState.DROPPING)
+        if manifest is None and placement.state in _MAY_BE_WRITTEN:
+            _wait_for_writers(placement.slug, place_in(placement), placement.organization_id)
         for record in (placement.move, placement.previous):
             if record is not None:
                 clear_place(recorded_place(record), placement.organization_id)

@@ -6,15 +6,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
 from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.ledger.schedules import kept_schedules
-from docworker.db.models import PlacementState
+from docworker.db.models import Job, PlacementState
 from docworker.db.models.document import Document
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.db.settings import settings
 from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import export_organization
+from docworker.jobs.enqueue import enqueue
+from docworker.jobs.kinds.indexing import index_documents
 from docworker.jobs.schedules.editing import add_schedule
 from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.task import known_kinds
@@ -76,6 +79,19 @@ def test_a_write_that_is_committed_late_is_in_the_export(tenant: PlacedTenant, t
                 dropped.result(timeout=3 * settings().catalog_ttl)
         dropped.result()
     assert "late.txt" in (tmp_path / "acme" / "documents.jsonl").read_text()
+
+
+def test_nothing_goes_while_somebody_writes_who_was_told_that_it_is_served(tenant: PlacedTenant) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with writing(tenant.id) as session:
+            dropped = threads.submit(drop_tenant, tenant.slug)
+            eventually(lambda: placement_of(tenant.slug).state == PlacementState.DROPPING, within_seconds=20)
+            with pytest.raises(TimeoutError):
+                dropped.result(timeout=3 * settings().catalog_ttl)
+            job_id = enqueue(session, index_documents, document_ids=[uuid4()])
+        dropped.result()
+    with all_jobs_session() as session:
+        assert session.scalar(select(Job).where(Job.id == job_id)) is None
 
 
 def test_an_export_that_cannot_be_made_or_is_not_whole_drops_nothing(

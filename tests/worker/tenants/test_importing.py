@@ -108,6 +108,7 @@ def test_imported_organization_equals_the_exported_one_in_each_placement(
     assert (model_of(place), place.cluster, placement.state) == (model, cluster, PlacementState.ACTIVE)
     assert placement.revision == (None if model is Model.SHARED else head())
     assert source_store().get(source_key(tenant.id, sha256_of(b"bytes 1"))) == b"bytes 1"
+    eventually(lambda: is_served(tenant.id), what="what was believed of it a moment ago is over")
     assert drain(kinds={index_documents.kind.name: index_documents.kind}) > 0
     eventually(lambda: len(search_documents(tenant.id, "second")) == 3, within_seconds=20)
     drop_tenant(tenant.slug)
@@ -170,6 +171,7 @@ def test_import_that_failed_amid_it_is_hidden_and_finished_by_the_next_run(unfin
     assert placement_of(tenant.slug).state == PlacementState.IMPORTING
     with pytest.raises(InvalidArgumentError, match=f"an import of an organization as '{tenant.slug}' was not finished"):
         create_tenant(tenant.slug)
+    eventually(lambda: not is_served(tenant.id), what="what was believed of it a moment ago is over")
     with pytest.raises(UnavailableOrganizationError), reading(tenant.id):
         pass
     with pytest.raises(InvalidArgumentError, match=f"--slug {tenant.slug}"):
