@@ -280,6 +280,7 @@ def test_what_the_documented_commands_back_up_they_restore(master: Master, tmp_p
         run(restore, tmp_path / "2026-11-29" / "home")
         master.own_data()
         master.server.start()
+        eventually(lambda: master.server.execute("SELECT NOT pg_is_in_recovery()")[0][0], what="the restored master")
         (missing,) = examine_sources(settings())
         assert "lacks 1 of 1 files of documents" in missing.fault
         copy(copy_back, "store", "original")

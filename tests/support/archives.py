@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
+from docworker.db.catalog import Place
 from docworker.db.documents.store import source_store
 from docworker.db.models import (
     AuditEntry,
@@ -18,11 +19,13 @@ from docworker.db.models import (
     DocumentContributor,
     DocumentTag,
     Folder,
+    Placement,
     Tag,
     User,
     new_id,
 )
 from docworker.db.sessions import reading, writing
+from docworker.db.sessions.opening import reading_at
 from docworker.db.tenants.archive import MANIFEST
 from docworker.db.tenants.tables import TABLES
 from tests.support.tenants import Tenant
@@ -75,8 +78,11 @@ def add_source(tenant: Tenant, filename: str, content: bytes) -> UUID:
 
 
 def all_rows(organization_id: UUID) -> dict[str, list[dict[str, Any]]]:
-    """Every row of what is exported, in key order, as the master has it; facts and details as texts."""
-    with reading(organization_id, source="master") as session:
+    """Every row of what is exported, in key order, as its master has it where the catalog says now; facts and details
+    as texts."""
+    with reading(None, source="master") as session:
+        placement = session.scalars(select(Placement).where(Placement.organization_id == organization_id)).one()
+    with reading_at(Place(placement.cluster, placement.schema, placement.database), organization_id) as session:
         return {
             name: [
                 {column: str(value) for column, value in row._mapping.items()}

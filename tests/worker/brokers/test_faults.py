@@ -105,15 +105,6 @@ def between(begin: Callable[[], None], end: Callable[[], None]) -> Iterator[None
         end()
 
 
-def test_the_dispatcher_says_what_the_broker_answers(scene: Scene) -> None:
-    with BROKER_FAULTS["MISCONF"](scene.broker):
-        eventually(
-            lambda: "the broker is not well: MISCONF" in get("/readyz", process="dispatcher")[1],
-            within_seconds=3 * SOON_SECONDS,
-            what="its answer to be told",
-        )
-
-
 LINK_FAULTS: dict[str, Callable[[Scene], AbstractContextManager[None]]] = {
     "refused": lambda scene: between(scene.broker.kill, scene.broker.start),
     "frozen": lambda scene: between(partial(freeze, scene.broker), partial(thaw, scene.broker)),
@@ -233,3 +224,12 @@ def test_a_worker_that_may_not_take_what_waits_is_not_deaf(scene: Scene) -> None
         scene.worker.wait_for_log("broker.link_lost", within_seconds=30, times=lost + 8)
     eventually(lambda: scene.workers.lines("taken") == ["ran"])
     assert scene.worker.log.count("worker.deaf") == deaf
+
+
+def test_the_dispatcher_says_what_the_broker_answers(scene: Scene) -> None:
+    with BROKER_FAULTS["MISCONF"](scene.broker):
+        eventually(
+            lambda: "the broker is not well: MISCONF" in get("/readyz", process="dispatcher")[1],
+            within_seconds=3 * SOON_SECONDS,
+            what="its answer to be told",
+        )

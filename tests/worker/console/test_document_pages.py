@@ -25,6 +25,7 @@ from docworker.worker.tenants.places import Model
 from tests.support.browser import PHONE, WIDTHS, Visitor
 from tests.support.console import SETTINGS, Browser, serving_console
 from tests.support.tenants import Tenant
+from tests.support.waiting import eventually
 
 NewBrowser = Callable[..., Browser]
 NewVisitor = Callable[..., Visitor]
@@ -293,11 +294,8 @@ def test_documents_are_shown_wherever_their_organization_is(monkeypatch: pytest.
             assert "the lighthouse" in operator.page(at["text"])
             assert "- the lighthouse" in operator.page(at["comparison"])
             assert "No document" in operator.page(at["search"])
-            assert [one.action for one in entries(placed)] == [
-                "document.searched",
-                "document.compared",
-                "document.read",
-            ]
+            looks = ["document.searched", "document.compared", "document.read"]
+            eventually(lambda: [one.action for one in entries(placed)] == looks, what="replicas to have each look")  # noqa: B023
             page = operator.page(at["document"])
             (story,) = [one for one in re.findall(r'href="([^"]*)"', page) if f"/jobs/{job}" in one]
             assert f"/documents/{document_id}" in operator.page(unescape(story)), "in the ledger of its place"
