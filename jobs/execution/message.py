@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -22,7 +23,7 @@ from docworker.db import catalog, ledger
 from docworker.db.cluster import database
 from docworker.db.errors import NotFoundError, UnacceptedArgumentsError, UnavailableOrganizationError
 from docworker.db.ledger import Claim, Part
-from docworker.db.retrying import again
+from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import aio, reading, settling, writing
 from docworker.db.sessions.opening import placed
 from docworker.jobs import metrics, tracing
@@ -39,6 +40,8 @@ _LOOK_SECONDS = 0.2
 """How often running coroutines are looked at, whether they are still to run, and ends that others wait to write."""
 _LATE_SECONDS = 0.1
 """What was claimed in time may begin so much later: the end of the job before it takes a moment."""
+_NOT_SERVED = (UnavailableOrganizationError, NotFoundError)
+"""An organization's jobs are not to be run now; those of others in the message are."""
 
 
 def run_message(kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> int:
@@ -92,7 +95,7 @@ class _Delivery:
             part = self._line.popleft()
             try:
                 claim = self._claim(part)
-            except (UnavailableOrganizationError, NotFoundError) as error:
+            except _NOT_SERVED as error:
                 # Whoever suspended or moves it has told the dispatcher, so they are not dispatched until it is served.
                 log.info("organization.unavailable", jobs=len(part.job_ids), error=str(error))
                 self._hand_back(part)
@@ -207,9 +210,12 @@ class _Singles(_Delivery):
         """A claim that was committed although the answer was lost has not begun, and would be charged."""
         while self._in_doubt:
             wanted = self._in_doubt.pop()
-            claim = again(seconds=database().settings.lease)(lambda: ledger.claimed_as(wanted))  # noqa: B023 - called at once
-            if self._following is None:
-                self.took(claim)
+            with suppress(*_NOT_SERVED):
+                claim = again(seconds=database().settings.lease, retry_on=_may_be_answered)(
+                    lambda: ledger.claimed_as(wanted)  # noqa: B023 - called at once
+                )
+                if self._following is None:
+                    self.took(claim)
 
     def _give_back_following(self) -> None:
         following, self._following = self._following, None
@@ -327,6 +333,10 @@ class _Concurrent(_Delivery):
             for task, batch in list(self._open.items()):
                 if any(not leases().held(attempt.claimed) for attempt in batch.unsettled):
                     task.cancel()
+
+
+def _may_be_answered(error: BaseException) -> bool:
+    return may_pass(error) and not isinstance(error, _NOT_SERVED)
 
 
 def _single_parts(parts: Sequence[Part]) -> list[Part]:

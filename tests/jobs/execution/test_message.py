@@ -18,6 +18,7 @@ import docworker.jobs.kind
 from docworker.db import ledger
 from docworker.db.cluster import database, roundtrip
 from docworker.db.ledger import Message
+from docworker.db.models import PlacementState
 from docworker.db.sessions import all_jobs_session, writing
 from docworker.jobs.dispatch_limits import limits_of
 from docworker.jobs.execution.leases import clear_stop, request_stop
@@ -25,8 +26,9 @@ from docworker.jobs.execution.message import run_message
 from docworker.jobs.task import Attempt
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.owner import set_placement
 from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, message_of, single, state
-from tests.support.tenants import Tenant
+from tests.support.tenants import Tenant, is_served
 from tests.support.waiting import eventually
 
 
@@ -419,6 +421,23 @@ def test_a_claim_that_fails_does_not_undo_the_job_before_it(
     assert deliver(task, message) == 3
     assert refused == [message.job_ids[1]]
     assert states(message) == [("succeeded", 1, 0)] * 3
+
+
+@pytest.mark.usefixtures("clusters")
+def test_an_organization_that_is_not_served_any_more_stops_no_message(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+
+    def suspend_the_next(_: Attempt) -> None:
+        set_placement(tenants[1].id, state=PlacementState.SUSPENDED)
+        eventually(lambda: not is_served(tenants[1].id))
+
+    task = single(at_the(1, suspend_the_next))
+    tenants = tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 2
+    assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("succeeded", 1, 0)]
 
 
 def test_the_jobs_behind_a_slow_one_go_back_to_the_queue(tenant: Tenant) -> None:
