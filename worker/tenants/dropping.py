@@ -5,12 +5,10 @@ It is refused before anything goes, and leaves the catalog last, so a second run
 
 import time
 from pathlib import Path
-from uuid import UUID
 
 from sqlalchemy import delete, text
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.catalog import Place
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
@@ -20,14 +18,13 @@ from docworker.db.settings import settings
 from docworker.db.tenants import archive
 from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import check_free, export_organization
-from docworker.worker.tenants.making import clear_place
+from docworker.worker.tenants.making import clear_place, owns_database
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
 from docworker.worker.tenants.places import place_in, recorded_place
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
-_MAY_BE_WRITTEN = (PlacementState.ACTIVE, PlacementState.SUSPENDED, PlacementState.LEAVING)
-"""Somebody may have been told a moment ago that it is served, and write what would be left."""
+_DISPATCHED = (PlacementState.ACTIVE, PlacementState.SUSPENDED, PlacementState.LEAVING)
 _LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
 
 
@@ -44,8 +41,8 @@ def drop_tenant(slug: str, *, export: Path | None = None) -> Manifest | None:
         placement = placement_of(slug)
         manifest = None if export is None else _export(placement, export)
         set_placement(placement.organization_id, state=PlacementState.DROPPING)
-        if manifest is None and placement.state in _MAY_BE_WRITTEN:
-            _wait_for_writers(placement.slug, place_in(placement), placement.organization_id)
+        if manifest is None:
+            _let_nobody_write(placement)
         for record in (placement.move, placement.previous):
             if record is not None:
                 clear_place(recorded_place(record), placement.organization_id)
@@ -69,8 +66,7 @@ def _export(placement: Placement, path: Path) -> Manifest:
     organization_id, place = placement.organization_id, place_in(placement)
     set_placement(organization_id, state=PlacementState.SUSPENDED)
     try:
-        let_jobs_wait(place, organization_id)
-        _wait_for_writers(placement.slug, place, organization_id)
+        _let_nobody_write(placement)
         manifest = export_organization(organization_id, path, place=place)
         with archive.opened(path) as exported:
             archive.verify(exported, archive.read_manifest(exported))
@@ -82,8 +78,13 @@ def _export(placement: Placement, path: Path) -> Manifest:
     return manifest
 
 
-def _wait_for_writers(slug: str, place: Place, organization_id: UUID) -> None:
-    """Until nobody writes, also who was told before that it is served: see `db.sessions.fence`."""
+def _let_nobody_write(placement: Placement) -> None:
+    """Until nobody does, also who was told before that it is served: see `db.sessions.fence`."""
+    organization_id, place = placement.organization_id, place_in(placement)
+    if place.database is not None and not owns_database(place, organization_id):
+        return  # it has been lost, and what is left is dropped all the same
+    if placement.state in _DISPATCHED:
+        let_jobs_wait(place, organization_id)
     time.sleep(settings().catalog_ttl)
     try:
         with owning(place) as connection:
@@ -93,6 +94,6 @@ def _wait_for_writers(slug: str, place: Place, organization_id: UUID) -> None:
         if sqlstate_of(error) != "55P03":
             raise
         raise UnavailableOrganizationError(
-            f"a transaction that writes for {slug!r} has been open for {_LONGEST_WAIT_SECONDS} seconds: end it (see "
-            "pg_stat_activity), and try again"
+            f"a transaction that writes for {placement.slug!r} has been open for {_LONGEST_WAIT_SECONDS} seconds: end "
+            "it (see pg_stat_activity), and try again"
         ) from error

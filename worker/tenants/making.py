@@ -43,7 +43,7 @@ def make_place(place: Place, organization_id: UUID) -> str | None:
     Raises InvalidArgumentError for a schema or database that exists and is not this organization's,
     ConfigurationError for an owner who may make no databases.
     """
-    mark = f"docworker {organization_id}"
+    mark = _mark_of(organization_id)
     if model_of(place) is Model.SHARED:
         return None
     if model_of(place) is Model.SCHEMA:
@@ -53,7 +53,7 @@ def make_place(place: Place, organization_id: UUID) -> str | None:
     if place.database is not None:
         with owning(Place(place.cluster, place.schema), autocommit=True) as connection:
             is_new = _make_database(connection, place.database, place.cluster)
-        if not is_new and not _is_our_database(place, mark):
+        if not is_new and not owns_database(place, organization_id):
             raise _not_ours(Model.DATABASE, place.database)
         _mark_database(place, mark)
         upgrade(cluster=place.cluster, database=place.database)
@@ -81,9 +81,9 @@ def steer_as_home(place: Place) -> None:
 def clear_place(place: Place, organization_id: UUID, *, with_jobs: bool = True) -> None:
     """Remove the organization's schema or database, or its rows in shared tables, and its jobs there, unless the ledger
     is that of its own place as well. A schema or a database that is somebody else's is left alone."""
-    mark = f"docworker {organization_id}"
+    mark = _mark_of(organization_id)
     if place.database is not None:
-        if _is_our_database(place, mark):
+        if owns_database(place, organization_id):
             with owning(Place(place.cluster, place.schema), autocommit=True) as connection:
                 _drop_database(connection, place.database)
         return
@@ -98,6 +98,27 @@ def clear_place(place: Place, organization_id: UUID, *, with_jobs: bool = True) 
             for table in ledger_tables():
                 connection.execute(delete(table).where(table.c.organization_id == organization_id))
             connection.execute(delete(Suspension).where(Suspension.organization_id == organization_id))
+
+
+def owns_database(place: Place, organization_id: UUID) -> bool:
+    """Whether the database of this place is there, and the organization's.
+
+    A database cannot be made and marked at once: one that is not marked is taken for ours where the catalog says so
+    and nothing is in it yet.
+    """
+    named = {"name": place.database}
+    with owning(Place(place.cluster, place.schema)) as connection:
+        if not connection.scalar(_DATABASE_EXISTS, named):
+            return False
+        comment = connection.scalar(_COMMENT_ON_DATABASE, named)
+    if comment is not None:
+        return bool(comment == _mark_of(organization_id))
+    with owning(place) as connection:
+        return not connection.scalar(_HAS_TABLES)
+
+
+def _mark_of(organization_id: UUID) -> str:
+    return f"docworker {organization_id}"
 
 
 def _make_schema(connection: Connection, name: str, mark: str) -> None:
@@ -125,20 +146,6 @@ def _make_database(connection: Connection, name: str, cluster: str) -> bool:
         )
     connection.exec_driver_sql(f"CREATE DATABASE {quoted(connection, name)} TEMPLATE template0 ENCODING 'UTF8'")
     return True
-
-
-def _is_our_database(place: Place, mark: str) -> bool:
-    """A database cannot be made and marked at once: one that is not marked is taken for ours where the catalog says so
-    and nothing is in it yet. False where there is none."""
-    named = {"name": place.database}
-    with owning(Place(place.cluster, place.schema)) as connection:
-        if not connection.scalar(_DATABASE_EXISTS, named):
-            return False
-        comment = connection.scalar(_COMMENT_ON_DATABASE, named)
-    if comment is not None:
-        return bool(comment == mark)
-    with owning(place) as connection:
-        return not connection.scalar(_HAS_TABLES)
 
 
 def _mark_database(place: Place, mark: str) -> None:

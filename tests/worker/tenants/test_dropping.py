@@ -22,12 +22,13 @@ from docworker.jobs.schedules.editing import add_schedule
 from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.task import known_kinds
 from docworker.worker.app import celery_app
+from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants import dropping
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.importing import import_organization
 from docworker.worker.tenants.owner import find_placement, placement_of, set_placement
-from docworker.worker.tenants.places import Model
+from docworker.worker.tenants.places import Model, place_in
 from docworker.worker.tenants.states import suspend
 from tests.support.archives import add_source, all_rows, sha256_of
 from tests.support.commands import docworker
@@ -92,6 +93,14 @@ def test_nothing_goes_while_somebody_writes_who_was_told_that_it_is_served(tenan
         dropped.result()
     with all_jobs_session() as session:
         assert session.scalar(select(Job).where(Job.id == job_id)) is None
+
+
+def test_an_organization_whose_database_was_lost_can_be_dropped(clusters: None, stack: LocalStack) -> None:
+    tenant = PlacedTenant(Model.DATABASE)
+    name = place_in(placement_of(tenant.slug)).database
+    stack.master.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    drop_tenant(tenant.slug)
+    assert find_placement(tenant.slug) is None
 
 
 def test_an_export_that_cannot_be_made_or_is_not_whole_drops_nothing(
