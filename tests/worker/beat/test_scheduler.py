@@ -33,6 +33,12 @@ def jobs(kind: str) -> int:
         return session.scalar(select(func.count()).where(Job.kind == kind)) or 0
 
 
+@pytest.fixture(autouse=True)
+def _only_counted_here(fresh_environment: dict[str, str]) -> None:
+    """Docworker's own schedule of that kind may fall due meanwhile."""
+    assert docworker("schedules", "pause", COUNTED).exit_code == 0
+
+
 @pytest.fixture
 def scheduled(tmp_path: Path) -> Path:
     """A user's package with entries of `beat_schedule` and an entry point of the group `docworker.schedules`."""
