@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import delete, text
 from sqlalchemy.exc import DBAPIError
 
+from docworker.db.catalog import SERVED
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
@@ -24,7 +25,8 @@ from docworker.worker.tenants.places import place_in, recorded_place
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
-_DISPATCHED = (PlacementState.ACTIVE, PlacementState.SUSPENDED, PlacementState.LEAVING)
+_DISPATCHED = (*SERVED, PlacementState.SUSPENDED)
+"""Of others the place may be half made, or half gone, and have no ledger."""
 _LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
 
 

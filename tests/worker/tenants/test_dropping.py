@@ -82,9 +82,14 @@ def test_a_write_that_is_committed_late_is_in_the_export(tenant: PlacedTenant, t
     assert "late.txt" in (tmp_path / "acme" / "documents.jsonl").read_text()
 
 
-def test_nothing_goes_while_somebody_writes_who_was_told_that_it_is_served(tenant: PlacedTenant) -> None:
+@pytest.mark.parametrize("was_cut_off", [False, True])
+def test_nothing_goes_while_somebody_writes_who_was_told_that_it_is_served(
+    tenant: PlacedTenant, was_cut_off: bool
+) -> None:
     with ThreadPoolExecutor(1) as threads:
         with writing(tenant.id) as session:
+            if was_cut_off:
+                set_placement(tenant.id, state=PlacementState.DROPPING)
             dropped = threads.submit(drop_tenant, tenant.slug)
             eventually(lambda: placement_of(tenant.slug).state == PlacementState.DROPPING, within_seconds=20)
             with pytest.raises(TimeoutError):
