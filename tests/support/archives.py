@@ -10,7 +10,6 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
-from docworker.db.catalog import Place
 from docworker.db.documents.store import source_store
 from docworker.db.models import (
     AuditEntry,
@@ -19,15 +18,16 @@ from docworker.db.models import (
     DocumentContributor,
     DocumentTag,
     Folder,
-    Placement,
     Tag,
     User,
     new_id,
 )
-from docworker.db.sessions import reading, writing
+from docworker.db.sessions import writing
 from docworker.db.sessions.opening import reading_at
 from docworker.db.tenants.archive import MANIFEST
 from docworker.db.tenants.tables import TABLES
+from docworker.worker.tenants.owner import find_organization
+from docworker.worker.tenants.places import place_in
 from tests.support.tenants import Tenant
 
 LARGE_NUMBER = "1" + "0" * 30 + ".000000000000000000000000001"
@@ -80,9 +80,9 @@ def add_source(tenant: Tenant, filename: str, content: bytes) -> UUID:
 def all_rows(organization_id: UUID) -> dict[str, list[dict[str, Any]]]:
     """Every row of what is exported, in key order, as its master has it where the catalog says now; facts and details
     as texts."""
-    with reading(None, source="master") as session:
-        placement = session.scalars(select(Placement).where(Placement.organization_id == organization_id)).one()
-    with reading_at(Place(placement.cluster, placement.schema, placement.database), organization_id) as session:
+    placement = find_organization(organization_id)
+    assert placement is not None
+    with reading_at(place_in(placement), organization_id) as session:
         return {
             name: [
                 {column: str(value) for column, value in row._mapping.items()}
