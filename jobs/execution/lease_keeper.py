@@ -21,7 +21,7 @@ from docworker.db.cluster import database
 from docworker.db.cluster.transactions import ask_clock
 from docworker.db.errors import ConfigurationError, DocworkerError, NotFoundError
 from docworker.db.ledger import Failure
-from docworker.db.models import PlacementState
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import TenantSession, lease_session
 from docworker.db.settings import HOME
 from docworker.jobs.execution.continuity import Continuity
@@ -35,6 +35,9 @@ LOOK_SECONDS = 1.0
 """How often the master is asked for the time: after any stall of it the leases are renewed as soon as it answers."""
 GIVE_BACK_MARGIN_SECONDS = 1.0
 """Time to give jobs back before the deadline, when the process may be killed."""
+
+_APART_SECONDS = 2.0
+"""So long a statement may take in the database of a single organization. Those of others wait meanwhile."""
 
 _STOPPED = Failure(
     "WorkerStopped",
@@ -81,6 +84,8 @@ class _ClusterKeeper:
         self._looked_at = self._renewed_at = float("-inf")
         self._held_up: set[int] = set()
         self._failing = False
+        self._unreached: dict[UUID, Exception] = {}
+        """Why claims of these organizations were left out the last time, while those of others were kept."""
 
     def beside(self, cluster: str) -> "_ClusterKeeper":
         return _ClusterKeeper(cluster, self._board, self._places, self._place_of)
@@ -118,7 +123,8 @@ class _ClusterKeeper:
             self._for_the_living(_give_back)
         elif now - self._renewed_at >= database().settings.lease / 3:
             self._for_the_living(_renew)
-            self._renewed_at = now
+            # What was left out is tried again soon, before a judge can have seen for long that the lease has ended.
+            self._renewed_at = now - database().settings.lease / 3 + LOOK_SECONDS if self._unreached else now
 
     def _look(self) -> None:
         asked_at = time.monotonic()
@@ -136,13 +142,28 @@ class _ClusterKeeper:
             self._for_the_living(partial(_prolong, seconds=ahead_seconds))
 
     def _for_the_living(self, step: _Step) -> None:
-        for place in self._places:
-            owner = place.owner
-            kept, unknown = self._mine(place), self._unknown(place)
-            if (kept or unknown) and place.lives():
-                missing = self._those_not_held_after(step, kept)
-                self._report(place.lose(owner, [one for one in missing if not self._has_moved(one)]))
-                self._those_not_held_after(step, unknown)
+        """Those in databases of their own come last, and nobody waits for long for one of these."""
+        told, self._unreached = self._unreached, {}
+        for is_apart in (False, True):
+            for place in self._places:
+                owner = place.owner
+                kept = [one for one in self._mine(place) if self._is_apart(one) == is_apart]
+                unknown = [] if is_apart else self._unknown(place)
+                if (kept or unknown) and place.lives():
+                    missing = self._those_not_held_after(step, kept)
+                    self._report(place.lose(owner, [one for one in missing if not self._has_moved(one)]))
+                    self._those_not_held_after(step, unknown)
+        for organization_id in self._unreached.keys() - told:
+            log.warning(
+                "leases.not_renewed",
+                cluster=self.cluster,
+                organization=str(organization_id),
+                error=str(self._unreached[organization_id]),
+            )
+
+    def _is_apart(self, one: Kept) -> bool:
+        known = self._place_of.get(one.key.organization_id)
+        return known is not None and known.database is not None
 
     def _mine(self, place: BoardPlace) -> list[Kept]:
         found = []
@@ -157,7 +178,6 @@ class _ClusterKeeper:
         return [one for one in place.kept() if one.key.organization_id not in self._place_of]
 
     def _learn(self) -> None:
-        """Of an organization that is being moved, or was dropped, the claims are kept until they are lost."""
         organizations = {one.key.organization_id for place in self._places for one in place.kept()}
         for gone in self._place_of.keys() - organizations:
             del self._place_of[gone]
@@ -166,7 +186,7 @@ class _ClusterKeeper:
             catalog.learn(new, database())
         for one in new:
             try:
-                self._place_of[one] = catalog.place_of(one, database(), states=list(PlacementState))
+                self._place_of[one] = _place_now(one)
             except NotFoundError:
                 self._place_of[one] = AT_HOME
 
@@ -174,7 +194,7 @@ class _ClusterKeeper:
         """Whether its organization is somewhere else by now, where the claim is to be looked for."""
         organization_id = one.key.organization_id
         try:
-            now = catalog.place_of(organization_id, database(), states=list(PlacementState))
+            now = _place_now(organization_id)
         except (DBAPIError, DocworkerError):
             return False  # dropped, or nobody knows
         has_moved = now != self._place_of.get(organization_id, now)
@@ -186,17 +206,41 @@ class _ClusterKeeper:
         by_organization = sorted(kept, key=lambda one: one.record)
         for _, group in groupby(by_organization, key=lambda one: one.record[:16]):
             mine = list(group)
-            organization_id = mine[0].key.organization_id
-            with lease_session(
-                organization_id, self._place_of.get(organization_id, Place(self.cluster, SHARED_SCHEMA))
-            ) as session:
-                held = step(session, mine)
-            lost += [one for one in mine if one.key.id not in held]
+            unreached = self._unreached.get(mine[0].key.organization_id)
+            if unreached is None or ledger.is_refused(unreached):  # else those of another process have waited for it
+                lost += self._not_held_after(step, mine)
         return lost
+
+    def _not_held_after(self, step: _Step, mine: Sequence[Kept]) -> list[Kept]:
+        """Of one organization. Raises what is no matter of this one alone, nor of one of its rows."""
+        organization_id = mine[0].key.organization_id
+        place = self._place_of.get(organization_id, Place(self.cluster, SHARED_SCHEMA))
+        try:
+            with lease_session(organization_id, place) as session:
+                if place.database is not None:
+                    session.limit_statements(_APART_SECONDS)
+                held = step(session, mine)
+        except Exception as error:
+            is_refused = ledger.is_refused(error)
+            if is_refused and len(mine) > 1:
+                return [lost for one in mine for lost in self._not_held_after(step, [one])]
+            if not is_refused and place.database is None:
+                raise
+            self._unreached[organization_id] = error
+            return []
+        return [one for one in mine if one.key.id not in held]
 
     def _report(self, lost: Sequence[Kept]) -> None:
         if lost:
             log.warning("leases.lost", jobs=[str(one.key.id) for one in lost])
+
+
+def _place_now(organization_id: UUID) -> Place:
+    """In whatever state it is, and at whatever revision: its claims are kept until they are lost."""
+    if organization_id == SYSTEM_ORGANIZATION_ID:
+        return AT_HOME
+    known, _ = catalog.catalog_of(database()).find(organization_id)
+    return known.place
 
 
 def _renew(session: TenantSession, kept: Sequence[Kept]) -> set[UUID]:

@@ -1,7 +1,10 @@
-"""A master that refuses the ends of attempts, as one does whose disk has no room for them, and takes all else."""
+"""A master that refuses the ends of attempts, as one does whose disk has no room for them, or whatever changes certain
+jobs; and takes all else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from sqlalchemy import text
 
 from docworker.worker.tenants.owner import owning
 
@@ -29,3 +32,16 @@ def refusing_ends(*, but: str = "false", retries: bool = False) -> Iterator[None
     finally:
         with owning() as owner:
             owner.exec_driver_sql("DROP FUNCTION ledger.refuse() CASCADE")
+
+
+@contextmanager
+def refusing_jobs(but: str) -> Iterator[None]:
+    """Within the block. As by a constraint that rows have come to break: a job of which `but` does not hold cannot be
+    changed, unless that makes it hold."""
+    with owning() as owner:
+        owner.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT refused CHECK ({but}) NOT VALID"))
+    try:
+        yield
+    finally:
+        with owning() as owner:
+            owner.execute(text("ALTER TABLE ledger.jobs DROP CONSTRAINT refused"))

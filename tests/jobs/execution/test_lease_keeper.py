@@ -1,18 +1,31 @@
-"""Leases are renewed where their organization is, also after it has moved."""
+"""Leases are renewed where their organization is, also after it has moved, and whatever becomes of those of others."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import delete, select, text, update
+from structlog.testing import capture_logs
 
-from docworker.db.catalog import AT_HOME
-from docworker.db.ledger import Claimed
+from docworker.db.catalog import AT_HOME, SHARED_SCHEMA, Place
+from docworker.db.cluster import database
+from docworker.db.ledger import Claimed, ClaimKey
 from docworker.db.models import Job, Placement
+from docworker.db.models.base import new_id
 from docworker.db.sessions.opening import writing_at
-from docworker.db.settings import settings
+from docworker.db.settings import HOME, settings
 from docworker.jobs.execution.lease_board import Board, record_of
+from docworker.jobs.execution.lease_board import Place as BoardPlace
 from docworker.jobs.execution.lease_keeper import Keeper
-from docworker.worker.tenants.owner import owning
+from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.owner import owning, set_placement
+from tests.support.database import reopened_database
 from tests.support.ledger import LedgerSteps
 from tests.support.moved import EAST
+from tests.support.refusals import refusing_jobs
+from tests.support.stack import fresh_database, unique_name
+from tests.support.tenants import entered, is_served
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("clusters")
@@ -32,14 +45,41 @@ def arrive_at_east(claimed: Claimed) -> None:
         )
 
 
+def keeper_of(*claimed: Claimed | ClaimKey) -> tuple[Keeper, BoardPlace]:
+    """Of a process that holds these."""
+    board = Board.private(places=1, claims=len(claimed))
+    (place,) = board.places
+    place.enter()
+    for number, one in enumerate(claimed):
+        place.write(number, record_of(one))
+    return Keeper(board, [place]), place
+
+
+def run_and_expire(steps: LedgerSteps) -> Claimed:
+    (claimed,) = steps.run(1)
+    steps.expire([claimed.id])
+    return claimed
+
+
+def is_kept(steps: LedgerSteps, claimed: Claimed) -> bool:
+    lease_expires_at = steps.job(claimed.id).lease_expires_at
+    return lease_expires_at is not None and lease_expires_at > datetime.now(UTC) + timedelta(seconds=3)
+
+
+@pytest.fixture
+def own(stack: LocalStack, template: str) -> Iterator[str]:
+    """The database of a single organization."""
+    with fresh_database(stack, unique_name("own"), template=template) as name:
+        yield name
+        with owning() as owner:
+            owner.execute(delete(Placement).where(Placement.database == name))
+        database().cluster(HOME, name).dispose_engines()
+
+
 def test_a_claim_at_the_new_place_is_kept_there_and_not_taken_for_lost() -> None:
     steps = LedgerSteps()
     (claimed,) = steps.run(1)
-    board = Board.private(places=1, claims=1)
-    (place,) = board.places
-    place.enter()
-    place.write(0, record_of(claimed))
-    keeper = Keeper(board, [place])
+    keeper, place = keeper_of(claimed)
     keeper.tick()
     arrive_at_east(claimed)
     with writing_at(EAST, claimed.organization_id) as session:
@@ -53,3 +93,72 @@ def test_a_claim_at_the_new_place_is_kept_there_and_not_taken_for_lost() -> None
 
     eventually(is_renewed, within_seconds=3 * settings().lease)
     assert not place.is_lost(0, claimed.claim_token.bytes)
+
+
+def test_the_leases_of_others_are_renewed_where_the_database_of_one_was_lost(own: str) -> None:
+    lost = ClaimKey(entered(at=Place(HOME, SHARED_SCHEMA, "lost")), new_id(), new_id())
+    all_steps = [LedgerSteps(), LedgerSteps(database=own)]
+    claims = [run_and_expire(one) for one in all_steps]
+    keeper, place = keeper_of(lost, *claims)
+
+    def are_kept() -> bool:
+        keeper.tick()
+        return all(map(is_kept, all_steps, claims))
+
+    with capture_logs() as logs:
+        eventually(are_kept, within_seconds=20)
+    told = [one["organization"] for one in logs if one["event"] == "leases.not_renewed"]
+    assert told == [str(lost.organization_id)]
+    assert len(place.kept()) == 3, "nobody knows what has become of it"
+
+
+def test_the_leases_of_others_do_not_wait_for_a_lock_in_the_database_of_one(own: str) -> None:
+    with reopened_database(lock_timeout=60.0):
+        locked, other = LedgerSteps(database=own), LedgerSteps()
+        claims = [run_and_expire(one) for one in (locked, other)]
+        keeper, _ = keeper_of(*claims)
+        with owning(Place(HOME, SHARED_SCHEMA, own)) as owner:
+            owner.execute(text("LOCK TABLE ledger.jobs"))
+            began = time.monotonic()
+            keeper.tick()
+            assert is_kept(other, claims[1])
+            assert time.monotonic() - began < 30
+
+
+def test_a_database_that_answers_again_has_its_leases_renewed_soon(own: str, stack: LocalStack) -> None:
+    with reopened_database(lease=60.0):
+        steps = LedgerSteps(database=own)
+        claimed = run_and_expire(steps)
+        keeper, _ = keeper_of(claimed)
+        stack.master.execute(f'ALTER DATABASE "{own}" ALLOW_CONNECTIONS false')
+        stack.master.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{own}'")
+        with capture_logs() as logs:
+            keeper.tick()
+        assert [one["event"] for one in logs if one["event"] == "leases.not_renewed"] == ["leases.not_renewed"]
+        stack.master.execute(f'ALTER DATABASE "{own}" ALLOW_CONNECTIONS true')
+
+        def is_renewed() -> bool:
+            keeper.tick()
+            return is_kept(steps, claimed)
+
+        eventually(is_renewed, within_seconds=15, what="before a third of a lease is over")
+
+
+def test_a_row_that_the_server_refuses_to_change_keeps_no_others_from_being_renewed() -> None:
+    steps, other = LedgerSteps(), LedgerSteps()
+    claims = [run_and_expire(one) for one in (steps, steps, other)]
+    keeper, place = keeper_of(*claims)
+    with refusing_jobs(but=f"id <> '{claims[0].id}'"):
+        keeper.tick()
+    assert [is_kept(*one) for one in zip((steps, steps, other), claims, strict=True)] == [False, True, True]
+    assert len(place.kept()) == 3, "it is not lost"
+
+
+def test_one_at_a_revision_of_another_release_keeps_no_others_from_being_renewed() -> None:
+    newer, other = LedgerSteps(), LedgerSteps()
+    claims = [run_and_expire(one) for one in (newer, other)]
+    set_placement(newer.organization_id, revision="9999")
+    eventually(lambda: not is_served(newer.organization_id))
+    keeper, _ = keeper_of(*claims)
+    keeper.tick()
+    assert [is_kept(*one) for one in zip((newer, other), claims, strict=True)] == [True, True]

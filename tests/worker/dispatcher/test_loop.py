@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -45,6 +45,7 @@ from tests.support.faults import flush, freeze, thaw
 from tests.support.ledger import LedgerSteps
 from tests.support.metrics import get, metric
 from tests.support.processes import Process, Processes
+from tests.support.refusals import refusing_jobs
 from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
 
@@ -363,19 +364,11 @@ def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(dispatc
         assert message.parts[0].organization_id == other.organization_id
 
 
-@contextmanager
 def refused_by_the_server(
     organization_id: UUID, *, allowed: str = "state IN ('queued', 'cancelled')"
-) -> Iterator[None]:
-    """Nothing of this organization's jobs may be changed, as by a constraint that its rows have come to break."""
-    rule = f"organization_id <> '{organization_id}' OR {allowed}"
-    with owner_engine(settings()).begin() as owner:
-        owner.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT refused CHECK ({rule}) NOT VALID"))
-    try:
-        yield
-    finally:
-        with owner_engine(settings()).begin() as owner:
-            owner.execute(text("ALTER TABLE ledger.jobs DROP CONSTRAINT refused"))
+) -> AbstractContextManager[None]:
+    """Nothing of this organization's jobs may be changed."""
+    return refusing_jobs(but=f"organization_id <> '{organization_id}' OR {allowed}")
 
 
 def test_a_lane_that_the_server_refuses_to_dispatch_is_set_aside_and_the_others_go_on(
