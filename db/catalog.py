@@ -98,7 +98,7 @@ def answer_of(organization_id: UUID | None, among: OpenClusters, *, states: Coll
     known, valid_until = catalog_of(among).find(organization_id)
     if known.state not in states:
         kind = MovingOrganizationError if known.state == PlacementState.MOVING else UnavailableOrganizationError
-        raise kind(f"the organization {known.slug!r} ({organization_id}) is {known.state}: {_REMEDIES[known.state]}")
+        raise kind(f"the organization {known.slug!r} ({organization_id}) is {known.state}: {REMEDIES[known.state]}")
     if not is_known(known.revision):
         raise UnavailableOrganizationError(
             f"the organization {known.slug!r} ({organization_id}) is at revision {known.revision}, and this release "
@@ -115,19 +115,29 @@ def is_still_at(organization_id: UUID, place: Place, among: OpenClusters, within
     return known.place == place and known.state in SERVED
 
 
+def is_dropped(organization_id: UUID, among: OpenClusters) -> bool:
+    """Whether it is gone, or on its way out; by what a process knows that has just been refused there."""
+    try:
+        known, _ = catalog_of(among).find(organization_id)
+    except NotFoundError:
+        return True
+    return known.state == PlacementState.DROPPING
+
+
 def learn(organizations: Collection[UUID], among: OpenClusters) -> None:
     """Ask for all of these at once, so that `place_of` need not for each. Raises as `place_of` where the catalog cannot
     be asked."""
     catalog_of(among).learn(organizations)
 
 
-_REMEDIES: dict[str, str] = {
+_WHILE_IT_MOVES = "try again when it has arrived; if its move was killed, run `docworker tenants move` again"
+REMEDIES: dict[str, str] = {
     PlacementState.CREATING: "its creation was not finished; run `docworker tenants create` for it again",
     PlacementState.IMPORTING: "its import was not finished; run `docworker tenants import` for it again",
     PlacementState.ACTIVE: "it is active again",
     PlacementState.SUSPENDED: "`docworker tenants resume` makes it active again",
-    PlacementState.LEAVING: "try again when it has arrived",
-    PlacementState.MOVING: "try again when it has arrived; if its move was killed, run `docworker tenants move` again",
+    PlacementState.LEAVING: _WHILE_IT_MOVES,
+    PlacementState.MOVING: _WHILE_IT_MOVES,
     PlacementState.DROPPING: "it is being dropped; run `docworker tenants drop` again if that was not finished",
 }
 

@@ -1,10 +1,19 @@
-"""`hold_sources`: nobody purges bytes of the store that somebody is about to name in a document."""
+"""`hold_sources`: nobody purges bytes of the store that somebody is about to name in a document.
 
-from collections.abc import Sequence
+`forgotten_if_dropped`: those go that nobody will name any more.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from docworker.db.catalog import is_dropped
+from docworker.db.cluster import database
+from docworker.db.documents.store import source_store
+from docworker.db.errors import DocworkerError
 from docworker.db.models import Document
 from docworker.db.sessions import organization_of
 
@@ -19,6 +28,20 @@ def hold_sources(session: Session) -> None:
     look again after the commit: from then on the document protects them.
     """
     session.execute(_HOLD_SOURCES, {"organization_id": str(organization_of(session))})
+
+
+@contextmanager
+def forgotten_if_dropped(organization_id: UUID, keys: Collection[str]) -> Iterator[None]:
+    """For whoever has kept these bytes while he held no transaction, and names them in the block: where that is refused
+    because the organization is dropped, they go again. They may have come after its files had gone, and nobody else
+    knows of them."""
+    try:
+        yield
+    except DocworkerError:
+        if is_dropped(organization_id, database()):
+            for key in keys:
+                source_store().delete(key)
+        raise
 
 
 def unused_sources(session: Session, keys: Sequence[str]) -> set[str]:

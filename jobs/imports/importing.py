@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from docworker.db.documents.folders import ROOT, FolderPath, ensure_folders
 from docworker.db.documents.intake import Incoming, Present, find_present, insert_documents, update_documents
-from docworker.db.documents.source_lock import hold_sources
+from docworker.db.documents.source_lock import forgotten_if_dropped, hold_sources
 from docworker.db.documents.store import (
     Source,
     SourceCorruptError,
@@ -33,7 +33,7 @@ from docworker.db.documents.store import (
 from docworker.db.faults import classify
 from docworker.db.models import DocumentStatus
 from docworker.db.retrying import run_in_transaction
-from docworker.db.sessions import organization_of, reading
+from docworker.db.sessions import organization_of, reading, writing
 from docworker.jobs.enqueue import enqueue_many
 from docworker.jobs.imports.ignoring import Ignore
 from docworker.jobs.imports.walking import Found, FoundFile, FoundFolder, Refused, open_file, printable_path, walk
@@ -240,7 +240,7 @@ class _Import:
                 else:
                     writes[kept] = there
             results, files = self._write(writes)
-            self._together(self._look_again, [file for file in writes if file not in files])
+            self._look_again([file for file in writes if file not in files])
             yield from results
         for file in files:
             yield file.result(Imported.FAILED, "others keep changing this document: import it again")
@@ -248,17 +248,22 @@ class _Import:
     def _write(self, writes: _Writes) -> tuple[list[FileResult], list[_File]]:
         if not writes:
             return [], []
-        return run_in_transaction(self._organization_id, lambda session: _write(session, writes), times=_TRIES)
+        with forgotten_if_dropped(self._organization_id, [file.incoming.source.key for file in writes]):
+            return run_in_transaction(self._organization_id, lambda session: _write(session, writes), times=_TRIES)
 
     def _settle(self, known: tuple[_File, Present | None]) -> _File | FileResult | None:
         """The file with its bytes kept, or what is wrong with it; None when nothing has changed."""
         file, there = known
         return None if there is not None and self._is_unchanged(file.incoming, there) else self._keep(file)
 
-    def _look_again(self, file: _File) -> None:
-        """Bytes that were already there may have been purged before the document that now protects them was."""
-        if not self._store.exists(file.incoming.source.key):
-            self._keep(file)
+    def _look_again(self, files: Sequence[_File]) -> None:
+        """Bytes that were already there may have been purged before the document that now protects them was. Whoever
+        drops the organization waits while they are kept again, or they would stay when all others have gone."""
+        are_there = self._together(lambda file: self._store.exists(file.incoming.source.key), files)
+        for file, is_there in zip(files, are_there, strict=True):
+            if not is_there:
+                with writing(self._organization_id):
+                    self._keep(file)
 
     def _is_unchanged(self, file: Incoming, there: Present) -> bool:
         if there.source_key != file.source.key:

@@ -1,7 +1,6 @@
 """`attached_files`: the files in a mail, in the source store, on their way to become documents.
 
-No database in here. Bytes that were kept and that no document came to name are swept like those of an import that was
-broken off.
+Bytes that were kept and that no document came to name are swept like those of an import that was broken off.
 """
 
 from collections import Counter
@@ -14,6 +13,7 @@ from docworker.db.documents.names import file_name_of
 from docworker.db.documents.reading import Unprocessed
 from docworker.db.documents.store import source_store
 from docworker.db.documents.versions import NewText, Outcome, Rejected, Written
+from docworker.db.sessions import writing
 from docworker.jobs.kinds.processing import extractor, source_of
 from docworker.jobs.pipeline.media_types import EML, HEAD_BYTES, UNSUPPORTED, media_type_of
 
@@ -43,8 +43,10 @@ def attached_files(organization_id: UUID, mail: Unprocessed) -> list[tuple[Attac
 
 
 def keep_again(organization_id: UUID, files: Sequence[tuple[AttachedFile, bytes]]) -> None:
-    """Bytes that were already there may have been purged before the document that now protects them was written."""
+    """Bytes that were already there may have been purged before the document that now protects them was written.
+    Whoever drops the organization waits while they are kept again."""
     store = source_store()
     for file, data in files:
         if not store.exists(file.source.key):
-            store.put(organization_id, BytesIO(data))
+            with writing(organization_id):
+                store.put(organization_id, BytesIO(data))

@@ -21,6 +21,7 @@ from docworker.db import ledger
 from docworker.db.documents.attachments import is_attachment, write_attachments
 from docworker.db.documents.reading import Unprocessed, load_unprocessed
 from docworker.db.documents.reconcile import fail_abandoned, fail_pending, reason_of
+from docworker.db.documents.source_lock import forgotten_if_dropped
 from docworker.db.documents.versions import (
     NewText,
     Outcome,
@@ -142,7 +143,8 @@ def keep_attachments(attempt: Attempt, document_id: UUID) -> None:
             enqueue_many(session, process_document, arguments, unique_keys=map(str, kept.pending))
         return {"new": len(kept.new), "changed": len(kept.changed), "gone": kept.gone}
 
-    attempt.finish(effect)
+    with forgotten_if_dropped(attempt.organization_id, [file.source.key for file, _ in files]):
+        attempt.finish(effect)
     keep_again(attempt.organization_id, files)
 
 

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Text, cast, func, insert, select
+from sqlalchemy import Text, cast, func, insert, select, text
 
 from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
 from docworker.db.models import (
@@ -45,6 +45,19 @@ EAST = Place("east", "app")
 
 def soon() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
+
+
+def waits_for_a_lock(place: Place) -> bool:
+    """Whether a session of the place's database does."""
+    with owning(place) as owner:
+        return bool(
+            owner.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database()"
+                )
+            )
+        )
 
 
 class MovedTenant(Tenant):

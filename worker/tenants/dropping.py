@@ -5,15 +5,16 @@ It is refused before anything goes, and leaves the catalog last, so a second run
 
 import time
 from pathlib import Path
+from uuid import UUID
 
-from sqlalchemy import delete, text
+from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import DBAPIError
 
 from docworker.db.catalog import SERVED
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
-from docworker.db.models import KeptSchedule, Placement, PlacementState
+from docworker.db.models import KeptSchedule, Placement, PlacementState, ScheduleFire
 from docworker.db.sessions.fence import lock_key
 from docworker.db.settings import settings
 from docworker.db.tenants import archive
@@ -21,7 +22,7 @@ from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import check_free, export_organization
 from docworker.worker.tenants.making import clear_place, owns_database
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
-from docworker.worker.tenants.places import place_in, recorded_place
+from docworker.worker.tenants.places import place_in, recorded_place, share_ledger
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
@@ -45,16 +46,23 @@ def drop_tenant(slug: str, *, export: Path | None = None) -> Manifest | None:
         set_placement(placement.organization_id, state=PlacementState.DROPPING)
         if manifest is None:
             _let_nobody_write(placement)
-        for record in (placement.move, placement.previous):
-            if record is not None:
-                clear_place(recorded_place(record), placement.organization_id)
-        clear_place(place_in(placement), placement.organization_id)
+        place = place_in(placement)
+        for other in [recorded_place(one) for one in (placement.move, placement.previous) if one is not None]:
+            clear_place(other, placement.organization_id, with_jobs=not share_ledger(other, place))
+        clear_place(place, placement.organization_id)
         source_store().delete_all(placement.organization_id)
         with owning() as connection:
             become(connection, placement.organization_id)
-            connection.execute(delete(KeptSchedule).where(KeptSchedule.organization_id == placement.organization_id))
+            _delete_schedules(connection, placement.organization_id)
             connection.execute(delete(Placement).where(Placement.organization_id == placement.organization_id))
     return manifest
+
+
+def _delete_schedules(connection: Connection, organization_id: UUID) -> None:
+    """And then their ticks, of which nothing else says whose they are: a beat that fires one just now is waited for."""
+    gone = delete(KeptSchedule).where(KeptSchedule.organization_id == organization_id).returning(KeptSchedule.name)
+    names = connection.scalars(gone).all()
+    connection.execute(delete(ScheduleFire).where(ScheduleFire.schedule.in_(names)))
 
 
 def _export(placement: Placement, path: Path) -> Manifest:
@@ -85,7 +93,7 @@ def _let_nobody_write(placement: Placement) -> None:
     organization_id, place = placement.organization_id, place_in(placement)
     if place.database is not None and not owns_database(place, organization_id):
         return  # it has been lost, and what is left is dropped all the same
-    if placement.state in _DISPATCHED:
+    if place.database is None or placement.state in _DISPATCHED:
         let_jobs_wait(place, organization_id)
     time.sleep(settings().catalog_ttl)
     try:

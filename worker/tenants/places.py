@@ -50,6 +50,11 @@ def recorded_place(record: Mapping[str, Any]) -> Place:
     return Place(record["cluster"], record["schema"], record["database"])
 
 
+def share_ledger(one: Place, other: Place) -> bool:
+    """Each database has one."""
+    return (one.cluster, one.database) == (other.cluster, other.database)
+
+
 def model_of(place: Place) -> Model:
     if place.database is not None:
         return Model.DATABASE

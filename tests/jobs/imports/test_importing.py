@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -16,7 +17,7 @@ from sqlalchemy import func, select, text, update
 
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.documents.reading import find_document, list_documents
-from docworker.db.documents.store import source_store
+from docworker.db.documents.store import SourceStore, source_store
 from docworker.db.errors import NotFoundError, StoreError
 from docworker.db.models import Document, Folder, Job
 from docworker.db.sessions import reading, writing
@@ -24,6 +25,8 @@ from docworker.db.settings import settings
 from docworker.jobs.imports.importing import FileResult, Imported, import_tree
 from docworker.jobs.pipeline.media_types import UNSUPPORTED
 from docworker.jobs.testing import drain
+from docworker.worker.tenants.dropping import drop_tenant
+from docworker.worker.tenants.owner import find_placement
 from tests.support.database import opened_database, somebody_waits
 from tests.support.stack import applied
 from tests.support.tenants import Tenant
@@ -74,6 +77,29 @@ def everything(tenant: Tenant) -> list[Any]:
             sorted(map(repr, session.execute(select(*model.__table__.columns)).all()))
             for model in (Document, Folder, Job)
         ]
+
+
+@pytest.mark.parametrize("step", ["put", "exists"])
+def test_nothing_stays_in_the_store_of_an_organization_that_is_dropped_amid_an_import(
+    tenant: Tenant, tree: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its files have gone with it when the import comes to keep them, or to see after its commit whether they are
+    there."""
+    store, dropping = source_store(), threading.Lock()
+    as_before = getattr(SourceStore, step)
+    fill(tree, 4)
+
+    def once_it_is_dropped(*arguments: Any) -> Any:
+        with dropping:
+            if find_placement(tenant.slug) is not None:
+                drop_tenant(tenant.slug)
+        return as_before(*arguments)
+
+    monkeypatch.setattr(SourceStore, step, once_it_is_dropped)
+    with suppress(NotFoundError):
+        run(tenant, tree)
+    assert find_placement(tenant.slug) is None
+    assert list(store.keys(tenant.id, before=datetime.now(UTC) + timedelta(days=1))) == []
 
 
 def test_tree_is_mirrored_and_each_file_has_a_job(tenant: Tenant, tree: Path) -> None:

@@ -3,14 +3,18 @@
 import io
 import os
 import zipfile
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import func, select, update
 
 from docworker.db.documents.attachments import Attachments, find_attachments, write_attachments
 from docworker.db.documents.reading import load_unprocessed
+from docworker.db.documents.store import SourceStore, source_store
 from docworker.db.models import Document, Job, JobState
 from docworker.db.sessions import reading, writing
 from docworker.db.settings import settings
@@ -24,6 +28,8 @@ from docworker.jobs.kinds.documents import process_document
 from docworker.jobs.kinds.processing import close_pipeline
 from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.dropping import drop_tenant
+from docworker.worker.tenants.owner import find_placement
 from tests.support.commands import docworker
 from tests.support.stack import applied
 from tests.support.tenants import Tenant
@@ -104,6 +110,24 @@ def test_each_file_is_a_document_in_a_folder_beside_the_mail(tenant: Tenant) -> 
     )
     (version,) = tenant.versions(document_id)
     assert (version.facts["attachments"], "warnings" in version.facts) == (4, False)
+
+
+@pytest.mark.parametrize("step", ["put", "exists"])
+def test_nothing_stays_in_the_store_of_an_organization_that_is_dropped_meanwhile(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    as_before = getattr(SourceStore, step)
+
+    def once_it_is_dropped(*arguments: Any) -> Any:
+        if find_placement(tenant.slug) is not None:
+            drop_tenant(tenant.slug)
+        return as_before(*arguments)
+
+    put(tenant, mail(("a.txt", b"one"), ("b.txt", b"two")))
+    monkeypatch.setattr(SourceStore, step, once_it_is_dropped)
+    drain()
+    assert find_placement(tenant.slug) is None
+    assert list(source_store().keys(tenant.id, before=datetime.now(UTC) + timedelta(days=1))) == []
 
 
 def test_mails_in_a_mail_and_their_files_belong_to_the_outermost(tenant: Tenant) -> None:

@@ -1,15 +1,20 @@
 """What is dropped with an export is in it, to the last write; and nothing is dropped that is not."""
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
+from docworker.db.cluster import database
 from docworker.db.errors import InvalidArgumentError, NotFoundError
-from docworker.db.ledger.schedules import kept_schedules
+from docworker.db.ledger.schedules import enter_tick, fired_ticks, kept_schedules
 from docworker.db.models import Job, PlacementState
 from docworker.db.models.document import Document
 from docworker.db.sessions import all_jobs_session, writing
@@ -27,11 +32,13 @@ from docworker.worker.tenants import dropping
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.importing import import_organization
-from docworker.worker.tenants.owner import find_placement, placement_of, set_placement
+from docworker.worker.tenants.moving import Wanted, move_tenant
+from docworker.worker.tenants.owner import become, find_placement, owning, placement_of, set_placement
 from docworker.worker.tenants.places import Model, place_in
 from docworker.worker.tenants.states import suspend
 from tests.support.archives import add_source, all_rows, sha256_of
 from tests.support.commands import docworker
+from tests.support.moved import EAST, waits_for_a_lock
 from tests.support.processes import Processes
 from tests.support.tenants import Tenant
 from tests.support.waiting import eventually
@@ -100,6 +107,45 @@ def test_nothing_goes_while_somebody_writes_who_was_told_that_it_is_served(
         assert session.scalar(select(Job).where(Job.id == job_id)) is None
 
 
+@contextmanager
+def while_its_schema_goes(tenant: PlacedTenant) -> Iterator[None]:
+    """The old copy, in shared tables of the same database, is gone by then."""
+    move_tenant(tenant.slug, Wanted(model=Model.SCHEMA))
+    with owning(EAST) as reader:
+        reader.exec_driver_sql(f"SELECT FROM {place_in(placement_of(tenant.slug)).schema}.documents")
+        yield
+
+
+@contextmanager
+def while_its_rows_go_after_a_run_that_was_killed(tenant: PlacedTenant) -> Iterator[None]:
+    set_placement(tenant.id, state=PlacementState.DROPPING)
+    with owning(EAST) as other:
+        become(other, tenant.id)
+        other.exec_driver_sql(f"SELECT FROM app.organizations WHERE id = '{tenant.id}' FOR UPDATE")
+        yield
+
+
+@pytest.mark.parametrize("held_up", [while_its_schema_goes, while_its_rows_go_after_a_run_that_was_killed])
+def test_no_other_program_leaves_a_job_behind_that_enqueues_while_it_goes(
+    clusters: None, held_up: Callable[[PlacedTenant], AbstractContextManager[None]]
+) -> None:
+    tenant = PlacedTenant(cluster="east")
+    with ThreadPoolExecutor(1) as threads, database().cluster("east").master.connect() as producer:
+        with held_up(tenant):
+            dropped = threads.submit(drop_tenant, tenant.slug)
+            eventually(lambda: waits_for_a_lock(EAST), within_seconds=30)
+            answer = ""
+            try:
+                producer.execute(text("SELECT ledger.enqueue(:id, 'x')"), {"id": tenant.id})
+            except OperationalError as error:
+                answer = str(error)
+        dropped.result()
+        producer.commit()
+    with all_jobs_session("east") as session:
+        assert session.scalars(select(Job.id).where(Job.organization_id == tenant.id)).all() == []
+    assert "is not served here now" in answer
+
+
 def test_an_organization_whose_database_was_lost_can_be_dropped(clusters: None, stack: LocalStack) -> None:
     tenant = PlacedTenant(Model.DATABASE)
     name = place_in(placement_of(tenant.slug)).database
@@ -136,10 +182,15 @@ def test_with_an_organization_its_schedules_are_gone_and_nobody_elses(tenant: Pl
     for one in (tenant, other):
         schedule = Schedule(one.slug, "0 0 * * *", "process_organization", organization_id=one.id)
         add_schedule(schedule, actor="tests", kinds=kinds)
+    now = datetime.now(UTC)
+    with all_jobs_session() as session:
+        for one in (tenant, other):
+            assert enter_tick(session, one.slug, now, uuid4())
     drop_tenant(tenant.slug)
     with all_jobs_session() as session:
         assert tenant.slug not in kept_schedules(session)
         assert other.slug in kept_schedules(session)
+        assert fired_ticks(session, [tenant.slug, other.slug], now).keys() == {other.slug}, "nor do its ticks stay"
 
 
 def test_what_is_not_whole_is_not_exported(tenant: PlacedTenant, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.catalog import Place
 from docworker.db.errors import MovingOrganizationError
 from docworker.db.models import Document, Placement, PlacementState
 from docworker.db.sessions import reading, writing
@@ -19,7 +18,7 @@ from docworker.worker.tenants.moving import Wanted, abort_move, move_tenant
 from docworker.worker.tenants.owner import owning, placement_of
 from tests.support.commands import docworker
 from tests.support.ledger import LedgerSteps
-from tests.support.moved import EAST, MovedTenant
+from tests.support.moved import EAST, MovedTenant, waits_for_a_lock
 from tests.support.processes import Processes
 from tests.support.waiting import eventually
 
@@ -34,18 +33,6 @@ def placement(tenant: MovedTenant) -> Placement:
 
 def is_(tenant: MovedTenant, state: PlacementState) -> bool:
     return placement(tenant).state == state
-
-
-def waits_for_a_lock(place: Place) -> bool:
-    with owning(place) as owner:
-        return bool(
-            owner.scalar(
-                text(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                    " AND datname = current_database()"
-                )
-            )
-        )
 
 
 # Each holds a move up at one step, and says when it has got there.

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from docworker.db.catalog import Place
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.models import Placement
+from docworker.db.models import Placement, PlacementState
 from docworker.worker.tenants.moving.leftovers import (
     clean,
     clear,
@@ -14,7 +14,6 @@ from docworker.worker.tenants.moving.leftovers import (
     forget_jobs,
     resume,
     serve_where_it_was,
-    share_ledger,
     update_of,
 )
 from docworker.worker.tenants.moving.move import Move
@@ -28,7 +27,7 @@ from docworker.worker.tenants.moving.wanted import (
     under_way,
 )
 from docworker.worker.tenants.owner import only_one_for, owning, placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place
+from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place, share_ledger
 
 
 def move_tenant(slug: str, wanted: Wanted, progress: Progress | None = None) -> Moved:
@@ -65,17 +64,24 @@ def undo_move(slug: str, wanted: Wanted, progress: Progress | None = None) -> Mo
 
 
 def abort_move(slug: str) -> Place:
-    """Take a move back that has not arrived, with what it has copied; returns where the organization is and stays."""
+    """Take a move back that has not arrived, with what it has copied; returns where the organization is and stays. One
+    that was suspended stays so. Raises NotFoundError, and InvalidArgumentError where there is nothing to take back."""
     with only_one_for(slug):
         placement = placement_of(slug)
+        if placement.state == PlacementState.DROPPING:
+            raise InvalidArgumentError(
+                f"the organization {slug!r} is being dropped: run `docworker tenants drop {slug}` to the end"
+            )
         if placement.move is None:
             raise InvalidArgumentError(f"no move of the organization {slug!r} is under way")
         if placement.move["phase"] == ARRIVED:
             raise InvalidArgumentError(f"the organization {slug!r} has arrived already: go back with --undo")
-        serve_where_it_was(placement)
+        if placement.state != PlacementState.SUSPENDED:
+            serve_where_it_was(placement)
         target = recorded_place(placement.move)
         if placement.move["is_new"] and model_of(target) is Model.SHARED:
-            resume(placement, target)  # nothing is copied yet: what is there is not of this move
+            if not share_ledger(target, place_in(placement)):
+                resume(placement, target)  # nothing is copied yet: what is there is not of this move
         elif placement.previous is None or recorded_place(placement.previous) != target:
             clear(placement, target)
         elif not share_ledger(target, place_in(placement)):

@@ -12,7 +12,7 @@ from docworker.db.tenants.copying import ledger_tables
 from docworker.worker.tenants.making import clear_place, steer_as_home
 from docworker.worker.tenants.moving.wanted import Moved
 from docworker.worker.tenants.owner import become, owning
-from docworker.worker.tenants.places import place_in, recorded_place
+from docworker.worker.tenants.places import place_in, recorded_place, share_ledger
 
 
 def finish_arrived(placement: Placement) -> Moved:
@@ -46,11 +46,6 @@ def clean(placement: Placement) -> None:
 def clear(placement: Placement, place: Place) -> None:
     """What is of it at another place than its own."""
     clear_place(place, placement.organization_id, with_jobs=not share_ledger(place, place_in(placement)))
-
-
-def share_ledger(one: Place, other: Place) -> bool:
-    """Each database has one."""
-    return (one.cluster, one.database) == (other.cluster, other.database)
 
 
 def update_of(placement: Placement) -> Any:

@@ -35,7 +35,6 @@ from docworker.worker.tenants.moving.leftovers import (
     clear,
     finish_arrived,
     resume,
-    share_ledger,
     suspend,
     update_of,
 )
@@ -49,7 +48,7 @@ from docworker.worker.tenants.moving.servers import (
 from docworker.worker.tenants.moving.wanted import ARRIVED, COPYING, Moved, Progress, Wanted
 from docworker.worker.tenants.moving.write_stop import WriteStop
 from docworker.worker.tenants.owner import owning, placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place
+from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place, share_ledger
 
 MOST_ROUNDS = 10
 SHORT_ROUND_ROWS, SHORT_ROUND_SECONDS = 500, 0.3
