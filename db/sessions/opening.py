@@ -178,13 +178,14 @@ def look_up(organization_id: UUID | None, query: Callable[[Session], T | None]) 
 
 @contextmanager
 def all_jobs_session(
-    cluster: str = HOME, database_name: str | None = None, *, first: Call | None = None
+    cluster: str = HOME, database_name: str | None = None, *, first: Call | None = None, fence: Fence | None = None
 ) -> Iterator[TenantSession]:
     """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
-    unless another one is named, and nothing else of theirs. `first` as in `writing`."""
+    unless another one is named, and nothing else of theirs. `first` as in `writing`; behind the `fence` of an
+    organization it writes only while that one is there."""
     current = database()
     engine = _of_dispatcher(current, cluster, database_name).master
-    with TenantSession(engine, None, current.settings, first=first) as session:
+    with TenantSession(engine, None, current.settings, first=first, fence=fence) as session:
         session.begin_now()
         yield session
         session.commit()

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
-from docworker.db.catalog import place_of
+from docworker.db.catalog import SERVED, place_of
 from docworker.db.cluster import database
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.faults import sqlstate_of
@@ -23,6 +23,7 @@ from docworker.db.ledger.weights import remove_weight, set_weight, weights
 from docworker.db.models import KeyLimit, Limit, Pause
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions.opening import once_arrived, placed
 from docworker.db.settings import settings
 from docworker.db.tenants.ledgers import LedgerPlace, is_being_made, ledgers, ledgers_of
 
@@ -183,7 +184,8 @@ def all_weights() -> dict[UUID, float]:
 
 def _change(organization_id: UUID | None, change: Callable[[Session], bool], record: Record | None) -> bool:
     """Whether it has changed anything. A ledger that is made meanwhile has it from home's, or is found at another
-    look."""
+    look. What is of one organization is said behind its fence: at a place that it is leaving it would be lost, and of
+    one that is being dropped stay behind."""
     done: dict[LedgerPlace, bool] = {}
 
     def change_and_record(session: Session) -> bool:
@@ -192,10 +194,23 @@ def _change(organization_id: UUID | None, change: Callable[[Session], bool], rec
             record(session)
         return changed
 
+    if organization_id is not None and organization_id != SYSTEM_ORGANIZATION_ID:
+        return _in_ledger_of(organization_id, change_and_record)
     while missing := [place for place in ledgers_of(organization_id) if place not in done]:
         for place in missing:
             done[place] = _in_ledger(place, change_and_record) or False
     return any(done.values())
+
+
+def _in_ledger_of(organization_id: UUID, do: Callable[[Session], T]) -> T:
+    def attempt() -> T:
+        fence = placed(organization_id, states=SERVED).fence
+        assert fence is not None
+        place = fence.answer.place
+        with all_jobs_session(place.cluster, place.database, fence=fence) as session:
+            return do(session)
+
+    return once_arrived(attempt)
 
 
 def _read(places: Iterable[LedgerPlace], find: Callable[[Session], Iterable[T]]) -> list[T]:

@@ -98,9 +98,14 @@ def check_same(placement: Placement, model: Model, cluster: str, place_name: str
     is_same = model_of(place) is model and place.cluster == cluster
     if is_same and place_name in (None, place.database, place.schema):
         return
+    where = f"{placement.state} on {place.cluster} in the model {model_of(place)}"
+    if placement.state in (PlacementState.CREATING, PlacementState.IMPORTING):
+        raise InvalidArgumentError(
+            f"the organization {placement.slug!r} is {where} ({place.database or place.schema}), and that was not "
+            f"finished: finish it as it was begun, or remove it first with `docworker tenants drop {placement.slug}`"
+        )
     raise InvalidArgumentError(
-        f"the slug {placement.slug!r} is taken, by an organization that is {placement.state} on {place.cluster} in the "
-        f"model {model_of(place)}: choose another slug"
+        f"the slug {placement.slug!r} is taken, by an organization that is {where}: choose another slug"
     )
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import delete
 from sqlalchemy.dialects.postgresql import insert
 
-from docworker.db.catalog import Place
+from docworker.db.catalog import REMEDIES, Place
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement, PlacementState, Suspension
 from docworker.worker.tenants.owner import only_one_for, owning, placement_of, set_placement
@@ -45,5 +45,5 @@ def let_jobs_run(place: Place, organization_id: UUID) -> None:
 def _in_state(slug: str, *states: PlacementState) -> Placement:
     placement = placement_of(slug)
     if placement.state not in states:
-        raise InvalidArgumentError(f"the organization {slug!r} is {placement.state}: wait until that is finished")
+        raise InvalidArgumentError(f"the organization {slug!r} is {placement.state}: {REMEDIES[placement.state]}")
     return placement

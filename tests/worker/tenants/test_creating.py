@@ -87,6 +87,8 @@ def test_a_place_that_exists_and_is_not_ours_is_left_alone(model: Model, made: l
         make_by_hand(statement)
     with pytest.raises(InvalidArgumentError, match=f"the {model} 'foreign_{model}' exists and is not this"):
         create_tenant(f"foreign-{model}", model=model, place_name=f"foreign_{model}")
+    with pytest.raises(InvalidArgumentError, match=f"remove it first with `docworker tenants drop foreign-{model}`"):
+        create_tenant(f"foreign-{model}", model=model, place_name="another")
     drop_tenant(f"foreign-{model}")
     assert _exists(model, f"foreign_{model}"), "dropping what could not be made has dropped somebody else's"
     make_by_hand(f"DROP {model} foreign_{model}")

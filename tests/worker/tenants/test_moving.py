@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.moving import Wanted, abort_move, clean_tenant, move, move_tenant, undo_move, write_stop
 from docworker.worker.tenants.moving.wanted import Progress
-from docworker.worker.tenants.owner import become, owning, placement_of
+from docworker.worker.tenants.owner import become, owning, placement_of, set_placement
 from docworker.worker.tenants.places import Model, place_in
 from docworker.worker.tenants.states import resume, suspend
 from tests.support.commands import docworker
@@ -287,6 +288,24 @@ def test_the_command_removes_all_whose_time_is_over_and_no_others(tenant: MovedT
     drop_tenant(other.slug)
 
 
+def test_one_that_cannot_be_cleaned_keeps_no_other_from_it(tenant: MovedTenant) -> None:
+    other = MovedTenant()
+    first, second = sorted((tenant, other), key=lambda one: one.slug)
+    kept = {}
+    for one in (tenant, other):
+        go(one, SHARD)
+        kept[one.slug] = {**(placement_of(one.slug).previous or {}), "until": "2026-01-01T00:00:00+00:00"}
+    set_placement(first.id, previous=kept[first.slug] | {"cluster": "gone"})
+    set_placement(second.id, previous=kept[second.slug])
+    answer = docworker("tenants", "clean")
+    assert answer.exit_code == 1
+    assert f"what was left of {first.slug} stays: no cluster is called 'gone'; known: home, east" in answer.err
+    assert answer.out == f"removed what was left of {second.slug} on home, in the model shared\n"
+    set_placement(first.id, previous=kept[first.slug])
+    assert docworker("tenants", "clean").exit_code == 0
+    drop_tenant(other.slug)
+
+
 def test_a_place_of_its_own_is_analyzed_before_it_is_served(tenant: MovedTenant) -> None:
     go(tenant, SCHEMA)
     estimate = text("SELECT reltuples FROM pg_class WHERE oid = CAST(:name AS regclass)")
@@ -315,6 +334,47 @@ def test_a_move_that_fails_leaves_it_served_where_it_was_and_can_be_taken_back(t
     go(tenant, SHARD)
     with pytest.raises(InvalidArgumentError, match="is there already"):
         go(tenant, SHARD)
+
+
+@pytest.mark.parametrize("to", [SHARD, SCHEMA])
+def test_taking_a_move_back_serves_nobody_who_was_suspended(tenant: MovedTenant, to: tuple[Model, str]) -> None:
+    home = tenant.place
+    claimed = LedgerSteps(tenant.id).run(1)
+    with pytest.raises(DocworkerError, match="still run"):
+        go(tenant, to, wait_seconds=0)
+    LedgerSteps(tenant.id).finish(claimed)
+    suspend(tenant.slug)
+    assert abort_move(tenant.slug) == home
+    assert (placement_of(tenant.slug).state, tenant.is_suspended(home)) == (PlacementState.SUSPENDED, True)
+    resume(tenant.slug)
+    go(tenant, to)
+
+
+def test_nor_does_taking_one_back_that_found_rows_which_nobody_knows_of() -> None:
+    tenant = MovedTenant(*SCHEMA)
+    with owning() as owner:
+        become(owner, tenant.id)
+        owner.execute(insert(Organization).values(id=tenant.id, slug=tenant.slug, name="x"))
+    with pytest.raises(InvalidArgumentError, match=r"there are rows of the organization .* on home already"):
+        go(tenant, SHARED)
+    suspend(tenant.slug)
+    assert abort_move(tenant.slug) == tenant.place
+    assert (placement_of(tenant.slug).state, tenant.is_suspended(tenant.place)) == (PlacementState.SUSPENDED, True)
+    with owning() as owner:
+        become(owner, tenant.id)
+        owner.execute(delete(Organization))
+    drop_tenant(tenant.slug)
+
+
+def test_one_that_is_being_dropped_is_not_served_again_by_taking_its_move_back(tenant: MovedTenant) -> None:
+    claimed = LedgerSteps(tenant.id).run(1)
+    with pytest.raises(DocworkerError, match="still run"):
+        go(tenant, SHARD, wait_seconds=0)
+    LedgerSteps(tenant.id).finish(claimed)
+    set_placement(tenant.id, state=PlacementState.DROPPING)
+    with pytest.raises(InvalidArgumentError, match=f"is being dropped: run `docworker tenants drop {tenant.slug}`"):
+        abort_move(tenant.slug)
+    assert placement_of(tenant.slug).state == PlacementState.DROPPING
 
 
 def test_a_transaction_that_does_not_end_is_named_and_the_others_go_on(
@@ -416,6 +476,31 @@ def test_who_cancels_a_job_while_it_leaves_is_told_that_it_is_gone(tenant: Moved
         assert cancelled.result(20) == []
     with reading(tenant.id, source="master") as session:
         assert session.get_one(Job, (tenant.id, job_id)).state == "queued"
+
+
+def test_what_is_said_of_it_in_the_last_moment_is_at_the_new_place(
+    tenant: MovedTenant, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica of east stands still while it is said, so that the move does not end meanwhile."""
+    monkeypatch.setattr(move, "REPLICAS_SECONDS_OF_STOP", 30)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            with writing(tenant.id) as session:
+                session.scalar(text("SELECT 1"))
+                moved = pool.submit(go, tenant, SHARD)
+                eventually(lambda: placement_of(tenant.slug).state == PlacementState.LEAVING, within_seconds=20)
+                stack.replicas[0].execute("SELECT pg_wal_replay_pause()")
+            eventually(lambda: placement_of(tenant.slug).state == PlacementState.MOVING, within_seconds=20)
+            eventually(lambda: tenant.rows(EAST)["jobs"], within_seconds=20, what="what is said is copied no more")
+            paused = pool.submit(steering.pause, kind="said_late", organization_id=tenant.id)
+            with suppress(TimeoutError):
+                paused.result(1)
+        finally:
+            stack.replicas[0].execute("SELECT pg_wal_replay_resume()")
+        moved.result(60)
+        assert paused.result(20)
+    with all_jobs_session("east") as session:
+        assert "said_late" in [one.kind for one in ledger.pauses(session) if one.organization_id == tenant.id]
 
 
 def test_no_other_program_enqueues_at_the_old_place() -> None:

@@ -7,7 +7,11 @@ from datetime import timedelta
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from sqlalchemy.exc import DBAPIError
 
+from docworker.db.errors import DocworkerError
+from docworker.worker.cli.database_errors import reason_of
+from docworker.worker.cli.errors import Failure
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
 from docworker.worker.cli.tenants.record import tenant_on_record
@@ -107,13 +111,23 @@ def move(
 def clean(slug: str | None, yes: bool) -> None:
     """Remove what was kept of an organization where it was before its last move.
 
-    Without SLUG, of all whose time is over. Run it again when it was interrupted.
+    Without SLUG, of all whose time is over, also where one of them cannot be removed now. Run it again when it was
+    interrupted.
     """
     if yes and slug is None:
         raise click.UsageError("--yes needs a SLUG: without one only what is over goes")
     with database_open("tenants"):
-        for one in those_to_clean() if slug is None else [slug]:
-            _clean(one, now=yes)
+        if slug is not None:
+            _clean(slug, now=yes)
+            return
+        failed: list[str] = []
+        for one in those_to_clean():
+            try:
+                _clean(one, now=False)
+            except (DBAPIError, DocworkerError) as error:  # a cluster may be down, and others have their turn
+                failed.append(f"what was left of {one} stays: {reason_of(error) or error}")
+        if failed:
+            raise Failure("\n".join(failed))
 
 
 def _clean(slug: str, *, now: bool) -> None:
