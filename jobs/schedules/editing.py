@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from docworker.db.editing.audit import audited, carried_out, record_with
-from docworker.db.errors import ConfigurationError, InvalidArgumentError, NotFoundError
+from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.ledger.schedules import (
     add_kept,
     change_kept,
@@ -60,16 +60,14 @@ def add_schedule(
     if (other := _find_in_code(schedule.name, in_code)) is not None:
         raise InvalidArgumentError(f"{other} has this name already: choose another one")
 
-    if schedule.organization_id != SYSTEM_ORGANIZATION_ID and not _has_audit_log(schedule.organization_id):
-        raise NotFoundError(
-            f"the catalog knows no organization {schedule.organization_id}: see `docworker tenants list`"
-        )
-
     def add(session: Session, details: dict[str, Any]) -> None:
         details["after"] = _told(values)
         add_kept(session, schedule.name, organization_id=schedule.organization_id, **values)
 
-    _on_record(schedule.organization_id, "added", schedule.name, actor, add)
+    if schedule.organization_id == SYSTEM_ORGANIZATION_ID:
+        _in_installation_log("added", schedule.name, actor, add)
+    else:  # in its own also where it is dropped just now: that waits, or this is refused
+        _in_log_of(schedule.organization_id, "added", schedule.name, actor, add)
 
 
 def edit_schedule(
@@ -171,14 +169,25 @@ def _on_record(
     organization_id: UUID, action: str, name: str, actor: str, work: Callable[[Session, dict[str, Any]], T]
 ) -> T:
     """Do the work in a session of the ledger; it is given the details of the entry as well. What concerns the
-    installation, or an organization that is no more, stands in the installation's log, written in the same transaction;
-    else in the organization's."""
-    if not _has_audit_log(organization_id):
-        details: dict[str, Any] = {}
-        with all_jobs_session() as ledger_session:
-            done = work(ledger_session, details)
-            record_with(ledger_session, action, actor=actor, subject="schedule", schedule=name, **details)
-        return done
+    installation, or an organization that is no more, stands in the installation's log; else in the organization's."""
+    if _is_placed(organization_id):
+        return _in_log_of(organization_id, action, name, actor, work)
+    return _in_installation_log(action, name, actor, work)
+
+
+def _in_installation_log(action: str, name: str, actor: str, work: Callable[[Session, dict[str, Any]], T]) -> T:
+    """Work and entry in one transaction."""
+    details: dict[str, Any] = {}
+    with all_jobs_session() as session:
+        done = work(session, details)
+        record_with(session, action, actor=actor, subject="schedule", schedule=name, **details)
+    return done
+
+
+def _in_log_of(
+    organization_id: UUID, action: str, name: str, actor: str, work: Callable[[Session, dict[str, Any]], T]
+) -> T:
+    """Raises NotFoundError for an organization that the catalog does not know."""
 
     def recorded(session: Session) -> T:
         with (
@@ -190,9 +199,7 @@ def _on_record(
     return carried_out(organization_id, recorded)
 
 
-def _has_audit_log(organization_id: UUID) -> bool:
-    if organization_id == SYSTEM_ORGANIZATION_ID:
-        return False
+def _is_placed(organization_id: UUID) -> bool:
     with all_jobs_session() as session:
         placed = select(Placement.organization_id).where(Placement.organization_id == organization_id)
         return session.scalar(placed) is not None

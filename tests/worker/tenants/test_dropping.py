@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,17 +12,19 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
+from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import database
 from docworker.db.errors import InvalidArgumentError, NotFoundError
-from docworker.db.ledger.schedules import enter_tick, fired_ticks, kept_schedules
+from docworker.db.ledger.schedules import enter_tick, fired_ticks, is_unchanged, kept_schedules
 from docworker.db.models import Job, PlacementState
 from docworker.db.models.document import Document
-from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions import TenantSession, all_jobs_session, writing
 from docworker.db.settings import settings
 from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import export_organization
 from docworker.jobs.enqueue import enqueue
 from docworker.jobs.kinds.indexing import index_documents
+from docworker.jobs.schedules import editing
 from docworker.jobs.schedules.editing import add_schedule
 from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.task import known_kinds
@@ -191,6 +193,43 @@ def test_with_an_organization_its_schedules_are_gone_and_nobody_elses(tenant: Pl
         assert tenant.slug not in kept_schedules(session)
         assert other.slug in kept_schedules(session)
         assert fired_ticks(session, [tenant.slug, other.slug], now).keys() == {other.slug}, "nor do its ticks stay"
+
+
+def test_nor_does_a_tick_stay_that_a_beat_fires_meanwhile(tenant: PlacedTenant) -> None:
+    schedule = Schedule(tenant.slug, "0 0 * * *", "process_organization", organization_id=tenant.id)
+    add_schedule(schedule, actor="tests", kinds=known_kinds(celery_app()))
+    now = datetime.now(UTC)
+    with ThreadPoolExecutor(1) as threads:
+        with all_jobs_session() as beat:
+            assert is_unchanged(beat, kept_schedules(beat)[tenant.slug])
+            assert enter_tick(beat, tenant.slug, now, uuid4())
+            dropped = threads.submit(drop_tenant, tenant.slug)
+            eventually(lambda: waits_for_a_lock(AT_HOME), within_seconds=30, what="the drop to wait for the beat")
+        dropped.result()
+    with all_jobs_session() as session:
+        assert fired_ticks(session, [tenant.slug], now) == {}
+
+
+def test_nor_does_a_schedule_stay_that_is_added_meanwhile(
+    tenant: PlacedTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[Future[Manifest | None]] = []
+
+    @contextmanager
+    def and_then_it_is_dropped() -> Iterator[TenantSession]:
+        with all_jobs_session() as session:
+            yield session
+        if not dropped:
+            dropped.append(threads.submit(drop_tenant, tenant.slug))
+            eventually(lambda: find_placement(tenant.slug) is None or waits_for_a_lock(AT_HOME), within_seconds=30)
+
+    monkeypatch.setattr(editing, "all_jobs_session", and_then_it_is_dropped)
+    schedule = Schedule(tenant.slug, "0 0 * * *", "process_organization", organization_id=tenant.id)
+    with ThreadPoolExecutor(1) as threads:
+        add_schedule(schedule, actor="tests", kinds=known_kinds(celery_app()))
+    dropped[0].result()
+    with all_jobs_session() as session:
+        assert tenant.slug not in kept_schedules(session)
 
 
 def test_what_is_not_whole_is_not_exported(tenant: PlacedTenant, tmp_path: Path) -> None:

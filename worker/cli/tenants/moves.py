@@ -125,7 +125,8 @@ def clean(slug: str | None, yes: bool) -> None:
             try:
                 _clean(one, now=False)
             except (DBAPIError, DocworkerError) as error:  # a cluster may be down, and others have their turn
-                failed.append(f"what was left of {one} stays: {reason_of(error) or error}")
+                if one in those_to_clean():  # else another command has been at it meanwhile
+                    failed.append(f"what was left of {one} stays: {reason_of(error) or error}")
         if failed:
             raise Failure("\n".join(failed))
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from docworker.db.models import PlacementState
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.owner import placement_of, set_placement
 from tests.support.commands import docworker
 
 
@@ -31,6 +33,28 @@ def test_a_suspended_tenant_is_refused_in_every_command(clusters: None) -> None:
     assert "is suspended: `docworker tenants resume` makes it active again" in refused.err
     assert docworker("tenants", "resume", "paused").exit_code == 0
     assert docworker("documents", "--organization", "paused").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "command"),
+    [
+        (PlacementState.CREATING, "create"),
+        (PlacementState.IMPORTING, "import"),
+        (PlacementState.LEAVING, "move"),
+        (PlacementState.MOVING, "move"),
+        (PlacementState.DROPPING, "drop"),
+    ],
+)
+def test_who_suspends_one_on_which_a_command_was_killed_is_told_how_to_finish_that(
+    clusters: None, state: PlacementState, command: str
+) -> None:
+    docworker("tenants", "create", "unfinished")
+    set_placement(placement_of("unfinished").organization_id, state=state)
+    for refused in (docworker("tenants", "suspend", "unfinished"), docworker("tenants", "resume", "unfinished")):
+        assert refused.exit_code == 1
+        assert f"'unfinished' is {state}: " in refused.err
+        assert f"run `docworker tenants {command}`" in refused.err
+    assert docworker("tenants", "drop", "unfinished", "--yes").exit_code == 0
 
 
 def test_dropping_asks_first(clusters: None) -> None:
