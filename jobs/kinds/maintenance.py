@@ -17,13 +17,14 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from docworker.db.catalog import AT_HOME, Place
 from docworker.db.documents.reconcile import fail_abandoned, forgotten_documents
 from docworker.db.documents.retention import has_deleted, prune_versions, purge_deleted
 from docworker.db.documents.search import unindexed
 from docworker.db.documents.source_lock import unnamed_sources, unused_sources
 from docworker.db.documents.store import source_store
 from docworker.db.editing.audit import has_old_entries, prune_entries, prune_installation_entries
-from docworker.db.errors import UnavailableOrganizationError
+from docworker.db.errors import NotFoundError, UnavailableOrganizationError
 from docworker.db.governor import Governor, table_of
 from docworker.db.ledger import Failure
 from docworker.db.ledger.prune import has_finished_jobs, prune_jobs
@@ -44,6 +45,7 @@ from docworker.db.reports.report import REPORTS, compute
 from docworker.db.sessions import TenantSession, read, writing
 from docworker.db.settings import HOME, settings
 from docworker.db.tenants.organizations import list_organizations
+from docworker.db.tenants.passed import Passed
 from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.kinds.documents import fail_document, process_document
 from docworker.jobs.kinds.indexing import index_organization
@@ -64,35 +66,44 @@ def _for_each_organization(
     attempt: Attempt, task: Any, is_due: Callable[[TenantSession], bool], *, and_system: bool = False
 ) -> None:
     """Where there is something to do. Equal jobs fold, so a second pass after a kill adds nothing to those that still
-    wait. What does not answer is left to the next time, and does not keep the others from their turn."""
-    silent: set[str] = set()
-    organizations = [(one.organization_id, one.cluster) for one in list_organizations() if one.state == _ACTIVE]
-    for organization_id, cluster in [*organizations, *([(SYSTEM_ORGANIZATION_ID, HOME)] if and_system else [])]:
+    wait. What does not answer is left to the next time, and does not keep the others from their turn. That home does
+    not is for the attempt to fail of."""
+    passed = Passed()
+    organizations = [
+        (one.organization_id, Place(one.cluster, one.schema, one.database))
+        for one in list_organizations()
+        if one.state == _ACTIVE
+    ]
+    for organization_id, place in [*organizations, *([(SYSTEM_ORGANIZATION_ID, AT_HOME)] if and_system else [])]:
         if attempt.should_stop:
             return
-        if cluster not in silent and not _enqueue_if_due(attempt, task, is_due, organization_id, cluster):
-            silent.add(cluster)
+        if passed.has(place):
+            continue
+        try:
+            _enqueue_if_due(attempt, task, is_due, organization_id, place)
+        except Exception as error:
+            are_all = passed.add(place, error)
+            if are_all and place.cluster == HOME:
+                raise
+            log.warning(
+                "cluster.skipped" if are_all else "organization.skipped",
+                cluster=place.cluster,
+                organization=str(organization_id),
+                kind=task.kind.name,
+                error=str(error),
+            )
 
 
 def _enqueue_if_due(
-    attempt: Attempt, task: Any, is_due: Callable[[TenantSession], bool], organization_id: UUID, cluster: str
-) -> bool:
-    """Whether the cluster answered. That home does not is for the attempt to fail of."""
-    position = attempt.position if cluster == HOME else None  # the others' servers have logs of their own
+    attempt: Attempt, task: Any, is_due: Callable[[TenantSession], bool], organization_id: UUID, place: Place
+) -> None:
+    position = attempt.position if place.cluster == HOME else None  # the others' servers have logs of their own
     try:
         if read(organization_id, is_due, position=position):
             with writing(organization_id) as session:
                 enqueue(session, task, unique_key="scheduled")
-    except UnavailableOrganizationError:
-        return True  # since a moment ago
-    except Exception as error:
-        if cluster == HOME:
-            raise
-        log.warning(
-            "cluster.skipped", cluster=cluster, organization=str(organization_id), kind=task.kind.name, error=str(error)
-        )
-        return False
-    return True
+    except (UnavailableOrganizationError, NotFoundError):
+        return  # since a moment ago
 
 
 def _in_chunks(

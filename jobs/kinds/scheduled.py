@@ -13,14 +13,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from docworker.db import ledger
+from docworker.db.catalog import Place
 from docworker.db.errors import (
     InvalidArgumentError,
     MovingOrganizationError,
     NotFoundError,
     UnavailableOrganizationError,
 )
+from docworker.db.faults import classify
 from docworker.db.models import Job, Placement, PlacementState
 from docworker.db.sessions import writing
+from docworker.db.tenants.passed import Passed
 from docworker.jobs.kind import Kind
 from docworker.jobs.task import Attempt, job, known_kinds
 
@@ -55,35 +58,38 @@ def enqueue_scheduled(
     priority = kinds[kind].priority if kind_priority is None else kind_priority
     tick = _Tick(schedule, due_at, kinds[kind], kinds[kind].serialize(given), priority, folds)
     enqueued = 0
-    silent: set[str] = set()
-    reason: Exception | None = None
-    for organization_id, cluster in _every_organization(attempt) if tenant is None else [(tenant, "")]:
+    passed = Passed()
+    reasons: list[Exception] = []
+    for organization_id, place in _every_organization(attempt) if tenant is None else [(tenant, None)]:
         if attempt.should_stop:
             return
-        if cluster in silent:
+        if place is not None and passed.has(place):
             continue
         try:
             enqueued += _enqueue(tick, organization_id)
         except InvalidArgumentError:
             raise
         except MovingOrganizationError as error:
-            reason = LookupError(str(error))  # it would be taken for one of this job's own organization
+            reasons.append(LookupError(str(error)))  # it would be taken for one of this job's own organization
         except (UnavailableOrganizationError, NotFoundError):
             continue  # of one that is suspended or dropped a tick has no effect
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from one place, the others have their turn
-            silent.add(cluster)
-            reason = error
-    if reason is not None:  # those that have their job get no second one at the next try
-        raise reason
+        except Exception as error:
+            if place is None:
+                raise
+            passed.add(place, error)  # the others have their turn
+            reasons.append(error)
+    if reasons:  # those that have their job get no second one at the next try, if one is worth it for any
+        raise max(reasons, key=lambda error: classify(error).retryable)
     attempt.finish(lambda _: {"enqueued": enqueued})
 
 
-def _every_organization(attempt: Attempt) -> list[tuple[UUID, str]]:
-    """Those that are served, with their clusters; one that is being moved is served in a moment."""
+def _every_organization(attempt: Attempt) -> list[tuple[UUID, Place | None]]:
+    """Those that are served, and where they are; one that is being moved is served in a moment."""
     served = (PlacementState.ACTIVE, PlacementState.LEAVING, PlacementState.MOVING)
-    query = select(Placement.organization_id, Placement.cluster).where(Placement.state.in_(served))
+    columns = (Placement.organization_id, Placement.cluster, Placement.schema, Placement.database)
+    query = select(*columns).where(Placement.state.in_(served))
     rows = attempt.read(lambda session: session.execute(query.order_by(Placement.organization_id)).all())
-    return [(organization_id, cluster) for organization_id, cluster in rows]
+    return [(one.organization_id, Place(one.cluster, one.schema, one.database)) for one in rows]
 
 
 def _enqueue(tick: _Tick, organization_id: UUID) -> bool:

@@ -2,26 +2,27 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 from structlog.testing import capture_logs
 
 from docworker.db import ledger
-from docworker.db.catalog import SHARED_SCHEMA, Place
-from docworker.db.cluster import Database
+from docworker.db.catalog import SHARED_SCHEMA, Place, place_of
+from docworker.db.cluster import Database, database
 from docworker.db.documents.source_lock import hold_sources, unused_sources
 from docworker.db.documents.store import source_store
-from docworker.db.models import AuditEntry, Document, DocumentSearch, DocumentVersion, Job
+from docworker.db.errors import NotFoundError
+from docworker.db.models import AuditEntry, Document, DocumentSearch, DocumentVersion, Job, Placement
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
-from docworker.db.sessions import all_jobs_session, reading, writing
+from docworker.db.sessions import TenantSession, all_jobs_session, reading, writing
 from docworker.db.settings import settings
 from docworker.jobs.enqueue import enqueue, enqueue_many
 from docworker.jobs.execution.leases import clear_stop, request_stop
@@ -36,14 +37,19 @@ from docworker.jobs.kinds.maintenance import (
     purge_organization,
     reconcile_documents,
     reconcile_organization,
+    sweep_sources,
+    sweep_sources_of_organization,
 )
 from docworker.jobs.testing import advance_clock, dispatch_due, drain, run
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.owner import owning
+from tests.support.adhoc_kinds import deliver, enter, single
 from tests.support.clusters import addresses_of
 from tests.support.database import opened_database
 from tests.support.ledger import LedgerSteps
 from tests.support.stack import applied, fresh_database, isolated_settings, unique_name
 from tests.support.tenants import Tenant, entered
+from tests.support.troubled import TROUBLES, held_locks
 from tests.support.waiting import eventually
 
 DAY = 86_400
@@ -434,6 +440,57 @@ def test_a_second_fire_folds_into_the_work_that_still_waits(tenant: Tenant) -> N
             enqueue(session, prune_finished_jobs)
         run(dispatch_due({"prune_finished_jobs": prune_finished_jobs.kind}))
     assert [one.state for one in jobs_of(tenant, prune_jobs_of_organization)] == ["queued"]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_is_wrong_with_one_organization_keeps_no_other_from_its_turn(
+    opened: Database, trouble: Callable[[], AbstractContextManager[UUID]]
+) -> None:
+    with writing(SYSTEM_ORGANIZATION_ID) as session:
+        job_id = enqueue(session, sweep_sources)
+    messages = dispatch_due({"sweep_sources": sweep_sources.kind})
+    with trouble() as troubled, capture_logs() as logs:
+        behind = Tenant()
+        assert run(messages) == 1
+        assert job(job_id).state == "succeeded"
+        assert [one.state for one in jobs_of(behind, sweep_sources_of_organization)] == ["queued"]
+    assert [line["organization"] for line in logs if line["event"] == "organization.skipped"] == [str(troubled)]
+
+
+def test_locks_of_some_organizations_are_waited_for_then_it_is_one_of_all(opened: Database) -> None:
+    with writing(SYSTEM_ORGANIZATION_ID) as session:
+        job_id = enqueue(session, sweep_sources)
+    messages = dispatch_due({"sweep_sources": sweep_sources.kind})
+    with held_locks(3):
+        behind = Tenant()
+        assert run(messages) == 1
+    assert job(job_id).state == "queued"
+    assert jobs_of(behind, sweep_sources_of_organization) == []
+
+
+def test_an_organization_that_is_dropped_meanwhile_keeps_no_other_from_its_turn(tenant: Tenant) -> None:
+    dropped, behind = Tenant(), Tenant()
+
+    def is_due(session: TenantSession) -> bool:
+        if session.organization_id == tenant.id:
+            with owning() as owner:
+                owner.execute(delete(Placement).where(Placement.organization_id == dropped.id))
+            eventually(lambda: not is_known(dropped))
+        return True
+
+    task = single(lambda attempt: maintenance._for_each_organization(attempt, sweep_sources_of_organization, is_due))
+    enter(tenant, task)
+    deliver(task)
+    assert [len(jobs_of(one, sweep_sources_of_organization)) for one in (tenant, dropped, behind)] == [1, 0, 1]
+
+
+def is_known(tenant: Tenant) -> bool:
+    """By what this process believes."""
+    try:
+        place_of(tenant.id, database())
+    except NotFoundError:
+        return False
+    return True
 
 
 def test_every_cluster_and_database_is_looked_in_and_a_dead_one_is_skipped(

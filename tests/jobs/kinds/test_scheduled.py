@@ -1,5 +1,7 @@
 """Ticks of organizations: a job in the ledger of each, once, wherever that is."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +16,7 @@ from docworker.jobs.kinds.scheduled import enqueue_scheduled
 from docworker.jobs.schedules.firing import enqueue_tick
 from docworker.jobs.schedules.schedule import Schedule
 from docworker.jobs.task import known_kinds
-from docworker.jobs.testing import advance_clock
+from docworker.jobs.testing import advance_clock, dispatch_due, run
 from docworker.worker.app import celery_app
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.places import Model
@@ -22,6 +24,7 @@ from docworker.worker.tenants.states import suspend
 from tests.support.adhoc_kinds import deliver, finish, state
 from tests.support.database import reopened_database
 from tests.support.tenants import Tenant
+from tests.support.troubled import TROUBLES, held_lock, refused_jobs
 
 pytestmark = pytest.mark.usefixtures("clusters")
 
@@ -111,6 +114,32 @@ def test_organizations_that_cannot_be_reached_get_their_job_at_a_later_try_and_t
     finish(enqueue_scheduled)
     assert state(job_id).state == "succeeded"
     assert [len(jobs_of(one)) for one in (near, far)] == [1, 1]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_what_is_wrong_with_one_organization_keeps_no_other_of_its_cluster_from_its_job(
+    trouble: Callable[[], AbstractContextManager[UUID]],
+) -> None:
+    kinds = {enqueue_scheduled.kind.name: enqueue_scheduled.kind}
+    schedule = Schedule("nightly", "0 12 * * *", KIND, each_organization=True)
+    with all_jobs_session() as session:
+        job_id = enqueue_tick(session, schedule, known_kinds(celery_app()), NOON)
+    messages = dispatch_due(kinds)
+    with trouble():
+        behind = Placed()
+        assert run(messages, kinds) == 1
+        assert len(jobs_of(behind)) == 1
+        expected = "failed" if trouble is refused_jobs else "queued"
+        assert state(job_id).state == expected, "it is tried again for that one, where that may help"
+
+
+def test_one_that_is_refused_costs_no_other_its_job_at_a_later_try() -> None:
+    schedule = Schedule("nightly", "0 12 * * *", KIND, each_organization=True)
+    with all_jobs_session() as session:
+        job_id = enqueue_tick(session, schedule, known_kinds(celery_app()), NOON)
+    with held_lock(), refused_jobs():
+        deliver(enqueue_scheduled)
+    assert state(job_id).state == "queued"
 
 
 def test_a_suspended_or_unknown_organization_makes_a_tick_a_no_op() -> None:
