@@ -10,15 +10,15 @@ from uuid import UUID
 
 import structlog
 
-from docworker.db.catalog import SHARED_SCHEMA
-from docworker.db.errors import UnavailableOrganizationError
-from docworker.db.faults import classify
+from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.errors import NotFoundError, UnavailableOrganizationError
 from docworker.db.governor import Governor, table_of
 from docworker.db.invariants.checks import DOCUMENT_WALKS, INVARIANTS, LEDGER_WALKS, Page, PolicyWalk, Walk
 from docworker.db.models import Placement, PlacementState
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.settings import HOME
 from docworker.db.tenants.organizations import list_organizations
+from docworker.db.tenants.passed import Passed
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ MOST_KEPT = 100
 @dataclass
 class Audited:
     """How far it is, as JSON has it. `violations` has each invariant, those of which nothing was found with 0;
-    `skipped` are clusters that did not answer."""
+    `skipped` are clusters that did not answer, and ids of organizations with which something is wrong."""
 
     organization: str | None = None
     walk: int = 0
@@ -62,8 +62,10 @@ class Audit:
         """Whether all has been looked at; False when `should_stop` said so first, between two pages. Paced by the
         governor of work in the background.
 
-        Raises what a session does when home does not answer; another cluster is left out then.
+        Raises what a session does when home does not answer; another cluster is left out then, and so is an
+        organization with which something is wrong.
         """
+        passed = Passed()
         for placement, walks in _organizations():
             organization = str(placement.organization_id)
             if self.done.organization is not None and organization < self.done.organization:
@@ -75,13 +77,21 @@ class Audit:
             try:
                 if not self._run_walks(placement.organization_id, walks, should_stop):
                     return False
-            except UnavailableOrganizationError:
-                continue  # it moves, or is suspended, since a moment ago
+            except (UnavailableOrganizationError, NotFoundError):
+                continue  # it moves, is suspended or was dropped, since a moment ago
             except Exception as error:
-                if placement.cluster == HOME or not classify(error).is_infrastructure:
+                place = Place(placement.cluster, placement.schema, placement.database)
+                are_all = passed.add(place, error)
+                if are_all and placement.cluster == HOME:
                     raise
-                log.warning("cluster.skipped", cluster=placement.cluster, kind="audit_invariants", error=str(error))
-                self.done.skipped.append(placement.cluster)
+                log.warning(
+                    "cluster.skipped" if are_all else "organization.skipped",
+                    cluster=placement.cluster,
+                    organization=organization,
+                    kind="audit_invariants",
+                    error=str(error),
+                )
+                self.done.skipped.append(placement.cluster if are_all else organization)
         return True
 
     def _run_walks(self, organization_id: UUID, walks: Sequence[Walk], should_stop: Callable[[], bool]) -> bool:

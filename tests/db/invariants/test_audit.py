@@ -36,6 +36,7 @@ from tests.support.commands import docworker
 from tests.support.database import opened_database
 from tests.support.faults import pause_replay, resume_replay
 from tests.support.tenants import Tenant
+from tests.support.troubled import lost_database
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -341,6 +342,16 @@ def test_the_job_says_what_it_found_and_the_dispatcher_tells_it(known: Known, sq
         shown = value("docworker_invariant_violations", {"invariant": invariant})
         assert shown == job.result["violations"][invariant]
     assert value("docworker_audit_completed_timestamp_seconds") == job.finished_at.timestamp()
+
+
+def test_one_organization_whose_database_was_lost_keeps_no_other_from_being_looked_at() -> None:
+    with lost_database() as lost, capture_logs() as logs:
+        behind = Tenant()
+        audit = Audit()
+        assert audit.run()
+    assert audit.done.organization == str(behind.id)
+    assert audit.done.skipped == [str(lost)]
+    assert [one["organization"] for one in logs if one["event"] == "organization.skipped"] == [str(lost)]
 
 
 def test_the_command_fails_when_something_is_broken(known: Known, sql: Callable[..., None]) -> None:

@@ -53,7 +53,7 @@ def invariants(as_json: bool) -> None:
         click.echo(f"every invariant holds: {len(done.violations)} of them, {done.rows:,} rows")
     if count > len(done.found):
         click.echo(f"these are {len(done.found)} of {count}", err=True)
-    for cluster in done.skipped:
-        click.echo(f"{cluster} does not answer: its organizations were not looked at", err=True)
+    for one in done.skipped:
+        click.echo(f"{one} was not looked at: it does not answer, or something is wrong with it (see above)", err=True)
     if count or done.skipped:
         raise SystemExit(1)
