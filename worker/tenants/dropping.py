@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from docworker.db.catalog import SERVED
 from docworker.db.documents.store import source_store
-from docworker.db.errors import InvalidArgumentError, UnavailableOrganizationError
+from docworker.db.errors import InvalidArgumentError, NotFoundError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
 from docworker.db.models import KeptSchedule, Placement, PlacementState, ScheduleFire
 from docworker.db.sessions.fence import lock_key
@@ -22,7 +22,7 @@ from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import check_free, export_organization
 from docworker.worker.tenants.making import clear_place, owns_database
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
-from docworker.worker.tenants.places import place_in, recorded_place, share_ledger
+from docworker.worker.tenants.places import check_lost, other_places, place_in, share_ledger
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
@@ -31,25 +31,37 @@ _DISPATCHED = (*SERVED, PlacementState.SUSPENDED)
 _LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
 
 
-def drop_tenant(slug: str, *, export: Path | None = None) -> Manifest | None:
+def drop_tenant(
+    slug: str, *, only: UUID | None = None, export: Path | None = None, lost: str | None = None
+) -> Manifest | None:
     """Drop it, once it is in an export that was read again and is whole, if a path is given; returns the manifest. Also
     what is where it is on its way to, and what is kept where it was moved from.
 
     Nothing goes before nobody writes there: it takes `catalog_ttl`, and as long as the longest transaction that writes.
+    `lost` is a cluster that will not come back: what is there stays.
 
-    Raises NotFoundError for an unknown slug, UnavailableOrganizationError while such a transaction stays open, and what
+    Raises NotFoundError for an unknown slug, or one that is not of `only` any more; InvalidArgumentError for a lost
+    cluster that is in the settings; UnavailableOrganizationError while such a transaction stays open, and what
     `export_organization` does: then nothing is dropped, and, where it was to be exported, it is served as before.
     """
+    check_lost(lost)
     with only_one_for(slug):
         placement = placement_of(slug)
+        if only not in (None, placement.organization_id):
+            raise NotFoundError(
+                f"the organization {slug!r} ({only}) is gone, and another one has its slug by now "
+                f"({placement.organization_id}): nothing was deleted"
+            )
         manifest = None if export is None else _export(placement, export)
         set_placement(placement.organization_id, state=PlacementState.DROPPING)
         if manifest is None:
-            _let_nobody_write(placement)
+            _let_nobody_write(placement, lost)
         place = place_in(placement)
-        for other in [recorded_place(one) for one in (placement.move, placement.previous) if one is not None]:
-            clear_place(other, placement.organization_id, with_jobs=not share_ledger(other, place))
-        clear_place(place, placement.organization_id)
+        for other in other_places(placement):
+            if other.cluster != lost:
+                clear_place(other, placement.organization_id, with_jobs=not share_ledger(other, place))
+        if place.cluster != lost:
+            clear_place(place, placement.organization_id)
         source_store().delete_all(placement.organization_id)
         with owning() as connection:
             become(connection, placement.organization_id)
@@ -88,9 +100,12 @@ def _export(placement: Placement, path: Path) -> Manifest:
     return manifest
 
 
-def _let_nobody_write(placement: Placement) -> None:
+def _let_nobody_write(placement: Placement, lost: str | None = None) -> None:
     """Until nobody does, also who was told before that it is served: see `db.sessions.fence`."""
     organization_id, place = placement.organization_id, place_in(placement)
+    if place.cluster == lost:
+        time.sleep(settings().catalog_ttl)  # until nobody keeps a file for it
+        return
     if place.database is not None and not owns_database(place, organization_id):
         return  # it has been lost, and what is left is dropped all the same
     if place.database is None or placement.state in _DISPATCHED:

@@ -9,6 +9,7 @@ from uuid import UUID
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement
+from docworker.db.settings import settings
 
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _RESERVED = re.compile(r"pg_.*|app|auth|ledger|catalog|public|information_schema|postgres|template[01]|docworker")
@@ -48,6 +49,21 @@ def place_in(placement: Placement) -> Place:
 def recorded_place(record: Mapping[str, Any]) -> Place:
     """Of `Placement.previous` or `Placement.move`, where `Place._asdict` has put it."""
     return Place(record["cluster"], record["schema"], record["database"])
+
+
+def other_places(placement: Placement) -> list[Place]:
+    """Where something of it is or may be besides its own place: on its way, or where it was."""
+    recorded = [recorded_place(one) for one in (placement.move, placement.previous) if one is not None]
+    return [one for one in recorded if one != place_in(placement)]
+
+
+def check_lost(cluster: str | None) -> None:
+    """Raises InvalidArgumentError for a cluster that is still in the settings."""
+    if cluster in settings().cluster_names:
+        raise InvalidArgumentError(
+            f"the cluster {cluster!r} is in the settings, so nothing on it is lost: if it will not come back, take it "
+            "out of DOCWORKER_CLUSTERS first"
+        )
 
 
 def share_ledger(one: Place, other: Place) -> bool:

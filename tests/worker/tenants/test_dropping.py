@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from docworker.db.catalog import AT_HOME
 from docworker.db.cluster import database
+from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, NotFoundError
 from docworker.db.ledger.schedules import enter_tick, fired_ticks, is_unchanged, kept_schedules
 from docworker.db.models import Job, PlacementState
@@ -34,6 +35,7 @@ from docworker.worker.tenants import dropping
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.importing import import_organization
+from docworker.worker.tenants.making import clear_place
 from docworker.worker.tenants.moving import Wanted, move_tenant
 from docworker.worker.tenants.owner import become, find_placement, owning, placement_of, set_placement
 from docworker.worker.tenants.places import Model, place_in
@@ -154,6 +156,54 @@ def test_an_organization_whose_database_was_lost_can_be_dropped(clusters: None, 
     stack.master.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     drop_tenant(tenant.slug)
     assert find_placement(tenant.slug) is None
+
+
+@pytest.mark.parametrize("model", [Model.SHARED, Model.DATABASE])
+def test_one_on_a_cluster_that_is_lost_is_dropped_when_somebody_says_so(clusters: None, model: Model) -> None:
+    tenant = PlacedTenant(model)
+    set_placement(tenant.id, cluster="gone", state=PlacementState.DROPPING)
+    refused = docworker("tenants", "drop", tenant.slug, "--yes")
+    assert (refused.exit_code, "no cluster is called 'gone'" in refused.err) == (1, True)
+    refused = docworker("tenants", "drop", tenant.slug, "--yes", "--lost", "east")
+    assert (refused.exit_code, "the cluster 'east' is in the settings" in refused.err) == (1, True)
+    place = place_in(placement_of(tenant.slug))
+    answer = docworker("tenants", "drop", tenant.slug, "--yes", "--lost", "gone")
+    left = f"left on gone: {place.database or place.schema} ({model})"
+    assert answer.out == f"dropped {tenant.slug}\n{left}\n"
+    assert find_placement(tenant.slug) is None
+    assert files_of(tenant) == []
+
+
+def test_what_is_elsewhere_goes_all_the_same(tenant: PlacedTenant) -> None:
+    move_tenant(tenant.slug, Wanted(model=Model.SCHEMA))
+    placement = placement_of(tenant.slug)
+    set_placement(tenant.id, previous={**(placement.previous or {}), "cluster": "gone"})
+    drop_tenant(tenant.slug, lost="gone")
+    with owning(AT_HOME) as owner:
+        assert not owner.scalar(text("SELECT to_regnamespace(:name)"), {"name": placement.schema})
+        become(owner, tenant.id)
+        assert owner.scalar(text("SELECT count(*) FROM app.documents")), "what was said to be lost was looked for"
+    clear_place(AT_HOME, tenant.id)
+
+
+def files_of(tenant: PlacedTenant) -> list[str]:
+    return list(source_store().keys(tenant.id, before=datetime.now(UTC) + timedelta(days=1)))
+
+
+def test_who_was_asked_about_one_does_not_drop_another_of_its_name(tenant: PlacedTenant, processes: Processes) -> None:
+    with owning(autocommit=True) as first:
+        slug = {"slug": tenant.slug}
+        first.execute(text("SELECT pg_advisory_lock(hashtext('docworker tenant'), hashtext(:slug))"), slug)
+        process = processes.start("tenants", "drop", tenant.slug, "--yes")
+        eventually(lambda: waits_for_a_lock(AT_HOME), within_seconds=30, what="the command to wait for the other one")
+        other = PlacedTenant()
+        set_placement(tenant.id, slug=f"{tenant.slug}-of-old")
+        set_placement(other.id, slug=tenant.slug)
+    assert process.wait(within_seconds=30) == 1
+    assert f"({tenant.id}) is gone, and another one has its slug by now ({other.id})" in process.log_path.read_text()
+    assert placement_of(tenant.slug).state == PlacementState.ACTIVE
+    for slug_now in (tenant.slug, f"{tenant.slug}-of-old"):
+        drop_tenant(slug_now)
 
 
 def test_an_export_that_cannot_be_made_or_is_not_whole_drops_nothing(

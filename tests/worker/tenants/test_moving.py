@@ -48,14 +48,14 @@ from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.moving import Wanted, abort_move, clean_tenant, move, move_tenant, undo_move, write_stop
 from docworker.worker.tenants.moving.wanted import Progress
-from docworker.worker.tenants.owner import become, owning, placement_of, set_placement
+from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
 from docworker.worker.tenants.places import Model, place_in
 from docworker.worker.tenants.states import resume, suspend
 from tests.support.commands import docworker
 from tests.support.database import reopened_database, somebody_waits
 from tests.support.faults import pause_replay, resume_replay
 from tests.support.ledger import LedgerSteps
-from tests.support.moved import EAST, MovedTenant
+from tests.support.moved import EAST, MovedTenant, waits_for_a_lock
 from tests.support.stack import applied
 from tests.support.waiting import eventually
 
@@ -304,6 +304,56 @@ def test_one_that_cannot_be_cleaned_keeps_no_other_from_it(tenant: MovedTenant) 
     set_placement(first.id, previous=kept[first.slug])
     assert docworker("tenants", "clean").exit_code == 0
     drop_tenant(other.slug)
+
+
+def test_what_another_command_has_cleaned_meanwhile_is_no_failure(tenant: MovedTenant) -> None:
+    go(tenant, SHARD)
+    kept = {**(placement_of(tenant.slug).previous or {}), "until": "2026-01-01T00:00:00+00:00"}
+    set_placement(tenant.id, previous=kept)
+    with ThreadPoolExecutor(1) as threads:
+        with only_one_for(tenant.slug):
+            answer = threads.submit(docworker, "tenants", "clean")
+            eventually(lambda: waits_for_a_lock(AT_HOME), within_seconds=30, what="the command to wait for us")
+            set_placement(tenant.id, previous=None)
+        assert (answer.result().exit_code, answer.result().err) == (0, "")
+    set_placement(tenant.id, previous=kept)
+    assert docworker("tenants", "clean").exit_code == 0
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_what_is_kept_on_a_cluster_that_is_lost_is_forgotten_when_somebody_says_so(
+    tenant: MovedTenant, arrived: bool
+) -> None:
+    """Also where it was lost before the move had told it to forget the jobs there."""
+    go(tenant, SHARD)
+    kept = {**(placement_of(tenant.slug).previous or {}), "cluster": "gone"}
+    set_placement(tenant.id, previous=kept)
+    if arrived:
+        going = {**tenant.place._asdict(), "cluster": "east", "phase": "arrived", "keep_seconds": 3600}
+        set_placement(tenant.id, move=going)
+    assert docworker("tenants", "clean", tenant.slug, "--yes").exit_code == 1
+    answer = docworker("tenants", "clean", tenant.slug, "--yes", "--lost", "gone")
+    assert (answer.exit_code, answer.out) == (0, "left on gone: app (shared)\n")
+    placement = placement_of(tenant.slug)
+    assert (placement.previous, placement.move, placement.state) == (None, None, PlacementState.ACTIVE)
+    set_placement(tenant.id, previous={**kept, "cluster": "home"})
+    clean_tenant(tenant.slug, now=True)
+
+
+def test_a_move_to_a_cluster_that_is_lost_is_taken_back_when_somebody_says_so(tenant: MovedTenant) -> None:
+    claimed = LedgerSteps(tenant.id).run(1)
+    with pytest.raises(DocworkerError, match="still run"):
+        go(tenant, SHARD, wait_seconds=0)
+    LedgerSteps(tenant.id).finish(claimed)
+    going = placement_of(tenant.slug).move or {}
+    set_placement(tenant.id, move={**going, "cluster": "gone"})
+    assert docworker("tenants", "move", tenant.slug, "--abort").exit_code == 1
+    answer = docworker("tenants", "move", tenant.slug, "--abort", "--lost", "gone")
+    assert answer.out == f"{tenant.slug} stays on home, in the model shared\nleft on gone: app (shared)\n"
+    assert placement_of(tenant.slug).move is None
+    assert docworker("tenants", "move", tenant.slug, "--cluster", "east", "--lost", "gone").exit_code == 2
+    set_placement(tenant.id, move=going)
+    abort_move(tenant.slug)
 
 
 def test_a_place_of_its_own_is_analyzed_before_it_is_served(tenant: MovedTenant) -> None:

@@ -14,6 +14,7 @@ from docworker.worker.cli.database_errors import reason_of
 from docworker.worker.cli.errors import Failure
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
+from docworker.worker.cli.tenants.places import lost_option, say_left
 from docworker.worker.cli.tenants.record import tenant_on_record
 from docworker.worker.tenants.moving import (
     Moved,
@@ -26,7 +27,7 @@ from docworker.worker.tenants.moving import (
     undo_move,
 )
 from docworker.worker.tenants.owner import placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in
+from docworker.worker.tenants.places import Model, model_of, other_places, place_in
 
 
 @click.command(
@@ -68,6 +69,7 @@ takes it back. For a while the old copy is kept, without jobs, for --undo; `docw
 @click.option("--undo", is_flag=True, help="Go back to where it was, with what was written since.")
 @click.option("--abort", is_flag=True, help="Take back a move that has not arrived.")
 @click.option("--dry-run", is_flag=True, help="Say from where to where, and touch nothing.")
+@lost_option
 @json_option
 def move(
     slug: str,
@@ -80,15 +82,20 @@ def move(
     undo: bool,
     abort: bool,
     dry_run: bool,
+    lost: str | None,
     as_json: bool,
 ) -> None:
     """Move an organization to another cluster, schema or database, with its jobs."""
     if (undo + abort + dry_run > 1) or ((undo or abort) and (model or cluster or place_name)):
         raise click.UsageError("--undo, --abort, --dry-run: one of them; --undo and --abort know the place themselves")
+    if lost is not None and not abort:
+        raise click.UsageError("--lost goes with --abort: what is on a lost cluster cannot be moved")
     if abort:
-        with database_open("tenants"), tenant_on_record("move_aborted", slug):
-            place = abort_move(slug)
+        with database_open("tenants"), tenant_on_record("move_aborted", slug, lost=lost):
+            left = other_places(placement_of(slug))
+            place = abort_move(slug, lost=lost)
         click.echo(f"{slug} stays on {place.cluster}, in the model {model_of(place)}")
+        say_left(left, lost)
         return
     wanted = Wanted(
         None if model is None else Model(model), cluster, place_name, timedelta(hours=keep).total_seconds(), wait
@@ -108,17 +115,18 @@ def move(
 @click.command()
 @click.argument("slug", required=False)
 @click.option("--yes", is_flag=True, help="Also before its time.")
-def clean(slug: str | None, yes: bool) -> None:
+@lost_option
+def clean(slug: str | None, yes: bool, lost: str | None) -> None:
     """Remove what was kept of an organization where it was before its last move.
 
     Without SLUG, of all whose time is over, also where one of them cannot be removed now. Run it again when it was
     interrupted.
     """
-    if yes and slug is None:
-        raise click.UsageError("--yes needs a SLUG: without one only what is over goes")
+    if (yes or lost is not None) and slug is None:
+        raise click.UsageError("--yes and --lost need a SLUG: without one only what is over goes")
     with database_open("tenants"):
         if slug is not None:
-            _clean(slug, now=yes)
+            _clean(slug, now=yes, lost=lost)
             return
         failed: list[str] = []
         for one in those_to_clean():
@@ -131,10 +139,13 @@ def clean(slug: str | None, yes: bool) -> None:
             raise Failure("\n".join(failed))
 
 
-def _clean(slug: str, *, now: bool) -> None:
-    with tenant_on_record("cleaned", slug) as doing:
-        place = clean_tenant(slug, now=now)
+def _clean(slug: str, *, now: bool, lost: str | None = None) -> None:
+    with tenant_on_record("cleaned", slug, lost=lost) as doing:
+        place = clean_tenant(slug, now=now, lost=lost)
         doing.details["place"] = place._asdict()
+    if place.cluster == lost:
+        say_left([place], lost)
+        return
     click.echo(f"removed what was left of {slug} on {place.cluster}, in the model {model_of(place)}")
 
 

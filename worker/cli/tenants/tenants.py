@@ -13,13 +13,13 @@ from docworker.worker.cli.output import json_option, print_json, print_table
 from docworker.worker.cli.tenants.exports import export
 from docworker.worker.cli.tenants.imports import import_
 from docworker.worker.cli.tenants.moves import clean, move
-from docworker.worker.cli.tenants.places import place_options
+from docworker.worker.cli.tenants.places import lost_option, place_options, say_left
 from docworker.worker.cli.tenants.record import tenant_on_record
 from docworker.worker.cli.tenants.restore import restore
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.owner import placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place
+from docworker.worker.tenants.places import Model, model_of, other_places, place_in, recorded_place
 from docworker.worker.tenants.states import resume as resume_tenant
 from docworker.worker.tenants.states import suspend as suspend_tenant
 
@@ -139,23 +139,27 @@ Examples:
     type=click.Path(path_type=Path),
     help="Export it there first, and drop it only when the export is whole.",
 )
-def drop(slug: str, yes: bool, path: Path | None) -> None:
+@lost_option
+def drop(slug: str, yes: bool, path: Path | None, lost: str | None) -> None:
     """Delete an organization with its documents, jobs and files, for good.
 
     Run it again when it was interrupted. With --export nobody is served from when the export begins.
     """
     with database_open("tenants"):
         placement = placement_of(slug)
+        organization_id, places = placement.organization_id, [*other_places(placement), place_in(placement)]
         if not yes:
-            click.echo(f"This deletes all documents, versions, jobs and files of {slug} ({placement.organization_id}).")
+            click.echo(f"This deletes all documents, versions, jobs and files of {slug} ({organization_id}).")
             if click.prompt("Type its slug to go on", default="", show_default=False) != slug:
                 raise click.ClickException("nothing was deleted")
         place = place_in(placement)._asdict()
-        with tenant_on_record("dropped", slug, place=place, exported_to=None if path is None else str(path)):
-            manifest = drop_tenant(slug, export=path)
+        exported_to = None if path is None else str(path)
+        with tenant_on_record("dropped", slug, place=place, exported_to=exported_to, lost=lost):
+            manifest = drop_tenant(slug, only=organization_id, export=path, lost=lost)
     if manifest is not None:
         click.echo(f"exported {slug} as of {manifest.exported_at} to {path}")
     click.echo(f"dropped {slug}")
+    say_left(places, lost)
 
 
 def _as_dict(placement: Placement) -> dict[str, object]:

@@ -27,7 +27,7 @@ from docworker.worker.tenants.moving.wanted import (
     under_way,
 )
 from docworker.worker.tenants.owner import only_one_for, owning, placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place, share_ledger
+from docworker.worker.tenants.places import Model, check_lost, model_of, place_in, recorded_place, share_ledger
 
 
 def move_tenant(slug: str, wanted: Wanted, progress: Progress | None = None) -> Moved:
@@ -63,9 +63,12 @@ def undo_move(slug: str, wanted: Wanted, progress: Progress | None = None) -> Mo
         return Move(placement, target, wanted, progress or Progress()).run()
 
 
-def abort_move(slug: str) -> Place:
+def abort_move(slug: str, *, lost: str | None = None) -> Place:
     """Take a move back that has not arrived, with what it has copied; returns where the organization is and stays. One
-    that was suspended stays so. Raises NotFoundError, and InvalidArgumentError where there is nothing to take back."""
+    that was suspended stays so. `lost` is a cluster that will not come back: what was copied there stays. Raises
+    NotFoundError, and InvalidArgumentError where there is nothing to take back, or the lost cluster is in
+    the settings."""
+    check_lost(lost)
     with only_one_for(slug):
         placement = placement_of(slug)
         if placement.state == PlacementState.DROPPING:
@@ -79,34 +82,45 @@ def abort_move(slug: str) -> Place:
         if placement.state != PlacementState.SUSPENDED:
             serve_where_it_was(placement)
         target = recorded_place(placement.move)
-        if placement.move["is_new"] and model_of(target) is Model.SHARED:
-            if not share_ledger(target, place_in(placement)):
-                resume(placement, target)  # nothing is copied yet: what is there is not of this move
-        elif placement.previous is None or recorded_place(placement.previous) != target:
-            clear(placement, target)
-        elif not share_ledger(target, place_in(placement)):
-            forget_jobs(placement, target)
+        if target.cluster != lost:
+            _remove_copy(placement, target, is_new=placement.move["is_new"])
         with owning() as home:
             home.execute(update_of(placement).values(move=None))
         return place_in(placement)
 
 
-def clean_tenant(slug: str, *, now: bool = False) -> Place:
-    """Remove what is kept where it was moved from; before its time only `now`. Raises InvalidArgumentError."""
+def _remove_copy(placement: Placement, target: Place, *, is_new: bool) -> None:
+    """At the target of a move that has not arrived."""
+    if is_new and model_of(target) is Model.SHARED:
+        if not share_ledger(target, place_in(placement)):
+            resume(placement, target)  # nothing is copied yet: what is there is not of this move
+    elif placement.previous is None or recorded_place(placement.previous) != target:
+        clear(placement, target)
+    elif not share_ledger(target, place_in(placement)):
+        forget_jobs(placement, target)
+
+
+def clean_tenant(slug: str, *, now: bool = False, lost: str | None = None) -> Place:
+    """Remove what is kept where it was moved from; before its time only `now`. On a cluster that is `lost` it stays and
+    is forgotten, also where that was lost when it had just arrived. Raises InvalidArgumentError."""
+    check_lost(lost)
     with only_one_for(slug):
         placement = placement_of(slug)
         previous = placement.previous
         if previous is None:
             raise InvalidArgumentError(f"nothing is kept of where the organization {slug!r} was before")
+        place = recorded_place(previous)
         if placement.move is not None:
-            raise under_way(placement)
+            if placement.move["phase"] != ARRIVED or place.cluster != lost:
+                raise under_way(placement)
+            finish_arrived(placement, lost=lost)
         if not now and datetime.fromisoformat(previous["until"]) > datetime.now(UTC):
             raise InvalidArgumentError(
                 f"what is kept of where the organization {slug!r} was before is kept until {previous['until']}: "
                 "remove it sooner with --yes"
             )
-        clean(placement)
-        return recorded_place(previous)
+        clean(placement, lost=lost)
+        return place
 
 
 def those_to_clean() -> list[str]:

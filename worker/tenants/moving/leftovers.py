@@ -15,30 +15,32 @@ from docworker.worker.tenants.owner import become, owning
 from docworker.worker.tenants.places import place_in, recorded_place, share_ledger
 
 
-def finish_arrived(placement: Placement) -> Moved:
-    """What is to be done after the switch, for what a killed run has left as well."""
+def finish_arrived(placement: Placement, *, lost: str | None = None) -> Moved:
+    """What is to be done after the switch, for what a killed run has left as well; nothing on a cluster that is
+    `lost`."""
     assert placement.move is not None
     assert placement.previous is not None
     source, target = recorded_place(placement.previous), place_in(placement)
     if target.database is not None:
         steer_as_home(target)  # what was said while it was copied, and its ledger was not one of all
     resume(placement, target)
-    if not share_ledger(source, target):
+    if not share_ledger(source, target) and source.cluster != lost:
         forget_jobs(placement, source)
     with owning() as home:
         home.execute(update_of(placement).values(move=None))
     moved = Moved(placement.slug, source, target, kept_until=datetime.fromisoformat(placement.previous["until"]))
     if placement.move["keep_seconds"] == 0:
-        clean(placement)
+        clean(placement, lost=lost)
         moved.kept_until = None
     return moved
 
 
-def clean(placement: Placement) -> None:
+def clean(placement: Placement, *, lost: str | None = None) -> None:
     previous = {**(placement.previous or {}), "is_going": True}  # nobody goes back to what is not whole
     with owning() as home:
         home.execute(update_of(placement).values(previous=previous))
-    clear(placement, recorded_place(previous))
+    if recorded_place(previous).cluster != lost:
+        clear(placement, recorded_place(previous))
     with owning() as home:
         home.execute(update_of(placement).values(previous=None))
 
