@@ -1,20 +1,22 @@
 """`drop_tenant`: an organization with everything it owns, its jobs and its files; exported first, if that is asked for.
+`forget_late_files`: what came into the store after that.
 
 It is refused before anything goes, and leaves the catalog last, so a second run finishes what a killed one has begun.
 """
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, text
+from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from docworker.db.catalog import SERVED
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, NotFoundError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
-from docworker.db.models import KeptSchedule, Placement, PlacementState, ScheduleFire
+from docworker.db.models import InstallationEntry, KeptSchedule, Placement, PlacementState, ScheduleFire
 from docworker.db.sessions.fence import lock_key
 from docworker.db.settings import settings
 from docworker.db.tenants import archive
@@ -26,6 +28,8 @@ from docworker.worker.tenants.places import check_lost, other_places, place_in, 
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _LONGEST_WAIT_SECONDS = 60
+_LATEST_FILE = timedelta(days=30)
+"""No import is at a file for so long."""
 _DISPATCHED = (*SERVED, PlacementState.SUSPENDED)
 """Of others the place may be half made, or half gone, and have no ledger."""
 _LOCK = text("SELECT pg_catalog.pg_advisory_xact_lock(:key)")
@@ -68,6 +72,39 @@ def drop_tenant(
             _delete_schedules(connection, placement.organization_id)
             connection.execute(delete(Placement).where(Placement.organization_id == placement.organization_id))
     return manifest
+
+
+def forget_late_files() -> list[UUID]:
+    """Of organizations that were dropped in the last days, by the installation's log: who was killed between keeping a
+    file and naming it has left one that nobody knows of. Returns whose there were. Raises StoreError."""
+    with owning() as connection:
+        placed = select(Placement.organization_id).where(Placement.organization_id == InstallationEntry.subject_id)
+        dropped = connection.scalars(
+            select(InstallationEntry.subject_id)
+            .where(
+                InstallationEntry.action == "organization.dropped",
+                InstallationEntry.created_at > func.clock_timestamp() - _LATEST_FILE,
+                InstallationEntry.subject_id.is_not(None),
+                ~placed.exists(),
+            )
+            .distinct()
+        ).all()
+    return [one for one in dropped if one is not None and _has_files(one) and _forget_files(one)]
+
+
+def _has_files(organization_id: UUID) -> bool:
+    return any(source_store().keys(organization_id, before=datetime.now(UTC) + timedelta(days=1)))
+
+
+def _forget_files(organization_id: UUID) -> bool:
+    """Unless it is there again: nobody enters it meanwhile."""
+    with owning() as connection:
+        connection.exec_driver_sql(f"LOCK TABLE {Placement.__table__} IN SHARE MODE")
+        placed = select(Placement.organization_id).where(Placement.organization_id == organization_id)
+        if connection.scalar(placed) is not None:
+            return False
+        source_store().delete_all(organization_id)
+        return True
 
 
 def _delete_schedules(connection: Connection, organization_id: UUID) -> None:

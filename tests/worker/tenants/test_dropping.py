@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
 
@@ -188,6 +189,24 @@ def test_what_is_elsewhere_goes_all_the_same(tenant: PlacedTenant) -> None:
 
 def files_of(tenant: PlacedTenant) -> list[str]:
     return list(source_store().keys(tenant.id, before=datetime.now(UTC) + timedelta(days=1)))
+
+
+def test_files_that_came_after_it_was_dropped_are_cleaned_and_those_of_no_other(
+    tenant: PlacedTenant, tmp_path: Path
+) -> None:
+    """As of an import that was killed between keeping a file and naming it."""
+    again, never = PlacedTenant(), uuid4()
+    for one, options in ((tenant, ()), (again, ("--export", tmp_path / "again"))):
+        assert docworker("tenants", "drop", one.slug, "--yes", *options).exit_code == 0
+    import_organization(tmp_path / "again")
+    for organization_id in (tenant.id, never):
+        source_store().put(organization_id, BytesIO(b"late"))
+    answer = docworker("tenants", "clean")
+    assert answer.out == f"removed files that came after the organization {tenant.id} was dropped\n"
+    assert files_of(tenant) == []
+    assert files_of(again), "it has been imported again"
+    assert list(source_store().keys(never, before=datetime.now(UTC) + timedelta(days=1))), "nobody has dropped it here"
+    assert docworker("tenants", "clean").out == ""
 
 
 def test_who_was_asked_about_one_does_not_drop_another_of_its_name(tenant: PlacedTenant, processes: Processes) -> None:

@@ -9,13 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.errors import DocworkerError
+from docworker.db.errors import DocworkerError, StoreError
 from docworker.worker.cli.database_errors import reason_of
 from docworker.worker.cli.errors import Failure
 from docworker.worker.cli.options import database_open
 from docworker.worker.cli.output import error_console, json_option, print_json, print_table
 from docworker.worker.cli.tenants.places import lost_option, say_left
 from docworker.worker.cli.tenants.record import tenant_on_record
+from docworker.worker.tenants.dropping import forget_late_files
 from docworker.worker.tenants.moving import (
     Moved,
     Progress,
@@ -119,8 +120,8 @@ def move(
 def clean(slug: str | None, yes: bool, lost: str | None) -> None:
     """Remove what was kept of an organization where it was before its last move.
 
-    Without SLUG, of all whose time is over, also where one of them cannot be removed now. Run it again when it was
-    interrupted.
+    Without SLUG, of all whose time is over, also where one of them cannot be removed now, and files that came into the
+    store after their organization was dropped. Run it again when it was interrupted.
     """
     if (yes or lost is not None) and slug is None:
         raise click.UsageError("--yes and --lost need a SLUG: without one only what is over goes")
@@ -135,6 +136,11 @@ def clean(slug: str | None, yes: bool, lost: str | None) -> None:
             except (DBAPIError, DocworkerError) as error:  # a cluster may be down, and others have their turn
                 if one in those_to_clean():  # else another command has been at it meanwhile
                     failed.append(f"what was left of {one} stays: {reason_of(error) or error}")
+        try:
+            for organization_id in forget_late_files():
+                click.echo(f"removed files that came after the organization {organization_id} was dropped")
+        except StoreError as error:
+            failed.append(str(error))
         if failed:
             raise Failure("\n".join(failed))
 
