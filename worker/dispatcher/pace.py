@@ -10,7 +10,8 @@ by who runs what was sent."""
 LONGEST_WHILE_FULL_SECONDS = 0.25
 _GROWTH = 1.5
 _REST = 0.5
-"""Of a look's own duration: where somebody rings all the time, one look answers several rings."""
+"""Of a look's own duration, after one that was rung for or has sent something: where somebody rings all the time, one
+look answers several rings. After one that nobody asked for, a ring is answered at once."""
 
 
 class Pace:
@@ -20,6 +21,7 @@ class Pace:
         self._longest = longest_seconds
         self._longest_while_full = min(LONGEST_WHILE_FULL_SECONDS, longest_seconds)
         self._rest_seconds = 0.0
+        self._was_rung = False
         self.seconds = SHORTEST_SECONDS
         self.listens = True
 
@@ -30,7 +32,9 @@ class Pace:
         nothing then, and the right time to look again is when half of the window is free, sooner when it was more and
         later when it was less. Without one, there may be jobs whose ring nobody heard: look soon, then less and less.
         """
-        self._rest_seconds = _REST * look_seconds
+        was_asked_for = self._was_rung or sent > 0
+        self._rest_seconds = max(_REST * look_seconds, SHORTEST_SECONDS) if was_asked_for else 0.0
+        self._was_rung = False
         self.listens = sent < room
         if is_amid and not sent:
             self.seconds = SHORTEST_SECONDS
@@ -45,12 +49,13 @@ class Pace:
 
     def failed(self) -> None:
         """After a look that came to nothing: what failed just now does not work because somebody rings."""
-        self.listens = False
+        self.listens = self._was_rung = False
         self.seconds = self._longer(self._longest)
 
     def notified(self) -> None:
         """Somebody has committed jobs."""
-        self.seconds = min(self.seconds, max(self._rest_seconds, SHORTEST_SECONDS))
+        self._was_rung = True
+        self.seconds = min(self.seconds, self._rest_seconds)
 
     def _longer(self, longest: float) -> float:
         return min(max(self.seconds, SHORTEST_SECONDS) * _GROWTH, longest)

@@ -52,7 +52,7 @@ def test_a_ring_makes_it_look_soon() -> None:
     pace = Pace(LONGEST)
     settled(pace, sent=0, room=WINDOW)
     pace.notified()
-    assert pace.seconds == SHORTEST_SECONDS
+    assert pace.seconds == 0, "nobody asked for the look before"
 
 
 def test_it_is_deaf_while_nothing_can_be_sent_anyway() -> None:
@@ -85,18 +85,31 @@ def test_its_waits_have_bounds() -> None:
     assert settled(Pace(0.1), sent=0, room=0) == 0.1
 
 
-def test_a_ring_right_after_a_look_waits_for_a_share_of_the_time_a_look_takes() -> None:
+@pytest.mark.parametrize("sent", [0, 1])
+def test_where_somebody_rings_all_the_time_a_ring_waits_for_a_share_of_the_time_a_look_takes(sent: int) -> None:
     pace = Pace(LONGEST)
-    for _ in range(50):
-        pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=0.1)
+    for _ in range(3):
+        pace.notified()
+        pace.looked(sent=sent, room=WINDOW, window=WINDOW, look_seconds=0.01)
+        pace.seconds = LONGEST
+        pace.notified()
+        assert pace.seconds == 0.005
+        pace.notified()
+        assert pace.seconds == 0.005
+
+
+def test_a_ring_is_answered_at_once_after_a_look_that_nobody_asked_for_and_found_nothing() -> None:
+    pace = Pace(LONGEST)
     pace.notified()
-    assert pace.seconds == 0.05
+    for _ in range(2):
+        pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=0.01)
     pace.notified()
-    assert pace.seconds == 0.05
+    assert pace.seconds == 0
 
 
 def test_a_ring_never_makes_it_look_later() -> None:
     pace = Pace(LONGEST)
+    pace.notified()
     pace.looked(sent=0, room=WINDOW, window=WINDOW, look_seconds=20)
     before = pace.seconds
     pace.notified()
