@@ -69,13 +69,12 @@ def begin(
     context: Context,
     *,
     read_only: bool,
-    first: str | None = None,
+    first: Sequence[str] = (),
     timeout_seconds: float | None = None,
 ) -> tuple[ReplicaStatus | None, list[PGresult]]:
     """Begin a transaction with what it asks for, and see whom we talk to.
 
-    Returns a replica's status, or None for a master; and the answer to `first`, a statement that is sent along, if
-    there is one.
+    Returns a replica's status, or None for a master; and the answers to `first`, statements that are sent along.
 
     Raises:
         DemotedMasterError: the master is a replica now; StaleMasterError: an old master that came back.
@@ -89,7 +88,7 @@ def begin(
     if not read_only:
         limit_statements(driver, seconds)  # it may have to wait for a lock
     opened = opening(connection, context, read_only=read_only)
-    sent = opened.sql if first is None else f"{opened.sql};{first}"
+    sent = ";".join([opened.sql, *first])
     answer, others = opened.answered(connection, roundtrip.exchange(connection, sent, timeout_seconds))
     limit_statements(driver, seconds)
     if server.is_replica:

@@ -30,8 +30,8 @@ from docworker.db.ledger.control import (
 )
 from docworker.db.ledger.counts import Oldest, count_live, last_succeeded, live, oldest_due
 from docworker.db.ledger.dispatching.buckets import LimitsInForce, Permit
-from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, plan, planning
-from docworker.db.ledger.dispatching.lanes import arrivals
+from docworker.db.ledger.dispatching.dispatch import Dispatched, dispatch_due, first_wanted, plan, planning
+from docworker.db.ledger.dispatching.lanes import Ahead, WantedLanes, arrivals
 from docworker.db.ledger.dispatching.limiting import Book, Bucket, Counts, Holding, Rule
 from docworker.db.ledger.dispatching.planning import Hold, Lane, LaneKey, Limits, Load, Size
 from docworker.db.ledger.dispatching.requeue import (
@@ -44,7 +44,7 @@ from docworker.db.ledger.dispatching.requeue import (
 )
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts
 from docworker.db.ledger.dispatching.turns import Turns, Walk
-from docworker.db.ledger.dispatching.under_way import JUST_SENT_SECONDS, load
+from docworker.db.ledger.dispatching.under_way import JUST_SENT_SECONDS, load, load_call, loaded
 from docworker.db.ledger.enqueue import insert_jobs
 from docworker.db.ledger.finish import (
     AttemptEnd,
@@ -83,6 +83,7 @@ __all__ = [
     "CANCEL",
     "JUST_SENT_SECONDS",
     "RETRY",
+    "Ahead",
     "AttemptEnd",
     "AttemptTold",
     "Awaited",
@@ -119,6 +120,7 @@ __all__ = [
     "Turns",
     "Walk",
     "Wanted",
+    "WantedLanes",
     "admit",
     "arrivals",
     "as_json",
@@ -144,6 +146,7 @@ __all__ = [
     "find_limits",
     "find_refused",
     "finished_as",
+    "first_wanted",
     "get",
     "give_back",
     "given_back_too_often",
@@ -154,6 +157,8 @@ __all__ = [
     "let_pass",
     "live",
     "load",
+    "load_call",
+    "loaded",
     "lock_of",
     "lock_owned",
     "master_seconds",

@@ -140,7 +140,7 @@ def succeed_and_claim(claimed: Claimed, wanted: Wanted) -> Committed:
 
 
 def lock_of(claimed: Claimed) -> Call:
-    """What locks the job for a session that is about to write its effect (`writing(…, first=…)`); no row when the
+    """What locks the job for a session that is about to write its effect (`writing(…, first=[…])`); no row when the
     attempt is fenced."""
     return Call(claimed.organization_id, _LOCK_ONE, _mine(claimed))
 

@@ -6,7 +6,7 @@ reads as it does, on replicas as well.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -107,10 +107,10 @@ def next_source(session: TenantSession, error: Exception, avoid: list[int]) -> R
 
 
 @contextmanager
-def writing(organization_id: UUID | None, *, first: Call | None = None) -> Iterator[TenantSession]:
+def writing(organization_id: UUID | None, *, first: Sequence[Call] = ()) -> Iterator[TenantSession]:
     """A session on the master: commits at the end of the block, rolls back when the block raises.
 
-    `first` is a statement that travels with the BEGIN; the session has what it returned as `first_rows`.
+    `first` are statements that travel with the BEGIN; the session has what each returned as `first_rows`.
     """
     with open_writing(organization_id, first=first) as session:
         yield session
@@ -178,7 +178,7 @@ def look_up(organization_id: UUID | None, query: Callable[[Session], T | None]) 
 
 @contextmanager
 def all_jobs_session(
-    cluster: str = HOME, database_name: str | None = None, *, first: Call | None = None, fence: Fence | None = None
+    cluster: str = HOME, database_name: str | None = None, *, first: Sequence[Call] = (), fence: Fence | None = None
 ) -> Iterator[TenantSession]:
     """A session on a cluster's master as the dispatcher's role: the jobs of all organizations in that database, its own
     unless another one is named, and nothing else of theirs. `first` as in `writing`; behind the `fence` of an
@@ -270,7 +270,7 @@ def open_writing(
     organization_id: UUID | None,
     among: OpenClusters | None = None,
     *,
-    first: Call | None = None,
+    first: Sequence[Call] = (),
     pause: Callable[[float], None] = time.sleep,
     open_session: OpenSession | None = None,
 ) -> TenantSession:

@@ -5,7 +5,7 @@ Not how one is opened: that is `db.sessions.opening`.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -47,7 +47,7 @@ class TenantSession(Session):
     """A Session that belongs to one organization, or to none and then sees no tenant's rows.
 
     `choice` says where a reading session reads, and why; `behind_seconds`, how old what it reads may be. `first_rows`
-    are what the statement returned that was sent with the first BEGIN.
+    are what each of the statements returned that were sent with the first BEGIN.
     """
 
     choice: Choice | None = None
@@ -64,7 +64,7 @@ class TenantSession(Session):
         master: Engine | None = None,
         answer_seconds: float | None = None,
         open_session: OpenSession | None = None,
-        first: Call | None = None,
+        first: Sequence[Call] = (),
         fence: Fence | None = None,
         **options: Any,
     ) -> None:
@@ -88,7 +88,7 @@ class TenantSession(Session):
         if most:
             self._watches.append(RepeatedStatements(most, opened_at=self.open_session.place))
         self._first = first
-        self.first_rows: list[Row] = []
+        self.first_rows: list[list[Row]] = []
 
     def begin_now(self) -> None:
         """Begin the transaction at once, on a pooled connection that turns out to be dead once more on a new one."""
@@ -109,17 +109,17 @@ class TenantSession(Session):
         self._connection = connection
         for watch in self._watches:
             watch.listen(connection)
-        first, self._first = self._first, None
         self.status, answers = transactions.begin(
             connection,
             self._context,
-            first=None if first is None else ready(connection, first),
+            first=[ready(connection, call) for call in self._first],
             read_only=self.read_only,
             timeout_seconds=self._answer_seconds,
         )
+        self._first = ()
         if self._fence is not None:
             self._fence.check(connection)
-        self.first_rows = [row for answer in answers for row in rows_of(connection, answer)]
+        self.first_rows = [rows_of(connection, answer) for answer in answers]
 
     def watch_statements(self, counts: StatementCounts) -> None:
         """Have the statements counted that this session sends from now on."""

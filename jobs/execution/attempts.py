@@ -141,8 +141,8 @@ class Attempt(Generic[A]):
 
     def _committed_with(self, effect: Effect | None, wanted: Wanted | None = None) -> Committed | None:
         """None for a fenced attempt."""
-        with writing(self.organization_id, first=ledger.lock_of(self.claimed)) as session:
-            if not session.first_rows:
+        with writing(self.organization_id, first=[ledger.lock_of(self.claimed)]) as session:
+            if not session.first_rows[0]:
                 return None
             result = None if effect is None else effect(session)
             self.tell_the_rest(session)

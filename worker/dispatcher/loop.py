@@ -316,7 +316,9 @@ class Dispatcher:
             return self._look(depth, asked_at, is_apart=True)
 
     def _look(self, depth: int | None, asked_at: float, *, is_apart: bool = False) -> "_Look":
-        with self._planning() as (session, permit):
+        wanted = None if depth is None or is_apart else self._wanted_ahead()
+        asking = [] if wanted is None else [ledger.load_call(self._shortcuts), wanted.call]
+        with self._planning(asking=asking) as (session, permit):
             planner = permit is not None
             if self._is_whole_cluster:
                 PLANNING.labels(self._cluster).set(planner)
@@ -324,10 +326,17 @@ class Dispatcher:
             if permit is not None and depth is not None:
                 self._in_force.refresh(session, permit)
                 self._meet_newcomers(session)
-                look = self._plan(session, depth, asked_at, is_apart=is_apart)
-            elif not planner and self._shared.window.is_shared:
-                # Another process plans for this ledger: what it lets run counts for the caps of the other ones here.
-                self._shared.caps.know(self.name, ledger.load(session, self._shortcuts).jobs_of_kind)
+                ahead = None
+                if wanted is not None:
+                    _, under_way, lanes = session.first_rows
+                    ahead = ledger.Ahead(under_way, lanes, wanted)
+                look = self._plan(session, depth, asked_at, is_apart=is_apart, ahead=ahead)
+            elif not planner:
+                if wanted is not None:
+                    self._shortcuts = self._no_shortcuts()  # what was asked ahead was not looked at
+                if self._shared.window.is_shared:
+                    # Another process plans for this ledger: what it lets run counts for the caps of the others here.
+                    self._shared.caps.know(self.name, ledger.load(session, self._shortcuts).jobs_of_kind)
         look.has_bounds = permit is not None and permit.has_bounds
         look.planned_at = time.monotonic()
         for walk in look.walks:
@@ -335,6 +344,14 @@ class Dispatcher:
         if look.limits is not None:
             self._turns.sent(look.messages, look.limits, look.begun_at)
         return look
+
+    def _wanted_ahead(self) -> ledger.WantedLanes | None:
+        """What this look will ask for, where one that plans has seen before that little waits."""
+        latest = self._latest
+        if latest is None or not latest.planned or not self.pace.listens:
+            return None
+        limits = self._own_limits(Load())
+        return ledger.first_wanted(self._turns, self._shortcuts, limits, capacity=self._settings.dispatch_window)
 
     def _publish(self, look: "_Look") -> Sequence[Message]:
         """Returns what was sent."""
@@ -419,7 +436,9 @@ class Dispatcher:
         else:
             self._arrived_until = None
 
-    def _plan(self, session: Session, depth: int, asked_at: float, *, is_apart: bool) -> "_Look":
+    def _plan(
+        self, session: Session, depth: int, asked_at: float, *, is_apart: bool, ahead: ledger.Ahead | None
+    ) -> "_Look":
         """Fill what room there is.
 
         A lane that gave less than planned (its jobs are locked by somebody just now) is left out, and the room it did
@@ -431,7 +450,10 @@ class Dispatcher:
         look: _Look | None = None
         granted = 0
         while True:
-            under_way = ledger.load(session, self._shortcuts)
+            if ahead is None:
+                under_way = ledger.load(session, self._shortcuts)
+            else:
+                under_way = ledger.loaded(ahead.under_way, self._shortcuts)
             sent = 0 if look is None else len(look.messages)
             if look is None:
                 self._turns.accounts.measure(under_way, self._turns.samples.ended(session))
@@ -457,7 +479,9 @@ class Dispatcher:
                 is_apart=is_apart,
                 shortcuts=self._shortcuts,
                 in_force=self._in_force,
+                ahead=ahead,
             )
+            ahead = None
             look.messages += dispatched.messages
             look.limits, look.begun_at = limits, look.begun_at or under_way.clock
             look.walks.append(dispatched.walk)

@@ -12,19 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from docworker.db.cluster.prepared import Statement
 from docworker.db.ledger.dispatching.buckets import PERMIT, LimitsInForce, Permit
-from docworker.db.ledger.dispatching.lanes import (
-    Due,
-    LaneSearch,
-    lanes_as_arrays,
-)
+from docworker.db.ledger.dispatching.lanes import Ahead, Due, LaneSearch, WantedLanes, lanes_as_arrays
 from docworker.db.ledger.dispatching.planning import Lane, LaneKey, Limits, Load, Planner, Turn
 from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, Shortcuts, UnderWay, beginning
@@ -35,8 +30,8 @@ from docworker.db.ledger.waiting.keys import admit as admit_by_limits
 from docworker.db.ledger.waiting.order import admit as admit_next
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.job import JOBS, READY
-from docworker.db.sessions import all_jobs_session
-from docworker.db.sessions.statements import Call
+from docworker.db.sessions import TenantSession, all_jobs_session
+from docworker.db.sessions.statements import Call, ask
 from docworker.db.settings import HOME
 
 # What the dispatcher asks is always answered by a few entries of an index, in its order. A planner whose statistics are
@@ -57,11 +52,14 @@ SELECT pg_try_advisory_xact_lock(hashtext('docworker'), hashtext('dispatcher')),
 
 
 @contextmanager
-def planning(cluster: str = HOME, database_name: str | None = None) -> Iterator[tuple[Session, Permit | None]]:
+def planning(
+    cluster: str = HOME, database_name: str | None = None, *, asking: Sequence[Call] = ()
+) -> Iterator[tuple[TenantSession, Permit | None]]:
     """A session as `all_jobs_session` opens it, and what one has to know to plan in it; None while another one plans.
-    That is asked for with the BEGIN."""
-    with all_jobs_session(cluster, database_name, first=Call(SYSTEM_ORGANIZATION_ID, _MAY_PLAN, {})) as session:
-        may, *permit = session.first_rows[0][: 1 + len(Permit._fields)]
+    That is asked for with the BEGIN, and so are the calls `asking`, whose answers are the last `first_rows`."""
+    first = [Call(SYSTEM_ORGANIZATION_ID, _MAY_PLAN, {}), *asking]
+    with all_jobs_session(cluster, database_name, first=first) as session:
+        may, *permit = session.first_rows[0][0][: 1 + len(Permit._fields)]
         yield session, Permit(*permit) if may else None
 
 
@@ -92,13 +90,14 @@ def dispatch_due(
     is_apart: bool = False,
     shortcuts: Shortcuts | None = None,
     in_force: LimitsInForce | None = None,
+    ahead: Ahead | None = None,
 ) -> Dispatched:
     """`queued -> dispatched` for the jobs whose turn it is, as many as fit into `capacity` messages; those that are the
     next of their order keys, or that the limits of their keys let go, come into their lanes first.
 
     The turns are taken (`turns.take`) by the caller, once this is committed. Raises what the server refuses
     (`is_refused`); with `is_apart`, which costs a statement for each lane, the others go on. What is spent of rates is
-    noted by `in_force`, of which `limits` has its book.
+    noted by `in_force`, of which `limits` has its book. What was asked `ahead` is not asked again.
     """
     shortcuts = shortcuts or Shortcuts()
     if under_way.is_told:
@@ -107,12 +106,15 @@ def dispatch_due(
             (LaneKey(one.organization_id, one.kind, one.alone, one.priority), one.run_at) for one in admitted
         )
         turns.came({one.organization_id for one in admitted})
-    walk = plan(session, turns, under_way, limits, capacity=capacity, left_out=left_out, shortcuts=shortcuts)
+        ahead = None if admitted else ahead
+    walk = plan(
+        session, turns, under_way, limits, capacity=capacity, left_out=left_out, shortcuts=shortcuts, ahead=ahead
+    )
     planner = walk.planner
     dispatched = Dispatched(walk, planner.unknown)
     picks = list(planner.picks.items())
     if is_apart:
-        rows: Sequence[Any] = _mark_apart(dispatched, session, picks, planner.heads, redispatch_after_seconds)
+        rows = _mark_apart(dispatched, session, picks, planner.heads, redispatch_after_seconds)
     else:
         rows = mark(session, picks, redispatch_after_seconds, planner.heads)
     if any(row.folds for row in rows):
@@ -133,14 +135,15 @@ def plan(
     capacity: int,
     left_out: Collection[LaneKey] = frozenset(),
     shortcuts: Shortcuts,
+    ahead: Ahead | None = None,
 ) -> Walk:
     """Walk along the ring until what may go fills so many messages; changes nothing."""
     planner = Planner(under_way, limits, capacity=capacity, left_out=left_out, queues=turns.queues, passed=turns.passed)
     walk = Walk(turns, planner)
-    search = LaneSearch(session, shortcuts.lanes, turns.after, usual=capacity * limits.largest)
+    search = LaneSearch(session, shortcuts.lanes, turns.after, usual=capacity * limits.largest, ahead=ahead)
     newest, heads = turns.newest(_FIRST_STRETCH), turns.heads(planner)
     named, most = {*newest, *(one for _, one in heads)}, _FIRST_STRETCH
-    due = Due(capacity * limits.largest_single, capacity * limits.largest, limits.batch_kinds)
+    due = _due_in(capacity, limits)
     named_lanes: dict[UUID, list[Lane]] = {}
     while not walk.is_over:
         found = search.find(seen_until=walk.seen_until, most=most, due=due, named=named)
@@ -152,9 +155,20 @@ def plan(
         # Where there are so many, none of them sends more than it may at one visit.
         named, most = set(), min(4 * most, _LONGEST_STRETCH)
         each = min(capacity, turns.accounts.turns_of_a_visit)
-        due = Due(each * limits.largest_single, each * limits.largest, limits.batch_kinds)
+        due = _due_in(each, limits)
     admit(planner, heads, named_lanes, most=capacity)
     return walk
+
+
+def first_wanted(turns: Turns, shortcuts: Shortcuts, limits: Limits, *, capacity: int) -> WantedLanes | None:
+    """The lanes that `plan` begins with, for as many messages or fewer; None where other things come before that."""
+    if turns.is_long or turns.newest(1) or turns.queues or shortcuts.lanes.is_dear:
+        return None
+    return WantedLanes(turns.after, _FIRST_STRETCH, _due_in(capacity, limits))
+
+
+def _due_in(messages: int, limits: Limits) -> Due:
+    return Due(messages * limits.largest_single, messages * limits.largest, limits.batch_kinds)
 
 
 def admit(
@@ -173,7 +187,9 @@ def admit(
 # between the snapshot and the lock is left for the next look. SKIP LOCKED: a job being cancelled or folded into right
 # now can wait for the next look, the dispatcher cannot. The messages of a lane's jobs lie one behind the other from
 # `start` on, those of all lanes in one array.
-_DISPATCH = text(f"""
+_DISPATCH = Statement(
+    "docworker_dispatch",
+    f"""
 WITH picked AS MATERIALIZED (
     SELECT job.ctid, job.position, job.spends_of,
            (CAST(:messages AS uuid[]))[lane.start + job.position] AS message_id
@@ -200,8 +216,34 @@ SET state = 'dispatched', message_id = picked.message_id, dispatches = greatest(
 FROM picked
 WHERE job.ctid = picked.ctid
 RETURNING picked.position, picked.message_id, picked.spends_of, job.organization_id, job.id, job.kind, job.alone,
-          job.priority, job.unique_key IS NOT NULL AND job.claimed_at IS NULL AS folds, job.traceparent
-""")
+          job.priority, job.unique_key IS NOT NULL AND job.claimed_at IS NULL, job.traceparent""",
+    {
+        "messages": "uuid[]",
+        "organizations": "uuid[]",
+        "kinds": "text[]",
+        "alone": "boolean[]",
+        "priorities": "smallint[]",
+        "sizes": "integer[]",
+        "starts": "integer[]",
+        "heads": "timestamptz[]",
+        "redispatch_after": "float8",
+    },
+)
+
+
+class Marked(NamedTuple):
+    """A job that goes, at its `position` among those of its lane. `folds`: others may be folded into it on its way."""
+
+    position: int
+    message_id: UUID
+    spends_of: str | None
+    organization_id: UUID
+    id: UUID
+    kind: str
+    alone: bool
+    priority: int
+    folds: bool
+    traceparent: str | None
 
 
 _Picks = Sequence[tuple[LaneKey, Sequence[UUID]]]
@@ -209,12 +251,13 @@ _Picks = Sequence[tuple[LaneKey, Sequence[UUID]]]
 
 def mark(
     session: Session, picks: _Picks, redispatch_after_seconds: float, heads: Mapping[LaneKey, datetime]
-) -> Sequence[Any]:
+) -> list[Marked]:
     """The first jobs of each lane from its head on. Each further dispatch of an unclaimed job waits twice as long, up
     to ten minutes."""
     if not picks:
-        return ()
-    return session.execute(_DISPATCH, _picked(picks, heads) | {"redispatch_after": redispatch_after_seconds}).all()
+        return []
+    values = _picked(picks, heads) | {"redispatch_after": redispatch_after_seconds}
+    return [Marked(*row) for row in ask(session, Call(SYSTEM_ORGANIZATION_ID, _DISPATCH, values))]
 
 
 def _mark_apart(
@@ -223,8 +266,8 @@ def _mark_apart(
     picks: _Picks,
     heads: Mapping[LaneKey, datetime],
     redispatch_after_seconds: float,
-) -> list[Any]:
-    rows: list[Any] = []
+) -> list[Marked]:
+    rows: list[Marked] = []
     for pick in picks:
         try:
             with session.begin_nested():
@@ -236,7 +279,7 @@ def _mark_apart(
     return rows
 
 
-def _gather(dispatched: Dispatched, planner: Planner, rows: Sequence[Any]) -> None:
+def _gather(dispatched: Dispatched, planner: Planner, rows: Sequence[Marked]) -> None:
     """The messages of the jobs that could be marked, and the lanes that gave less than was planned."""
     marked = Counter(LaneKey(row.organization_id, row.kind, row.alone, row.priority) for row in rows)
     dispatched.short.update(

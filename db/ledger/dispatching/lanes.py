@@ -6,19 +6,22 @@ on how many wait; where dead entries lie on the way, by what is known of them (`
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from docworker.db.cluster.prepared import Statement
 from docworker.db.ledger.dispatching.planning import Lane, LaneKey
 from docworker.db.ledger.dispatching.shortcuts import KnownLanes, beginning, entries_of
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.job import ARRIVED, JOBS, READY, WEIGHTS
+from docworker.db.sessions.statements import Call, Row, ask
 
 LANE = "organization_id, kind, alone, priority"
 Came = list[tuple[LaneKey, datetime]]
@@ -56,7 +59,9 @@ def _head(floor: str) -> str:
 
 
 # Each organization and each lane is one hop through the index, whatever number of jobs lies between.
-_LANES = text(f"""
+_LANES = Statement(
+    "docworker_lanes",
+    f"""
 WITH RECURSIVE before AS MATERIALIZED (
     SELECT {entries_of("ix_jobs_ready")} AS entries
 ), ahead AS (
@@ -95,8 +100,16 @@ FROM before LEFT JOIN (
            coalesce({_WEIGHT}, 1) AS weight
     FROM lane CROSS JOIN LATERAL {_head("lane.run_at")} AS head
     ORDER BY lane.place
-) AS found ON true
-""")
+) AS found ON true""",
+    {
+        "after": "uuid",
+        "most": "integer",
+        "named": "uuid[]",
+        "due": "bigint",
+        "due_in_batches": "bigint",
+        "batch_kinds": "text[]",
+    },
+)
 # The lanes are known, and from which `run_at` on each has jobs.
 _KNOWN_LANES = text(f"""
 WITH before AS MATERIALIZED (SELECT {entries_of("ix_jobs_ready")} AS entries)
@@ -140,22 +153,53 @@ class Due(NamedTuple):
     jobs_in_batches: int
     batch_kinds: Collection[str]
 
+    def covers(self, other: "Due") -> bool:
+        return (
+            self.jobs >= other.jobs
+            and self.jobs_in_batches >= other.jobs_in_batches
+            and self.batch_kinds == other.batch_kinds
+        )
 
-def lanes(session: Session, *, after: UUID, most: int, due: Due, named: Collection[UUID] = ()) -> tuple[Stretch, int]:
-    """The lanes of at most `most` organizations that follow `after`, and of the `named` ones, and how many dead entries
-    lay on the way."""
-    parameters = {"after": after, "most": most, "named": list(named), **_limits(due)}
-    rows = session.execute(_LANES, parameters).all()
-    of_named: dict[UUID, list[Lane]] = {}
-    ring: list[list[Lane]] = []
-    for place, some in groupby((row for row in rows if row.place is not None), attrgetter("place")):
-        found_here = [Lane(*row[1:8]) for row in some]
-        if place > 0:
-            ring.append(found_here)
-        else:
-            of_named[found_here[0].organization_id] = found_here
-    dead = max(row.passed for row in rows) - sum(row.due or 0 for row in rows) - _ENTRIES_OF_A_HOP * (len(rows) + 1)
-    return Stretch(of_named, ring, len(ring), len(ring) < most), dead
+
+class WantedLanes(NamedTuple):
+    """The lanes of at most `most` organizations that follow `after`, and of the `named` ones."""
+
+    after: UUID
+    most: int
+    due: Due
+    named: Collection[UUID] = frozenset()
+
+    @property
+    def call(self) -> Call:
+        values = {"after": self.after, "most": self.most, "named": list(self.named), **_limits(self.due)}
+        return Call(SYSTEM_ORGANIZATION_ID, _LANES, values)
+
+    def found(self, rows: Sequence[Row]) -> tuple[Stretch, int]:
+        """What the call has returned, and how many dead entries lay on the way."""
+        of_named: dict[UUID, list[Lane]] = {}
+        ring: list[list[Lane]] = []
+        due = 0
+        for place, some in groupby((row for row in rows if row[0] is not None), itemgetter(0)):
+            found_here = [Lane(*row[1:8]) for row in some]
+            due += sum(lane.due for lane in found_here)
+            if place > 0:
+                ring.append(found_here)
+            else:
+                of_named[found_here[0].organization_id] = found_here
+        dead = max(row[-1] for row in rows) - due - _ENTRIES_OF_A_HOP * (len(rows) + 1)
+        return Stretch(of_named, ring, len(ring), len(ring) < self.most), dead
+
+    def covers(self, other: "WantedLanes") -> bool:
+        """Whether who knows these knows the other ones: the same lanes, as many of their jobs or more."""
+        return other == self._replace(due=other.due) and self.due.covers(other.due)
+
+
+class Ahead(NamedTuple):
+    """What travelled with a planner's BEGIN: the rows of `load_call`, and of the lanes that are `wanted`."""
+
+    under_way: Sequence[Row]
+    lanes: Sequence[Row]
+    wanted: WantedLanes
 
 
 _PASSES = 3
@@ -172,8 +216,10 @@ class LaneSearch:
     """Finds the lanes for one look: in the ledger, or those that are known. As many entries as one look sends, `usual`,
     may be dead also when they can be removed: nobody has passed them since."""
 
-    def __init__(self, session: Session, known: KnownLanes, after: UUID, *, usual: int) -> None:
-        self._session, self._known, self._after, self._usual = session, known, after, usual
+    def __init__(
+        self, session: Session, known: KnownLanes, after: UUID, *, usual: int, ahead: Ahead | None = None
+    ) -> None:
+        self._session, self._known, self._after, self._usual, self._ahead = session, known, after, usual, ahead
         self._passed = 0
         known.tidy()
         if known.is_survey_due:
@@ -190,7 +236,9 @@ class LaneSearch:
     def find(self, *, seen_until: UUID, most: int, due: Due, named: Collection[UUID]) -> Stretch:
         """The next stretch of the ring, and the lanes of the `named`."""
         if not self._is_dear:
-            stretch, dead = lanes(self._session, after=seen_until, most=most, due=due, named=named)
+            wanted, ahead = WantedLanes(seen_until, most, due, named), self._ahead
+            is_known = ahead is not None and ahead.wanted.covers(wanted)
+            stretch, dead = wanted.found(ahead.lanes if ahead and is_known else ask(self._session, wanted.call))
             self._known.walked(dead=dead - _PASSES * self._usual)
             return stretch
         section = self._known.section(after=self._after, passed=self._passed, most=most)

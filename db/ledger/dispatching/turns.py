@@ -109,7 +109,7 @@ class Turns:
             self._served.clear()
         if len(self._served) < self.MOST_REMEMBERED:
             self._served |= walk.served
-        for one in walk.served:
+        for one in walk.came_to:
             self._new.pop(one, None)
         planner = walk.planner
         self.accounts.take(walk.bill)
@@ -140,6 +140,8 @@ class Walk:
     def __init__(self, turns: Turns, planner: Planner) -> None:
         self.served: set[UUID] = set()
         """In the round that it ends in."""
+        self.came_to: set[UUID] = set()
+        """In whatever round."""
         self.is_new_round = False
         self.served_in_last_round = 0
         self.saw_all = False
@@ -232,6 +234,7 @@ class Walk:
             self.bill.charge(organization_id, *self.planner.latest)
         if turn is Turn.SERVED:
             self.served.add(organization_id)
+            self.came_to.add(organization_id)
         return turn
 
     def _price(self, lanes: Sequence[Lane]) -> float | None:

@@ -1,18 +1,21 @@
 """`load`: what is dispatched, running and paused, counted for whoever plans."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from docworker.db.cluster.prepared import Statement
 from docworker.db.ledger.dispatching.planning import Load
 from docworker.db.ledger.dispatching.shortcuts import Shortcuts, UnderWay, beginning, entries_of
 from docworker.db.ledger.waiting.told import OLDEST_WRITER
+from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.models.ledger.gate import ORDER_EVENTS
 from docworker.db.models.ledger.job import JOBS, PAUSES, SUSPENSIONS
 from docworker.db.models.ledger.key import KEY_EVENTS, KEY_RATES_SPENT
+from docworker.db.sessions.statements import Call, Row, ask
 
 JUST_SENT_SECONDS = 2
 """So long a message may be on its way to or from the broker. Then it waits there, where it is counted, or is lost, and
@@ -21,7 +24,9 @@ must not take up room until its jobs are dispatched again."""
 _UNDER_WAY = entries_of("ix_jobs_dispatched", "ix_jobs_running")
 # The floors: a job that is dispatched from now on is overdue no sooner than set, or one second from now where it is
 # folded into; one that is claimed from now on was dispatched before, and its lease is no shorter than the shortest.
-_LOAD = text(f"""
+_LOAD = Statement(
+    "docworker_load",
+    f"""
 WITH sent AS MATERIALIZED (
     SELECT organization_id, kind, message_id, coalesce(dispatched_at, '1900-01-01') AS dispatched_at, redispatch_at,
            unique_key IS NOT NULL AND claimed_at IS NULL AS folds
@@ -71,13 +76,40 @@ FROM (
                AS overdue,
            (SELECT min(dispatched_at) FROM sent) AS sent,
            (SELECT min(lease_expires_at) FROM running) AS lease_over
-) AS living, (SELECT clock_timestamp() AS clock) AS now
-""")
+) AS living, (SELECT clock_timestamp() AS clock) AS now""",
+    {
+        "order_since": "bigint",
+        "keys_since": "bigint",
+        "just_sent": "float8",
+        "redispatch_after": "float8",
+        "shortest_lease": "float8",
+        "dispatched": "timestamptz",
+        "running": "timestamptz",
+    },
+)
 
 
 def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     """Count what is under way; the counts read small partial indexes."""
     shortcuts = shortcuts or Shortcuts()
+    return loaded(ask(session, load_call(shortcuts)), shortcuts)
+
+
+def load_call(shortcuts: Shortcuts) -> Call:
+    """What `load` asks; `loaded` takes the answer."""
+    values = {
+        "order_since": shortcuts.order_told.begin(),
+        "keys_since": shortcuts.keys_told.begin(),
+        "just_sent": JUST_SENT_SECONDS,
+        "redispatch_after": shortcuts.redispatch_after_seconds,
+        "shortest_lease": shortcuts.shortest_lease_seconds,
+        **since_floor(shortcuts.under_way.begin()),
+    }
+    return Call(SYSTEM_ORGANIZATION_ID, _LOAD, values)
+
+
+def loaded(rows: Sequence[Row], shortcuts: Shortcuts) -> Load:
+    """What was counted, by the answer to `load_call`."""
     of_organization: Counter[UUID] = Counter()
     of_kind: Counter[str] = Counter()
     running: Counter[str] = Counter()
@@ -89,17 +121,7 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
     is_told = False
     sent = 0
     passed = 0
-    floor = shortcuts.under_way.begin()
     told = {"order": shortcuts.order_told, "keys": shortcuts.keys_told}
-    parameters = {
-        "order_since": told["order"].begin(),
-        "keys_since": told["keys"].begin(),
-        "just_sent": JUST_SENT_SECONDS,
-        "redispatch_after": shortcuts.redispatch_after_seconds,
-        "shortest_lease": shortcuts.shortest_lease_seconds,
-        **since_floor(floor),
-    }
-    rows = session.execute(_LOAD, parameters).all()
     for what, organization_id, kind, counted, seconds, *_, messages in rows:
         match what:
             case "paused":
@@ -122,12 +144,10 @@ def load(session: Session, shortcuts: Shortcuts | None = None) -> Load:
                     occupied[organization_id, kind] = max(seconds, 0.0) * messages / counted
             case _:
                 passed += counted if what == "after" else -counted
-    after = rows[-1]
-    shortcuts.under_way.ended(UnderWay(after.dispatched, after.foldable, after.running), clock=after.clock, dead=passed)
+    clock, *ends = rows[-1][5:9]
+    shortcuts.under_way.ended(UnderWay(*ends), clock=clock, dead=passed)
     averages = {kind: run_seconds[kind] / jobs for kind, jobs in running.items()}
-    return Load(
-        sent, of_organization, of_kind, averages, jobs, all_running, occupied, paused, is_told, clock=after.clock
-    )
+    return Load(sent, of_organization, of_kind, averages, jobs, all_running, occupied, paused, is_told, clock=clock)
 
 
 def since_floor(floor: UnderWay | None) -> dict[str, datetime | None]:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from docworker.db import ledger
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.ledger import Lane, Limits, Load, Size, Turns, Walk
-from docworker.db.ledger.dispatching.lanes import Due, lanes
+from docworker.db.ledger.dispatching.lanes import Due, WantedLanes
 from docworker.db.ledger.dispatching.planning import Planner
 from docworker.db.ledger.dispatching.samples import Ended
 from docworker.db.ledger.weights import remove_weight, set_weight, weights
 from docworker.db.models.base import SYSTEM_ORGANIZATION_ID
 from docworker.db.sessions import all_jobs_session
+from docworker.db.sessions.statements import ask
 from tests.support.ledger import LedgerSteps
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -298,7 +299,8 @@ def test_a_look_reads_the_weights_of_those_it_visits(steps: LedgerSteps) -> None
 
     def seen() -> dict[UUID, float]:
         with all_jobs_session() as session:
-            stretch, _ = lanes(session, after=SYSTEM_ORGANIZATION_ID, most=10_000, due=Due(1, 1, []))
+            wanted = WantedLanes(SYSTEM_ORGANIZATION_ID, 10_000, Due(1, 1, []))
+            stretch, _ = wanted.found(ask(session, wanted.call))
         ours = (steps.organization_id, other.organization_id)
         return {some[0].organization_id: some[0].weight for some in stretch.ring if some[0].organization_id in ours}
 

@@ -14,6 +14,7 @@ from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import commit_with, transact
 from docworker.db.sessions.statements import Call
 from docworker.db.settings import settings
+from docworker.worker.local.stack import LocalStack
 from tests.support.tenants import Tenant, entered
 
 ECHO = Statement("tests_echo", "SELECT :one, :number, :id", {"one": "text", "number": "float8", "id": "uuid"})
@@ -63,12 +64,27 @@ def test_what_fails_takes_all_of_it_back_and_the_connection_goes_on(tenant: Tena
 
 
 def test_a_session_begins_with_its_first_call(tenant: Tenant) -> None:
-    with writing(tenant.id, first=rename(tenant, "begun")) as session:
-        assert session.first_rows == [(tenant.id,)]
+    with writing(tenant.id, first=[rename(tenant, "begun")]) as session:
+        assert session.first_rows == [[(tenant.id,)]]
         session.commit()
         session.get_one(Organization, tenant.id).name += " once"
     assert name_of(tenant) == "begun once"
-    with pytest.raises(DBAPIError, match="division by zero"), writing(tenant.id, first=divide(tenant)):
+
+
+def test_a_first_call_is_made_on_a_new_connection_where_the_pooled_one_was_lost(
+    tenant: Tenant, stack: LocalStack
+) -> None:
+    with writing(tenant.id) as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    stack.master.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    with writing(tenant.id, first=[rename(tenant, "begun")]) as session:
+        assert session.first_rows == [[(tenant.id,)]]
+        assert session.scalar(text("SELECT pg_backend_pid()")) != pid
+    assert name_of(tenant) == "begun"
+
+
+def test_a_first_call_that_fails_leaves_the_connection_usable(tenant: Tenant) -> None:
+    with pytest.raises(DBAPIError, match="division by zero"), writing(tenant.id, first=[divide(tenant)]):
         pass
     assert transact([rename(tenant, "again")]).rows == [[(tenant.id,)]]
 

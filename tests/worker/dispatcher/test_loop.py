@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -362,6 +363,73 @@ def test_a_tenant_whose_jobs_are_locked_does_not_keep_the_others_waiting(dispatc
         ledger.cancel(session, ledger.Filter(organization_id=held.organization_id))
         (message,) = dispatcher.tick().messages
         assert message.parts[0].organization_id == other.organization_id
+
+
+# What a look asks ahead
+
+
+def queries(work: Callable[[], Any], trace: Path) -> list[str]:
+    """What `work` sends on the dispatcher's connection, exchange by exchange."""
+    with all_jobs_session() as session:
+        driver: Any = session.connection().connection.driver_connection
+    with trace.open("w") as file:
+        driver.pgconn.trace(file.fileno())
+        work()
+        driver.pgconn.untrace()
+    return [line for line in trace.read_text().splitlines() if "\tF\t" in line and ("Query" in line or "Parse" in line)]
+
+
+def test_what_an_idle_planner_needs_travels_with_its_begin(dispatchers: Dispatchers, tmp_path: Path) -> None:
+    dispatcher = dispatchers.add()
+    dispatcher.turn()
+    LedgerSteps().enqueue()
+    sent = queries(dispatcher.turn, tmp_path / "trace")
+    assert dispatchers.depth() == 1
+    looks = [query for query in sent if "docworker_load" in query or "docworker_lanes" in query]
+    assert len([query for query in looks if "EXECUTE" in query]) == 1, looks
+    assert "BEGIN" in looks[-1]
+
+
+def test_what_was_asked_ahead_is_what_a_look_would_have_seen(dispatchers: Dispatchers) -> None:
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=4)
+    steps, other = LedgerSteps(), LedgerSteps()
+    dispatcher.turn()
+    first, second = steps.enqueue_in_order("a", "a")
+    dispatcher.turn()
+    (claimed,) = dispatchers.claim_all()
+    assert claimed.id == first
+    assert dispatcher._turns.newest(1) == [], "it has had its turn"
+    steps.finish([claimed])  # its key lets the second one go, which comes into its lane during the look
+    dispatcher.turn()
+    assert [claimed.id for claimed in dispatchers.claim_all()] == [second]
+    with all_jobs_session() as session:
+        ledger.pause(session, organization_id=other.organization_id, kind=other.kind)
+    other.enqueue()
+    dispatcher.turn()
+    assert dispatchers.depth() == 0
+
+
+def test_what_was_asked_ahead_holds_for_the_first_plan_only(dispatchers: Dispatchers) -> None:
+    """What it has sent counts when it plans again, because somebody has locked what it would have sent."""
+    dispatcher = dispatchers.add(batch_size=1, dispatch_window=4, max_running_per_organization=1)
+    dispatcher.turn()
+    held, other = LedgerSteps(), LedgerSteps()
+    for one in (held, other):
+        one.enqueue(3)
+    with all_jobs_session() as session:
+        ledger.cancel(session, ledger.Filter(organization_id=held.organization_id))
+        dispatcher.turn()
+        assert dispatchers.depth() == 1
+
+
+def test_who_plans_no_more_asks_nothing_ahead(dispatchers: Dispatchers, tmp_path: Path) -> None:
+    dispatcher = dispatchers.add()
+    dispatcher.turn()
+    with ledger.planning():
+        dispatcher.turn()
+        sent = queries(dispatcher.turn, tmp_path / "trace")
+    assert [query for query in sent if "docworker_may_plan" in query]
+    assert not [query for query in sent if "docworker_lanes" in query]
 
 
 def refused_by_the_server(
