@@ -91,13 +91,14 @@ def place_of(organization_id: UUID | None, among: OpenClusters, *, states: Colle
 
 
 def answer_of(organization_id: UUID | None, among: OpenClusters, *, states: Collection[str] = READABLE) -> Answer:
-    """As `place_of`, and for how long it is to be believed. Raises MovingOrganizationError for one that will be in such
-    a state again in a moment."""
+    """As `place_of`, and for how long it is to be believed. Raises MovingOrganizationError for one of which another
+    question would be answered in a moment: it arrives, or is served again."""
     if organization_id is None or organization_id == SYSTEM_ORGANIZATION_ID:
         return Answer(AT_HOME, float("inf"))
     known, valid_until = catalog_of(among).find(organization_id)
     if known.state not in states:
-        kind = MovingOrganizationError if known.state == PlacementState.MOVING else UnavailableOrganizationError
+        is_passing = known.state in READABLE
+        kind = MovingOrganizationError if is_passing else UnavailableOrganizationError
         raise kind(f"the organization {known.slug!r} ({organization_id}) is {known.state}: {REMEDIES[known.state]}")
     if not is_known(known.revision):
         raise UnavailableOrganizationError(

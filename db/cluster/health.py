@@ -1,4 +1,5 @@
-"""`health`: whether the master takes writes, and how the replicas are, as seen from this process."""
+"""`health`: whether the master takes writes, and how the replicas are, as seen from this process; `answers`: the first
+of it only."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from docworker.db.cluster.engines import Cluster
 from docworker.db.cluster.replica_status import obstacle_to_reading
 from docworker.db.cluster.servers import replica_role
-from docworker.db.cluster.transactions import ask_position
+from docworker.db.cluster.transactions import ask_clock, ask_position
 from docworker.db.errors import DocworkerError
 
 
@@ -47,3 +48,12 @@ def health(cluster: Cluster, pause: Callable[[float], None] = time.sleep) -> lis
             ServerHealth(role, healthy=obstacle is None, reason=obstacle or "", lag_seconds=sample.lag_seconds)
         )
     return found
+
+
+def answers(cluster: Cluster) -> bool:
+    """Whether the master takes writes: asked now, by the worker's address, and not waited for for long."""
+    try:
+        ask_clock(cluster.master)
+    except (DBAPIError, DocworkerError):
+        return False
+    return True

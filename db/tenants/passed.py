@@ -6,7 +6,7 @@ from collections import Counter
 from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import database
-from docworker.db.cluster.transactions import ask_clock
+from docworker.db.cluster.health import answers
 from docworker.db.errors import BacklogFullError
 from docworker.db.faults import Fault, classify, sqlstate_of
 
@@ -44,12 +44,4 @@ class Passed:
             self._waited_for[place.cluster] += 1
             return self._waited_for[place.cluster] < _MOST_WAITED_FOR
         is_apart = place.database is not None or place.schema != SHARED_SCHEMA
-        return is_apart and _answers(place.cluster)
-
-
-def _answers(cluster: str) -> bool:
-    try:
-        ask_clock(database().cluster(cluster).master)
-    except Exception:  # noqa: BLE001 - whatever it is, the others there would meet it
-        return False
-    return True
+        return is_apart and answers(database().cluster(place.cluster))

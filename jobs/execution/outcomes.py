@@ -12,13 +12,21 @@ from typing import TypeVar, cast
 from uuid import UUID
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from docworker.db import ledger
+from docworker.db import catalog, ledger
 from docworker.db.cluster import database
-from docworker.db.errors import RetryLaterError, UnavailableOrganizationError
+from docworker.db.cluster.health import answers
+from docworker.db.errors import (
+    DocworkerError,
+    MovingOrganizationError,
+    RetryLaterError,
+    UnavailableOrganizationError,
+)
 from docworker.db.faults import Fault, classify, sqlstate_of
 from docworker.db.ledger import AttemptEnd, Claimed, Failure
+from docworker.db.models import PlacementState
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import settling
 from docworker.jobs import metrics, sentry, tracing
@@ -207,7 +215,8 @@ def _give_back(batch: Batch) -> None:
 def _write(claimed: Sequence[Claimed], write: Callable[[Session], T]) -> T:
     """Write what became of these jobs of an organization. While the servers refuse it, again for as long as the jobs
     are held: to give up while their leases are renewed would be to have them rescued, and charged. What else may pass
-    is waited for during one lease: it may be of `on_failure`, or want this very process to do something else."""
+    is waited for during one lease: it may be of `on_failure`, or want this very process to do something else. So is a
+    database of a single organization that cannot be reached: it may be lost, and jobs of others wait meanwhile."""
     settings = database().settings
     began = time.monotonic()
     told = False
@@ -218,8 +227,13 @@ def _write(claimed: Sequence[Claimed], write: Callable[[Session], T]) -> T:
 
     def goes_on(error: BaseException) -> bool:
         nonlocal told
-        in_time = time.monotonic() - began < settings.lease
-        if not may_pass(error) or not (in_time or _is_of_servers(error)) or not leases().may_end(claimed):
+        if not may_pass(error) or not leases().may_end(claimed):
+            return False
+        if time.monotonic() - began < settings.lease:
+            waits = not _is_gone(error)
+        else:
+            waits = _is_of_servers(error) and not _is_of_one(claimed[0].organization_id, error)
+        if not waits:
             return False
         if not told:
             log.warning("attempts.end_refused", jobs=[str(one.id) for one in claimed], error=_logged(error))
@@ -229,6 +243,23 @@ def _write(claimed: Sequence[Claimed], write: Callable[[Session], T]) -> T:
     try_seconds = settings.statement_timeout + _MORE_OF_A_TRY_SECONDS
     with leases().ending(claimed, try_seconds=try_seconds) as refused:
         return again(retry_on=goes_on, on_retry=refused)(once)
+
+
+def _is_gone(error: BaseException) -> bool:
+    """Whether nothing is written for the organization any more, such as one that is being dropped: its end is not
+    waited for, jobs of others would be."""
+    return isinstance(error, UnavailableOrganizationError) and not isinstance(error, MovingOrganizationError)
+
+
+def _is_of_one(organization_id: UUID, error: BaseException) -> bool:
+    """Whether it has a database of its own that cannot be reached, while the servers answer that this is on."""
+    if classify(error) is not Fault.CONNECTION:
+        return False
+    try:
+        place = catalog.place_of(organization_id, database(), states=list(PlacementState))
+    except (DBAPIError, DocworkerError):
+        return False
+    return place.database is not None and answers(database().cluster(place.cluster))
 
 
 def _is_of_servers(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ from sqlalchemy import delete, select, text, update
 from structlog.testing import capture_logs
 
 from docworker.db.catalog import AT_HOME, SHARED_SCHEMA, Place
-from docworker.db.cluster import database
 from docworker.db.ledger import Claimed, ClaimKey
 from docworker.db.models import Job, Placement
 from docworker.db.models.base import new_id
@@ -24,8 +23,8 @@ from tests.support.database import reopened_database
 from tests.support.ledger import LedgerSteps
 from tests.support.moved import EAST
 from tests.support.refusals import refusing_jobs
-from tests.support.stack import fresh_database, unique_name
 from tests.support.tenants import entered, is_served
+from tests.support.troubled import own_database, shut
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("clusters")
@@ -69,11 +68,8 @@ def is_kept(steps: LedgerSteps, claimed: Claimed) -> bool:
 @pytest.fixture
 def own(stack: LocalStack, template: str) -> Iterator[str]:
     """The database of a single organization."""
-    with fresh_database(stack, unique_name("own"), template=template) as name:
+    with own_database(stack, template) as name:
         yield name
-        with owning() as owner:
-            owner.execute(delete(Placement).where(Placement.database == name))
-        database().cluster(HOME, name).dispose_engines()
 
 
 def test_a_claim_at_the_new_place_is_kept_there_and_not_taken_for_lost() -> None:
@@ -130,12 +126,9 @@ def test_a_database_that_answers_again_has_its_leases_renewed_soon(own: str, sta
         steps = LedgerSteps(database=own)
         claimed = run_and_expire(steps)
         keeper, _ = keeper_of(claimed)
-        stack.master.execute(f'ALTER DATABASE "{own}" ALLOW_CONNECTIONS false')
-        stack.master.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{own}'")
-        with capture_logs() as logs:
+        with shut(stack, own), capture_logs() as logs:
             keeper.tick()
         assert [one["event"] for one in logs if one["event"] == "leases.not_renewed"] == ["leases.not_renewed"]
-        stack.master.execute(f'ALTER DATABASE "{own}" ALLOW_CONNECTIONS true')
 
         def is_renewed() -> bool:
             keeper.tick()

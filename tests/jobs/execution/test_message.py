@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
 import docworker.jobs.kind
 from docworker.db import ledger
@@ -438,6 +439,26 @@ def test_an_organization_that_is_not_served_any_more_stops_no_message(
     message = message_of(task)
     assert deliver(task, message) == 2
     assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("succeeded", 1, 0)]
+
+
+@pytest.mark.usefixtures("clusters")
+def test_the_end_of_a_job_whose_organization_is_being_dropped_is_not_waited_for(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 4)
+
+    def drop(attempt: Attempt) -> None:
+        set_placement(attempt.organization_id, state=PlacementState.DROPPING)
+        eventually(lambda: not is_served(attempt.organization_id))
+
+    task = single(at_the(1, drop))
+    tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with capture_logs() as logs:
+        assert deliver(task, message) == 3
+    assert [one for one, _, _ in states(message)] == ["running", "succeeded", "succeeded"]
+    told = [one["event"] for one in logs if one["event"].startswith("attempts.end_")]
+    assert told == ["attempts.end_not_written"]
 
 
 def test_the_jobs_behind_a_slow_one_go_back_to_the_queue(tenant: Tenant) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -21,9 +21,10 @@ from docworker.db.sessions import all_jobs_session
 from docworker.jobs.execution.leases import clear_stop, leases, request_stop
 from docworker.jobs.execution.message import run_message
 from docworker.jobs.execution.outcomes import settle_error
-from docworker.jobs.task import AsyncAttempt, Batch
+from docworker.jobs.task import AsyncAttempt, Attempt, Batch
 from docworker.jobs.testing import dispatch_due, run
 from docworker.worker.dispatcher.judge import Judge
+from docworker.worker.local.stack import LocalStack
 from tests.support.adhoc_kinds import (
     awaiting,
     batched,
@@ -37,8 +38,10 @@ from tests.support.adhoc_kinds import (
     state,
 )
 from tests.support.database import reopened_database
+from tests.support.ledger import LedgerSteps
 from tests.support.refusals import refusing_ends
 from tests.support.tenants import Tenant
+from tests.support.troubled import own_database, shut
 from tests.support.waiting import eventually
 
 LEASE_SECONDS = 1.5
@@ -106,6 +109,25 @@ def test_so_do_the_ends_of_a_batch_begun_or_not(tenant: Tenant, pool: ThreadPool
         assert rescue_for(tenant) == 0
     delivering.result(30)
     assert [told(one)[:2] for one in ids] == [("queued", 1), ("queued", 0), ("queued", 0)]
+
+
+def test_a_database_of_one_organization_that_cannot_be_reached_is_not_waited_for_for_ever(
+    stack: LocalStack, template: str, pool: ThreadPoolExecutor
+) -> None:
+    shut_by_it = ExitStack()
+
+    def shut_and_fail(attempt: Attempt) -> None:
+        shut_by_it.enter_context(shut(stack, own))
+        raise ValueError("no such thing")
+
+    with own_database(stack, template) as own, shut_by_it, capture_logs() as logs:
+        task = single(shut_and_fail)
+        steps = LedgerSteps(database=own)
+        steps.enqueue(kind=task.kind.name, arguments=[{}])
+        began = time.monotonic()
+        assert pool.submit(run, steps.dispatch(), {task.kind.name: task.kind}).result(60) == 1
+        assert time.monotonic() - began > LEASE_SECONDS, "it may come back"
+    assert "attempts.end_not_written" in [one["event"] for one in logs]
 
 
 def test_who_loses_the_job_waits_no_longer(tenant: Tenant, pool: ThreadPoolExecutor) -> None:

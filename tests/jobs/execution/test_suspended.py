@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from docworker.db.catalog import place_of
+from docworker.db.cluster import database
+from docworker.db.errors import MovingOrganizationError
+from docworker.db.models import PlacementState
 from docworker.jobs.task import Attempt, Batch
 from docworker.jobs.testing import dispatch_due, run
 from docworker.worker.tenants.states import resume, suspend
@@ -110,3 +114,8 @@ def test_jobs_of_a_message_that_arrives_meanwhile_wait_in_the_ledger(tenant: Ten
     assert (state(job_id).state, dispatch_due(kinds)) == ("queued", [])
     resumed(tenant)
     assert len(dispatch_due(kinds)) == 1
+
+
+def test_who_would_end_a_job_past_a_suspension_that_is_over_is_told_to_ask_again(tenant: Tenant) -> None:
+    with pytest.raises(MovingOrganizationError, match="active again"):
+        place_of(tenant.id, database(), states=[PlacementState.SUSPENDED])
