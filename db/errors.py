@@ -30,6 +30,10 @@ class MovingOrganizationError(UnavailableOrganizationError):
     """The organization arrives somewhere else just now, or has since its session was opened: open another session."""
 
 
+class ApartError(DocworkerError):
+    """The organizations of one transaction are not all served, or no longer in one database: make one for each."""
+
+
 class InvalidArgumentError(DocworkerError):
     """A value given by the caller cannot be used."""
 

@@ -16,7 +16,7 @@ from docworker.db.catalog import SERVED
 from docworker.db.cluster import roundtrip, transactions
 from docworker.db.cluster.positions import WalPosition
 from docworker.db.cluster.prepared import Statement
-from docworker.db.errors import InvalidArgumentError, MovingOrganizationError
+from docworker.db.errors import ApartError, InvalidArgumentError, NotFoundError, UnavailableOrganizationError
 from docworker.db.sessions.opening import Placed, once_arrived, placed
 from docworker.db.sessions.statements import Call, Row, prepared, ready, rows_of
 from docworker.db.sessions.tenant_session import context_of, turn_to
@@ -42,8 +42,11 @@ def transact(calls: Sequence[Call]) -> Committed:
     Raises what a session would: then nothing was written, or, if the connection was lost, nobody knows. The answer of
     a server that turns out to be no master, or an old one, is refused, and so is one of a place that an organization
     has left since this process asked for it: what was claimed there, nobody runs.
+
+    Calls of several organizations wait for none of them to arrive: raises ApartError, and nothing was sent.
     """
-    places = once_arrived(lambda: _places(calls))
+    is_joint = len({call.organization_id for call in calls}) > 1
+    places = _places_together(calls) if is_joint else once_arrived(lambda: _places(calls))
     committed = _transact(calls, places)
     for where in places.values():
         if where.fence is not None:
@@ -52,10 +55,17 @@ def transact(calls: Sequence[Call]) -> Committed:
 
 
 def _places(calls: Sequence[Call]) -> dict[UUID, Placed]:
-    """Of each organization; the calls are one transaction, so all of them are in one database."""
-    places = {call.organization_id: placed(call.organization_id, states=SERVED) for call in calls}
+    return {call.organization_id: placed(call.organization_id, states=SERVED) for call in calls}
+
+
+def _places_together(calls: Sequence[Call]) -> dict[UUID, Placed]:
+    """The calls are one transaction, so all of them are in one database."""
+    try:
+        places = _places(calls)
+    except (UnavailableOrganizationError, NotFoundError) as error:
+        raise ApartError(f"not all of the organizations of a transaction are served: {error}") from error
     if len({where.cluster for where in places.values()}) > 1:
-        raise MovingOrganizationError(
+        raise ApartError(
             f"the organizations {', '.join(map(str, places))} are no longer in one database: a transaction for each"
         )
     return places
@@ -105,7 +115,8 @@ def _joined(
     for call in calls:
         if call.organization_id != organization_id:
             organization_id = call.organization_id
-            sent.append(f"SELECT {turn_to(organization_id, places_of[organization_id].fence)}")
+            where = places_of[organization_id]
+            sent.append(f"SELECT {turn_to(organization_id, where.settings, where.fence)}")
         places.append(len(sent))
         sent.append(ready(connection, call))
     return sent, places

@@ -230,10 +230,17 @@ def organization_of(session: Any) -> UUID:
     return UUID(str(organization_id))
 
 
-def turn_to(organization_id: UUID, fence: Fence | None = None) -> str:
-    """What makes a transaction that has begun another organization's, as a list of SQL expressions."""
+def turn_to(organization_id: UUID, settings: Settings, fence: Fence | None = None) -> str:
+    """What makes a transaction that has begun another organization's, as a list of SQL expressions. It does not wait
+    for the lock of that one: whoever it was begun for would wait with it."""
     context = f"pg_catalog.set_config('docworker.organization_id','{UUID(str(organization_id))}',true)"
-    return context if fence is None else f"{context},pg_catalog.pg_advisory_xact_lock_shared({fence.lock})"
+    if fence is None:
+        return context
+    at_once, usual = (
+        f"pg_catalog.set_config('lock_timeout','{milliseconds}',true)"
+        for milliseconds in (1, _milliseconds(settings.lock_timeout))
+    )
+    return f"{context},{at_once},pg_catalog.pg_advisory_xact_lock_shared({fence.lock}),{usual}"
 
 
 def context_of(organization_id: UUID | None, settings: Settings, fence: Fence | None = None) -> Context:

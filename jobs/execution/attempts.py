@@ -18,7 +18,8 @@ from typing_extensions import TypeVar
 from docworker.db import ledger
 from docworker.db.cluster import database
 from docworker.db.cluster.positions import WalPosition
-from docworker.db.errors import MOST_DELAY_SECONDS, FencedError, InvalidArgumentError
+from docworker.db.errors import MOST_DELAY_SECONDS, ApartError, FencedError, InvalidArgumentError
+from docworker.db.faults import sqlstate_of
 from docworker.db.ledger import AttemptEnd, Awaited, AwaitedJob, Claim, Claimed, Wanted
 from docworker.db.sessions import read, settling, writing
 from docworker.db.sessions.exchanges import Committed
@@ -165,7 +166,8 @@ class Attempt(Generic[A]):
             if not is_plain:
                 raise
             log.debug("job.finished_alone", job=str(self.id), error=str(error))
-            successors.lost(wanted)
+            if not (isinstance(error, ApartError) or _is_refused(error)):
+                successors.lost(wanted)
             return ledger.succeed_one(self.claimed)
         if committed is None:
             return False
@@ -298,6 +300,11 @@ class Batch(Generic[A]):
     @property
     def unsettled(self) -> list[Attempt[A]]:
         return [attempt for attempt in self.attempts if not attempt.settled]
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether the server has said no, so that nothing was committed."""
+    return isinstance(error, DBAPIError) and not error.connection_invalidated and sqlstate_of(error) is not None
 
 
 def settle(attempts: Sequence[Attempt[Any]], end: AttemptEnd) -> None:

@@ -1,10 +1,13 @@
-"""`leases()` and `stopping()`: the claims that this process holds, and whether it is to stop.
+"""`leases()`, `stopping()` and `worker_name()`: the claims that this process holds, whether it is to stop, and by what
+name it claims.
 
 Its claims stand on a board (`jobs.execution.lease_board`), from which a keeper renews their leases: in a
 worker that is a process of its own, elsewhere a thread.
 """
 
+import functools
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -188,3 +191,13 @@ os.register_at_fork(after_in_child=_begin_anew)
 def leases() -> Leases:
     """The leases of this process; a child does not inherit its parent's."""
     return _leases
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def worker_name() -> str:
+    """By which a claim says whose it is."""
+    return f"{_host()}:{os.getpid()}"

@@ -6,10 +6,7 @@ nothing when this process dies.
 """
 
 import asyncio
-import functools
 import math
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,7 +18,12 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from docworker.db import catalog, ledger
 from docworker.db.cluster import database
-from docworker.db.errors import NotFoundError, UnacceptedArgumentsError, UnavailableOrganizationError
+from docworker.db.errors import (
+    MovingOrganizationError,
+    NotFoundError,
+    UnacceptedArgumentsError,
+    UnavailableOrganizationError,
+)
 from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import aio, reading, settling, writing
@@ -30,7 +32,7 @@ from docworker.jobs import metrics, tracing
 from docworker.jobs.execution.attempts import Attempt, Batch, Successors
 from docworker.jobs.execution.coroutines import AsyncAttempt, close_event_loop, event_loop
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
-from docworker.jobs.execution.leases import leases, stopping
+from docworker.jobs.execution.leases import leases, stopping, worker_name
 from docworker.jobs.execution.outcomes import end, settle_error
 from docworker.jobs.kind import Kind
 
@@ -97,8 +99,10 @@ class _Delivery:
                 claim = self._claim(part)
             except _NOT_SERVED as error:
                 # Whoever suspended or moves it has told the dispatcher, so they are not dispatched until it is served.
-                log.info("organization.unavailable", jobs=len(part.job_ids), error=str(error))
-                self._hand_back(part)
+                all_of_it = self._with_the_rest_of_it(part)
+                log.info("organization.unavailable", jobs=len(all_of_it.job_ids), error=str(error))
+                if not isinstance(error, MovingOrganizationError):  # where it arrives they are overdue soon
+                    self._hand_back(all_of_it)
                 continue
             if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
                 claim = self._claim(part)
@@ -115,7 +119,7 @@ class _Delivery:
                 self._kind.name,
                 part.job_ids,
                 message_id=self._message_id,
-                worker=_worker_name(),
+                worker=worker_name(),
                 lease_seconds=database().settings.lease,
                 max_run_seconds=self._max_run_seconds,
             )
@@ -144,7 +148,13 @@ class _Delivery:
     def _hand_back_the_rest(self) -> None:
         """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
         while self._line:
-            self._hand_back(self._line.popleft())
+            self._hand_back(self._with_the_rest_of_it(self._line.popleft()))
+
+    def _with_the_rest_of_it(self, part: Part) -> Part:
+        """A part with all others in line of its organization, which are taken out of it."""
+        mine = [one for one in self._line if one.organization_id == part.organization_id]
+        self._line = deque(one for one in self._line if one.organization_id != part.organization_id)
+        return Part(part.organization_id, (*part.job_ids, *(job_id for one in mine for job_id in one.job_ids)))
 
     def _hand_back(self, part: Part) -> None:
         try:
@@ -171,8 +181,7 @@ class _Singles(_Delivery):
     writes nothing but the end."""
 
     def __init__(self, kind: Kind, parts: Sequence[Part], message_id: UUID | None) -> None:
-        each = _single_parts(parts)
-        super().__init__(kind, each, message_id, begins_for_seconds=kind.turn_seconds)
+        super().__init__(kind, _single_parts(parts), message_id, begins_for_seconds=kind.turn_seconds)
         self._following: Claim | None = None
         self._in_doubt: list[ledger.Wanted] = []
 
@@ -236,7 +245,7 @@ class _Singles(_Delivery):
             id=job_id,
             kind=self._kind.name,
             message_id=self._message_id,
-            worker=_worker_name(),
+            worker=worker_name(),
             lease_seconds=database().settings.lease,
             max_run_seconds=self._max_run_seconds,
         )
@@ -389,12 +398,3 @@ def _set_unaccepted_apart(batch: Batch) -> None:
                 metrics.UNACCEPTED.labels(batch.kind.name).inc()
             settle_error(attempt, error)
     batch.attempts = batch.unsettled
-
-
-@functools.cache
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _worker_name() -> str:
-    return f"{_host()}:{os.getpid()}"

@@ -15,7 +15,7 @@ from docworker.db.catalog import AT_HOME, Place, place_of
 from docworker.db.cluster import Database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.cluster.prepared import Statement
-from docworker.db.errors import MovingOrganizationError
+from docworker.db.errors import ApartError, MovingOrganizationError
 from docworker.db.models import Organization, Placement, PlacementState
 from docworker.db.sessions import reading, writing
 from docworker.db.sessions.exchanges import transact
@@ -174,7 +174,7 @@ def test_of_one_that_is_about_to_move_nobody_remembers_the_place(patient: Databa
 
 def test_one_exchange_for_two_organizations_needs_both_in_one_database(patient: Database) -> None:
     here, there = entered(), entered(at=EAST)
-    with pytest.raises(MovingOrganizationError, match="no longer in one database"):
+    with pytest.raises(ApartError, match="no longer in one database"):
         transact([Call(here, WHERE, {}), Call(there, WHERE, {})])
     schema = entered()
     assert len(transact([Call(here, WHERE, {}), Call(schema, WHERE, {})]).rows) == 2

@@ -4,8 +4,10 @@ come to stays as good as new."""
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -17,10 +19,14 @@ from structlog.testing import capture_logs
 
 import docworker.jobs.kind
 from docworker.db import ledger
+from docworker.db.catalog import SERVED, place_of
 from docworker.db.cluster import database, roundtrip
+from docworker.db.errors import UnavailableOrganizationError
 from docworker.db.ledger import Message
 from docworker.db.models import PlacementState
 from docworker.db.sessions import all_jobs_session, writing
+from docworker.db.sessions.fence import lock_key
+from docworker.db.sessions.opening import placed
 from docworker.jobs.dispatch_limits import limits_of
 from docworker.jobs.execution.leases import clear_stop, request_stop
 from docworker.jobs.execution.message import run_message
@@ -29,6 +35,7 @@ from docworker.jobs.testing import drain
 from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.owner import set_placement
 from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, message_of, single, state
+from tests.support.database import reopened_database
 from tests.support.tenants import Tenant, is_served
 from tests.support.waiting import eventually
 
@@ -439,6 +446,79 @@ def test_an_organization_that_is_not_served_any_more_stops_no_message(
     message = message_of(task)
     assert deliver(task, message) == 2
     assert states(message) == [("succeeded", 1, 0), ("queued", 0, 0), ("succeeded", 1, 0)]
+
+
+def is_written(tenant: Tenant) -> bool:
+    """By what this process believes."""
+    try:
+        placed(tenant.id, states=SERVED)
+    except UnavailableOrganizationError:
+        return False
+    return True
+
+
+@pytest.mark.usefixtures("clusters")
+def test_one_that_arrives_elsewhere_is_waited_for_once_in_a_message(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 20)
+
+    def move_the_next(_: Attempt) -> None:
+        set_placement(tenants[1].id, state=PlacementState.MOVING)
+        eventually(lambda: not is_written(tenants[1]))
+
+    task = single(at_the(3, move_the_next))
+    tenants = tenants_with_jobs(tenant, task, each=3)
+    message = message_of(task)
+    assert deliver(task, message) == 6
+    succeeded = [("succeeded", 1, 0)] * 3
+    assert states(message) == [*succeeded, *[("dispatched", 0, 1)] * 3, *succeeded]
+
+
+@pytest.mark.usefixtures("clusters")
+def test_one_that_has_arrived_elsewhere_holds_up_no_end_of_others(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 4)
+
+    def move_the_next(_: Attempt) -> None:
+        set_placement(tenants[1].id, cluster="east")
+        eventually(lambda: place_of(tenants[1].id, database()).cluster == "east")
+
+    task = single(at_the(1, move_the_next))
+    tenants = tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    assert deliver(task, message) == 2
+    set_placement(tenants[1].id, cluster="home")
+    assert [one for one, _, _ in states(message)] == ["succeeded", "dispatched", "succeeded"]
+
+
+def test_the_end_of_a_job_does_not_wait_for_the_lock_of_another_organization(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 120)
+    held, seconds = Event(), list[float]()
+
+    def hold_until_it_has_ended(job_id: UUID) -> None:
+        with all_jobs_session() as session:
+            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(tenants[1].id)})
+            held.set()
+            began = time.monotonic()
+            eventually(lambda: state(job_id).state == "succeeded", within_seconds=60)
+            seconds.append(time.monotonic() - began)
+
+    with reopened_database(lock_timeout=30.0), ThreadPoolExecutor(1) as pool:
+
+        def hold_the_next(attempt: Attempt) -> None:
+            pool.submit(hold_until_it_has_ended, attempt.id)
+            assert held.wait(20)
+
+        task = single(at_the(1, hold_the_next))
+        tenants = tenants_with_jobs(tenant, task, each=1)
+        message = message_of(task)
+        assert deliver(task, message) == 3
+    assert states(message) == [("succeeded", 1, 0)] * 3
+    assert seconds[0] < 15
 
 
 @pytest.mark.usefixtures("clusters")
