@@ -21,9 +21,9 @@ from docworker.db.cluster import database
 from docworker.db.errors import (
     MovingOrganizationError,
     NotFoundError,
-    UnacceptedArgumentsError,
     UnavailableOrganizationError,
 )
+from docworker.db.faults import Fault, classify, sqlstate_of
 from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again, may_pass
 from docworker.db.sessions import aio, reading, settling, writing
@@ -33,7 +33,7 @@ from docworker.jobs.execution.attempts import Attempt, Batch, Successors
 from docworker.jobs.execution.coroutines import AsyncAttempt, close_event_loop, event_loop
 from docworker.jobs.execution.fork_guard import no_way_out_of_a_fork
 from docworker.jobs.execution.leases import leases, stopping, worker_name
-from docworker.jobs.execution.outcomes import end, settle_error
+from docworker.jobs.execution.outcomes import end, set_unaccepted_apart
 from docworker.jobs.kind import Kind
 
 log = structlog.get_logger(__name__)
@@ -85,8 +85,7 @@ class _Delivery:
 
     @property
     def _begins(self) -> bool:
-        """Whether to begin the next part. The first one in any case, so that each message gets on; none while an end of
-        this process cannot be written."""
+        """Whether to begin the next part: the first one in any case; none while an end here cannot be written."""
         if not self._line or leases().held_up:
             return False
         return self._is_first or (not stopping() and time.monotonic() < self._begin_until)
@@ -97,13 +96,10 @@ class _Delivery:
             part = self._line.popleft()
             try:
                 claim = self._claim(part)
-            except _NOT_SERVED as error:
-                # Whoever suspended or moves it has told the dispatcher, so they are not dispatched until it is served.
-                all_of_it = self._with_the_rest_of_it(part)
-                log.info("organization.unavailable", jobs=len(all_of_it.job_ids), error=str(error))
-                if not isinstance(error, MovingOrganizationError):  # where it arrives they are overdue soon
-                    self._hand_back(all_of_it)
-                continue
+            except Exception as error:
+                if self._passes_over(part, error):
+                    continue
+                raise
             if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
                 claim = self._claim(part)
             if self._is_first:
@@ -111,6 +107,22 @@ class _Delivery:
             if claim.position is not None:
                 return claim
         return None
+
+    def _passes_over(self, part: Part, error: Exception) -> bool:
+        """Not where it is of all organizations. Nobody waits for one of them twice, nor to hand back."""
+        is_refused = sqlstate_of(error) is not None and ledger.is_refused(error)
+        if is_refused and len(part.job_ids) > 1:
+            self._line.extendleft(reversed(_single_parts([part])))
+            return True
+        if not is_refused and not isinstance(error, _NOT_SERVED) and classify(error) is not Fault.SERIALIZATION:
+            self._line.appendleft(part)
+            return False
+        passed = part if is_refused else self._with_the_rest_of_it(part)
+        log.info("jobs.passed_over", jobs=len(passed.job_ids), error=str(error))
+        # Those of one that moves, or is locked, are overdue soon. Of who is suspended the dispatcher has been told.
+        if isinstance(error, _NOT_SERVED) and not isinstance(error, MovingOrganizationError):
+            self._hand_back(passed)
+        return True
 
     def _claim(self, part: Part) -> Claim:
         with writing(part.organization_id) as session:
@@ -298,7 +310,7 @@ class _Concurrent(_Delivery):
             metrics.running(self._kind.name, len(claimed)),
             tracing.attempts_traced(self._kind.name, batch.attempts),
         ):
-            await asyncio.to_thread(_set_unaccepted_apart, batch)
+            await asyncio.to_thread(set_unaccepted_apart, batch)
             if not batch.attempts:
                 return
             task = asyncio.create_task(self._outcome_of(batch))
@@ -376,7 +388,7 @@ def _may_be_elsewhere(kind: Kind, part: Part) -> bool:
 
 def _run(batch: Batch) -> None:
     try:
-        _set_unaccepted_apart(batch)
+        set_unaccepted_apart(batch)
         if batch.attempts:
             with no_way_out_of_a_fork():
                 batch.kind.run(batch)
@@ -386,15 +398,3 @@ def _run(batch: Batch) -> None:
             raise
     else:
         end(batch)
-
-
-def _set_unaccepted_apart(batch: Batch) -> None:
-    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
-    for attempt in batch.attempts:
-        try:
-            attempt.arguments  # noqa: B018 - checked here, and kept for the function
-        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
-            if issubclass(type(error), UnacceptedArgumentsError):
-                metrics.UNACCEPTED.labels(batch.kind.name).inc()
-            settle_error(attempt, error)
-    batch.attempts = batch.unsettled

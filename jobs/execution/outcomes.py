@@ -22,6 +22,7 @@ from docworker.db.errors import (
     DocworkerError,
     MovingOrganizationError,
     RetryLaterError,
+    UnacceptedArgumentsError,
     UnavailableOrganizationError,
 )
 from docworker.db.faults import Fault, classify, sqlstate_of
@@ -125,6 +126,18 @@ def settle_error(attempt: Attempt, error: BaseException) -> None:
             attempt=attempt.claimed.attempt,
             end=end,
         )
+
+
+def set_unaccepted_apart(batch: Batch) -> None:
+    """What this release does not take waits in the ledger, each for itself; the others of the batch run."""
+    for attempt in batch.attempts:
+        try:
+            attempt.arguments  # noqa: B018 - checked here, and kept for the function
+        except BaseException as error:  # noqa: BLE001 - a validator of a stranger's
+            if issubclass(type(error), UnacceptedArgumentsError):
+                metrics.UNACCEPTED.labels(batch.kind.name).inc()
+            settle_error(attempt, error)
+    batch.attempts = batch.unsettled
 
 
 def _settle_failure(attempt: Attempt, fault: Fault, failure: Failure, delay_seconds: float | None = None) -> AttemptEnd:

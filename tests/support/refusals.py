@@ -18,14 +18,26 @@ def refusing_ends(*, but: str = "false", retries: bool = False) -> Iterator[None
     """Within the block. Rescues pass, and `but`: a condition of NEW and OLD. With `retries`, what retries a job, also
     where it changes none because the job is somebody else's by now."""
     rows = f"FOR EACH ROW WHEN ({_ENDS} AND NOT ({_RESCUED}) AND NOT ({but}))"
+    with _refusing(f"FOR EACH STATEMENT WHEN ({_A_RETRY})" if retries else rows):
+        yield
+
+
+@contextmanager
+def refusing_claims() -> Iterator[None]:
+    """Within the block."""
+    with _refusing("FOR EACH ROW WHEN (NEW.state = 'running' AND OLD.state = 'dispatched')"):
+        yield
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
     with owning() as owner:
         owner.exec_driver_sql(
             "CREATE FUNCTION ledger.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
         )
         owner.exec_driver_sql(
-            "CREATE TRIGGER refuse BEFORE UPDATE ON ledger.jobs"
-            f" {f'FOR EACH STATEMENT WHEN ({_A_RETRY})' if retries else rows} EXECUTE FUNCTION ledger.refuse()"
+            f"CREATE TRIGGER refuse BEFORE UPDATE ON ledger.jobs {what} EXECUTE FUNCTION ledger.refuse()"
         )
     try:
         yield

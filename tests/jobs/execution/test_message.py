@@ -36,6 +36,7 @@ from docworker.worker.local.stack import LocalStack
 from docworker.worker.tenants.owner import set_placement
 from tests.support.adhoc_kinds import Do, batched, do_nothing, enter, enter_batch, message_of, single, state
 from tests.support.database import reopened_database
+from tests.support.refusals import refusing_claims, refusing_jobs
 from tests.support.tenants import Tenant, is_served
 from tests.support.waiting import eventually
 
@@ -461,7 +462,7 @@ def is_written(tenant: Tenant) -> bool:
 def test_one_that_arrives_elsewhere_is_waited_for_once_in_a_message(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 20)
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 12)
 
     def move_the_next(_: Attempt) -> None:
         set_placement(tenants[1].id, state=PlacementState.MOVING)
@@ -519,6 +520,44 @@ def test_the_end_of_a_job_does_not_wait_for_the_lock_of_another_organization(
         assert deliver(task, message) == 3
     assert states(message) == [("succeeded", 1, 0)] * 3
     assert seconds[0] < 15
+
+
+def test_an_organization_that_is_locked_keeps_no_others_from_being_claimed(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+    task = single(do_nothing)
+    tenants = tenants_with_jobs(tenant, task, each=2)
+    message = message_of(task)
+    with reopened_database(lock_timeout=0.2), all_jobs_session() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(tenants[1].id)})
+        assert deliver(task, message) == 4
+    assert [one for one, _, _ in states(message)] == ["succeeded"] * 2 + ["dispatched"] * 2 + ["succeeded"] * 2
+
+
+@pytest.mark.parametrize("takes_batches", [False, True])
+def test_a_row_that_the_server_refuses_to_claim_keeps_no_others_of_its_message(
+    tenant: Tenant, takes_batches: bool
+) -> None:
+    def finish_all(batch: Any) -> None:
+        for attempt in batch.starting():
+            attempt.finish()
+
+    task = batched(finish_all) if takes_batches else single(do_nothing)
+    if takes_batches:
+        enter_batch(tenant, task, 3)
+    message = message_of(task) if takes_batches else enter_three(tenant, task)
+    with refusing_jobs(but=f"id <> '{message.job_ids[1]}'"):
+        assert deliver(task, message) == 2
+    assert [one for one, _, _ in states(message)] == ["succeeded", "dispatched", "succeeded"]
+
+
+def test_the_jobs_of_a_claim_that_the_servers_do_not_take_go_back(tenant: Tenant) -> None:
+    task = single(do_nothing)
+    message = enter_three(tenant, task)
+    with refusing_claims(), pytest.raises(OperationalError, match="No space left"):
+        deliver(task, message)
+    assert states(message) == [("queued", 0, 0)] * 3
 
 
 @pytest.mark.usefixtures("clusters")
