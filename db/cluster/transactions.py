@@ -55,8 +55,17 @@ class Opening(NamedTuple):
     sql: str
     prepares: str | None = None
 
-    def answered(self, connection: Connection, results: Sequence[PGresult]) -> tuple[PGresult, list[PGresult]]:
-        """The server's answer, which is the first of the results with a row, and those of what was sent behind."""
+    def exchanged(
+        self, connection: Connection, behind: Sequence[str] = (), timeout_seconds: float | None = None
+    ) -> tuple[PGresult, list[PGresult]]:
+        """Send it, with what comes behind it. Returns the server's answer, which is the first of the results with a
+        row, and those of what was sent behind. Raises as `roundtrip.exchange`."""
+        try:
+            results = roundtrip.exchange(connection, ";".join([self.sql, *behind]), timeout_seconds)
+        except BaseException:
+            if self.prepares is not None and not connection.invalidated:
+                connection.invalidate()  # it may stay prepared there, and could not be prepared again
+            raise
         if self.prepares is not None:
             driver: Any = connection.connection.driver_connection
             driver.prepared.add(self.prepares)
@@ -88,8 +97,7 @@ def begin(
     if not read_only:
         limit_statements(driver, seconds)  # it may have to wait for a lock
     opened = opening(connection, context, read_only=read_only)
-    sent = ";".join([opened.sql, *first])
-    answer, others = opened.answered(connection, roundtrip.exchange(connection, sent, timeout_seconds))
+    answer, others = opened.exchanged(connection, first, timeout_seconds)
     limit_statements(driver, seconds)
     if server.is_replica:
         return _status(connection, answer), others
@@ -105,8 +113,7 @@ def opening(connection: Connection, context: Context, *, read_only: bool = False
 
 def begin_snapshot(connection: Connection, context: Context) -> None:
     """End what has only read, and begin a transaction all of whose statements see one snapshot."""
-    opened = _opening(connection, f"COMMIT;{session_settings.BEGIN_SNAPSHOT}", context)
-    opened.answered(connection, roundtrip.exchange(connection, opened.sql))
+    _opening(connection, f"COMMIT;{session_settings.BEGIN_SNAPSHOT}", context).exchanged(connection)
 
 
 def _opening(connection: Connection, begin: str, context: Context) -> Opening:

@@ -81,8 +81,7 @@ def _transact(calls: Sequence[Call], places_of: Mapping[UUID, Placed]) -> Commit
         opening = transactions.opening(connection, context_of(organization_id, settings, fence))
         sent, places = _joined(connection, calls, places_of)
         by_index = prepared(connection, _BY_INDEX, {})
-        results = roundtrip.exchange(connection, ";".join([opening.sql, by_index, *sent, "COMMIT"]))
-        asked, (_, *answers, committed) = opening.answered(connection, results)
+        asked, (_, *answers, committed) = opening.exchanged(connection, [by_index, *sent, "COMMIT"])
         timeline = transactions.check_master(connection, roundtrip.server_of(connection), asked, 0)
         _check_committed(committed)
         return Committed(

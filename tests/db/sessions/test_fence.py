@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from docworker import aio
@@ -192,3 +193,19 @@ def test_the_asynchronous_twin_waits_as_well(patient: Database) -> None:
         waiting = pool.submit(lambda: asyncio.run(_write_async(organization_id)))
         put(organization_id, EAST)
         assert waiting.result(20).startswith("east")
+
+
+def test_a_connection_goes_on_whose_first_transaction_waited_for_the_lock_in_vain(clusters: None) -> None:
+    """What was prepared on the way stays so at the server, which would prepare it no second time."""
+    organization_id = entered()
+    where_am_i = Call(organization_id, WHERE, {})
+    with reopened_database(pool_size=1, lock_timeout=0.2):
+        with owner_engine(settings()).begin() as owner:
+            owner.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(organization_id)})
+            with pytest.raises(OperationalError, match="lock timeout"), writing(organization_id):
+                pass
+            with pytest.raises(OperationalError, match="lock timeout"):
+                transact([where_am_i])
+        assert len(transact([where_am_i]).rows[0]) == 1
+        with writing(organization_id) as session:
+            assert database_of(session)
