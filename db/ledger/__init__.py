@@ -61,7 +61,14 @@ from docworker.db.ledger.finish import (
 )
 from docworker.db.ledger.limits import find_limits, remove_limit, set_limit
 from docworker.db.ledger.message import Message, Part
-from docworker.db.ledger.rescue import Rescued, begin_judging, check_room, master_seconds, rescue_expired
+from docworker.db.ledger.rescue import (
+    Rescued,
+    begin_judging,
+    check_room,
+    master_seconds,
+    rescue_apart,
+    rescue_expired,
+)
 from docworker.db.ledger.single import (
     Wanted,
     claim_of,
@@ -179,6 +186,7 @@ __all__ = [
     "renew",
     "requeue_held_up",
     "requeue_overdue",
+    "rescue_apart",
     "rescue_expired",
     "resume",
     "retry",

@@ -5,7 +5,8 @@ nobody could renew it is no sign of anything.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -15,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from docworker.db.faults import DISK_FULL, sqlstate_of
+from docworker.db.ledger.dispatching.requeue import is_refused
 from docworker.db.ledger.dispatching.shortcuts import Floor, entries_of
 from docworker.db.models.ledger.job import JOBS
 
@@ -28,19 +30,13 @@ class Rescued:
     attempt: int
 
 
+_ENDED = """state = 'running' AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
+      AND id <> ALL(CAST(:without AS uuid[]))"""
 # By ctid: exactly the row that was locked, whatever the planner believes of a queue's statistics. The lock waits for
 # nobody and looks at the lease again: a lease renewed a moment ago is not stolen. What was lost with its worker runs
 # alone from now on, so that one poison job does not use up the attempts of a batch.
-_RESCUE = text(f"""
-WITH before AS MATERIALIZED (
-    SELECT clock_timestamp() AS clock, {entries_of("ix_jobs_running")} AS entries
-), expired AS MATERIALIZED (
-    SELECT ctid FROM {JOBS}
-    WHERE state = 'running' AND lease_expires_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
-      AND lease_expires_at <= (SELECT least(clock_timestamp(), to_timestamp(:until)))
-    ORDER BY organization_id, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
-), rescued AS (
-UPDATE {JOBS} AS job
+_LOCK = "FOR NO KEY UPDATE SKIP LOCKED"
+_CHANGE = f"""UPDATE {JOBS} AS job
 SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     finished_at = CASE WHEN attempt >= max_attempts THEN clock_timestamp() END,
     alone = true, given_back = 0,
@@ -51,30 +47,87 @@ SET state = CASE WHEN attempt >= max_attempts THEN 'failed' ELSE 'queued' END,
     error_traceback = NULL
 FROM expired
 WHERE job.ctid = expired.ctid
-RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt
+RETURNING job.organization_id, job.id, job.kind, job.state, job.attempt"""
+_RESCUE = text(f"""
+WITH before AS MATERIALIZED (
+    SELECT clock_timestamp() AS clock, {entries_of("ix_jobs_running")} AS entries
+), expired AS MATERIALIZED (
+    SELECT ctid FROM {JOBS}
+    WHERE {_ENDED} AND lease_expires_at >= coalesce(CAST(:since AS timestamptz), '-infinity')
+    ORDER BY organization_id, id LIMIT :most {_LOCK}
+), rescued AS (
+{_CHANGE}
 )
 SELECT rescued.*, clock, {entries_of("ix_jobs_running")} - entries AS passed FROM before LEFT JOIN rescued ON true
 """)
+_FIND = text(f"SELECT ctid, id FROM {JOBS} WHERE {_ENDED} ORDER BY organization_id, id LIMIT :most")
+_RESCUE_ONE = text(f"""
+WITH expired AS MATERIALIZED (
+    SELECT ctid FROM {JOBS} WHERE ctid = CAST(:ctid AS tid) AND {_ENDED} {_LOCK}
+)
+{_CHANGE}
+""")
+_REFUSE_AT_ONCE = text("SET CONSTRAINTS ALL IMMEDIATE")  # not at the end, for all of them
+_MOST_APART = 100
+_APART_SECONDS = 1.0
+"""Beyond two, a judge takes it all back."""
 _LEFT = timedelta(seconds=3)
 """So long jobs are looked for that were locked or claimed late, where walking all leases is dear."""
 
 
 def rescue_expired(
-    session: Session, *, until: float = math.inf, most: int = 1000, floor: Floor[datetime] | None = None
+    session: Session,
+    *,
+    until: float = math.inf,
+    most: int = 1000,
+    floor: Floor[datetime] | None = None,
+    without: Collection[UUID] = (),
 ) -> Sequence[Rescued]:
     """`running -> queued | failed` for leases that have ended, also by the caller's idea of the master's time `until`
-    (seconds since 1970). For the dispatcher's session.
+    (seconds since 1970), but for the jobs `without`. For the dispatcher's session.
 
-    With `-math.inf` it takes none, and waits for what any renewal would have to wait for.
+    With `-math.inf` it takes none, and waits for what any renewal would have to wait for. Raises what the server
+    refuses, be it for one of them (`is_refused`).
     """
     floor = floor or Floor()
-    rows = session.execute(_RESCUE, {"until": until, "most": most, "since": floor.begin()}).all()
+    parameters = {"until": until, "most": most, "since": floor.begin(), "without": list(without)}
+    rows = session.execute(_RESCUE, parameters).all()
     rescued = [Rescued(*row[:5]) for row in rows if row.id is not None]
     if until > -math.inf and len(rescued) < most:
         clock = rows[0].clock
         seen_until = clock if until == math.inf else min(clock, datetime.fromtimestamp(until, UTC))
         floor.ended(seen_until - _LEFT, clock=clock, dead=max(row.passed for row in rows) - len(rescued))
     return rescued
+
+
+def rescue_apart(
+    session: Session,
+    then: Callable[[Session, Sequence[Rescued]], None],
+    *,
+    until: float = math.inf,
+    without: Collection[UUID] = (),
+) -> tuple[Sequence[Rescued], dict[UUID, Exception]]:
+    """`rescue_expired`, but one by one, and only the first ones: those of which one was refused. `then` is done in the
+    savepoint of each. Returns what was rescued, and the jobs that the server refuses to change, and why."""
+    rescued: list[Rescued] = []
+    refused: dict[UUID, Exception] = {}
+    choice = {"until": until, "without": list(without)}
+    session.execute(_REFUSE_AT_ONCE)
+    begun = time.monotonic()
+    for ctid, job_id in session.execute(_FIND, {**choice, "most": _MOST_APART}).all():
+        if time.monotonic() - begun > _APART_SECONDS:
+            break
+        try:
+            with session.begin_nested():
+                taken = [Rescued(*row) for row in session.execute(_RESCUE_ONE, {"ctid": ctid, **choice})]
+                then(session, taken)
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            refused[job_id] = error
+        else:
+            rescued += taken
+    return rescued, refused
 
 
 # Statistics are older than any burst of deaths, and no COMMIT here waits for the disk: see

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
+from docworker.db.catalog import Place
 from docworker.worker.tenants.owner import owning
 
 _ENDS = "OLD.state = 'running' AND NEW.state IN ('queued', 'failed', 'succeeded')"
@@ -47,13 +48,13 @@ def _refusing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def refusing_jobs(but: str) -> Iterator[None]:
-    """Within the block. As by a constraint that rows have come to break: a job of which `but` does not hold cannot be
-    changed, unless that makes it hold."""
-    with owning() as owner:
+def refusing_jobs(but: str, *, place: Place | None = None) -> Iterator[None]:
+    """Within the block, at home unless a place is named. As by a constraint that rows have come to break: a job of
+    which `but` does not hold cannot be changed, unless that makes it hold."""
+    with owning(place) as owner:
         owner.execute(text(f"ALTER TABLE ledger.jobs ADD CONSTRAINT refused CHECK ({but}) NOT VALID"))
     try:
         yield
     finally:
-        with owning() as owner:
+        with owning(place) as owner:
             owner.execute(text("ALTER TABLE ledger.jobs DROP CONSTRAINT refused"))

@@ -2,7 +2,8 @@
 
 `Judge` runs in a thread beside each cluster's dispatcher, whatever the planner and the broker do meanwhile, and takes
 nothing before it has watched the ledger for a whole lease without a break: after any stall the living renew first. A
-server without room is such a stall, whatever it still takes.
+server without room is such a stall, whatever it still takes. A job that the server refuses to change is left out for a
+while; the others are rescued.
 `VisitingJudge` is for the databases of single organizations on that cluster's servers, too many to be watched.
 """
 
@@ -31,6 +32,8 @@ from docworker.worker.logs import first_line
 log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS = 0.5
+_SET_ASIDE_SECONDS = 60.0
+"""So long is left out what the server refuses to change."""
 _STOP_SECONDS = 2.0
 
 _FOLLOWED = {"process_document"}
@@ -69,8 +72,9 @@ class Judge:
         self._log = log.bind(**({} if database_name is None else {"database": database_name}), cluster=cluster)
         self._continuity = continuity or Continuity()
         self._floor = ledger.Floor[datetime]()
-        self._refused = False
-        """Whether the server's disk had no room, and no lease has been taken since."""
+        self._had_no_room = False
+        """Whether the server's disk had none, and no lease has been taken since."""
+        self._set_aside: dict[UUID, float] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -107,27 +111,53 @@ class Judge:
         asked_at = time.monotonic()
         trusted_until = self._trusted_until(asked_at)
         try:
-            with self._session() as session:
-                ledger.begin_judging(session)
-                rescued = ledger.rescue_expired(session, until=trusted_until, floor=self._floor)
-                if rescued or self._refused:
-                    ledger.check_room(session)
-                follow_failed(session, rescued)
-                master_seconds = ledger.master_seconds(session)
-                if time.monotonic() - asked_at > PROMPT_SECONDS:
-                    # Whatever held this up held up those who write: they have had no chance to renew since.
-                    session.rollback()
-                    rescued, self._floor = [], ledger.Floor()
+            rescued, master_seconds = self._rescue_past_refused(asked_at, trusted_until)
         except Exception as error:
-            self._refused = self._refused or sqlstate_of(error) == DISK_FULL
+            self._had_no_room = self._had_no_room or sqlstate_of(error) == DISK_FULL
             self.broke()
             self._floor = ledger.Floor()
             raise
-        self._refused = self._refused and trusted_until == -math.inf
+        self._had_no_room = self._had_no_room and trusted_until == -math.inf
         self._enter(asked_at, master_seconds)
         for one in rescued:
             RESCUED.labels(one.kind, one.state).inc()
             self._log.warning("job.rescued", job=str(one.id), kind=one.kind, state=one.state)
+        return rescued
+
+    def _rescue_past_refused(self, asked_at: float, until: float) -> tuple[Sequence[Rescued], float]:
+        """Returns what was rescued, and the master's time. That some rows are refused is no break: it has answered."""
+        self._set_aside = {job_id: ends_at for job_id, ends_at in self._set_aside.items() if ends_at > asked_at}
+        try:
+            return self._rescue(asked_at, until, is_apart=False)
+        except Exception as error:
+            if not ledger.is_refused(error):
+                raise
+            self._log.warning("judge.refused", error=first_line(error))
+            self._floor = ledger.Floor()  # what it has changed is as it was before
+            return self._rescue(asked_at, until, is_apart=True)
+
+    def _rescue(self, asked_at: float, until: float, *, is_apart: bool) -> tuple[Sequence[Rescued], float]:
+        with self._session() as session:
+            ledger.begin_judging(session)
+            if is_apart:
+                rescued = self._rescue_apart(session, until)
+            else:
+                rescued = ledger.rescue_expired(session, until=until, floor=self._floor, without=self._set_aside)
+                follow_failed(session, rescued)
+            if rescued or self._had_no_room:
+                ledger.check_room(session)
+            master_seconds = ledger.master_seconds(session)
+            if time.monotonic() - asked_at > PROMPT_SECONDS:
+                # Whatever held this up held up those who write: they have had no chance to renew since.
+                session.rollback()
+                rescued, self._floor = [], ledger.Floor()
+        return rescued, master_seconds
+
+    def _rescue_apart(self, session: Session, until: float) -> Sequence[Rescued]:
+        rescued, refused = ledger.rescue_apart(session, follow_failed, until=until, without=self._set_aside)
+        for job_id, error in refused.items():
+            self._set_aside[job_id] = time.monotonic() + _SET_ASIDE_SECONDS
+            self._log.warning("job.set_aside", job=str(job_id), seconds=_SET_ASIDE_SECONDS, error=first_line(error))
         return rescued
 
     def _trusted_until(self, now: float) -> float:

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Event, Thread, Timer
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from structlog.testing import capture_logs
 
 from docworker.db import ledger
 from docworker.db.cluster.engines import owner_engine
@@ -19,9 +21,11 @@ from docworker.db.settings import settings
 from docworker.jobs.execution.leases import leases
 from docworker.worker.dispatcher.judge import Judge
 from docworker.worker.local.stack import LocalStack
+from docworker.worker.tenants.owner import owning
 from tests.support.database import opened_database
 from tests.support.faults import freeze, thaw
 from tests.support.ledger import LedgerSteps
+from tests.support.refusals import refusing_jobs
 from tests.support.stack import InForce, OwnStack
 from tests.support.waiting import eventually
 
@@ -240,6 +244,108 @@ def test_a_clock_set_beyond_the_time_that_a_job_may_run_takes_it_from_nobody_who
         assert leases().held(alive)
         assert not has_ended(mine, alive)
     assert mine.finish([alive]) == {alive.id}
+
+
+@pytest.fixture
+def quick_judge(fresh_environment: dict[str, str]) -> Iterator[Judge]:
+    """It is trusted already."""
+    with opened_database():
+        judge = Judge(lease_seconds=0.5)
+        eventually(lambda: judge.look() == [] and watched_for(judge, 0.5)(), what="the judge to be trusted")
+        yield judge
+
+
+def lost_job(steps: LedgerSteps, **options: Any) -> UUID:
+    (claimed,) = steps.run(**options)
+    steps.expire([claimed.id])
+    return claimed.id
+
+
+def broken_constraint(organization_id: UUID) -> AbstractContextManager[None]:
+    return refusing_jobs(but=f"organization_id <> '{organization_id}'")
+
+
+def raising_trigger(organization_id: UUID) -> AbstractContextManager[None]:
+    return triggered(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON ledger.jobs"
+        f" FOR EACH ROW WHEN (NEW.organization_id = '{organization_id}')",
+        "RAISE EXCEPTION 'not this one'",
+    )
+
+
+def raising_at_commit(organization_id: UUID) -> AbstractContextManager[None]:
+    return triggered(
+        "CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON ledger.jobs DEFERRABLE INITIALLY DEFERRED"
+        f" FOR EACH ROW WHEN (NEW.organization_id = '{organization_id}')",
+        "RAISE EXCEPTION 'not this one' USING ERRCODE = '23514'",
+    )
+
+
+@contextmanager
+def triggered(when: str, does: str) -> Iterator[None]:
+    with owning() as owner:
+        owner.exec_driver_sql(
+            f"CREATE FUNCTION ledger.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {does}; RETURN NEW; END $$"
+        )
+        owner.exec_driver_sql(f"{when} EXECUTE FUNCTION ledger.refuse()")
+    try:
+        yield
+    finally:
+        with owning() as owner:
+            owner.exec_driver_sql("DROP FUNCTION ledger.refuse() CASCADE")
+
+
+@pytest.mark.parametrize("refusing", [broken_constraint, raising_trigger, raising_at_commit])
+def test_a_job_that_the_server_refuses_to_change_keeps_no_other_from_its_rescue(
+    quick_judge: Judge, refusing: Callable[[UUID], AbstractContextManager[None]]
+) -> None:
+    refused, other = LedgerSteps(), LedgerSteps()
+    left, taken = lost_job(refused), lost_job(other)
+    with refusing(refused.organization_id), capture_logs() as logs:
+        assert [one.id for one in quick_judge.look()] == [taken]
+        later = lost_job(other)
+        assert [one.id for one in quick_judge.look()] == [later]
+        assert quick_judge.look() == []
+        assert watched_for(quick_judge, 0.5)(), "a server that refuses has answered"
+    (told,) = [one for one in logs if one["event"] == "job.set_aside"]
+    assert told["job"] == str(left)
+    assert "refused" in told["error"] or "not this one" in told["error"]
+    assert refused.job(left).state == "running"
+    quick_judge._set_aside[left] = time.monotonic()
+    assert [one.id for one in quick_judge.look()] == [left]
+
+
+def test_a_job_of_whose_end_cannot_be_told_keeps_no_other_from_its_rescue(quick_judge: Judge) -> None:
+    untold, other = LedgerSteps(), LedgerSteps()
+    untold.kind = "process_document"
+    left, taken = lost_job(untold, kind=untold.kind, max_attempts=1), lost_job(other)
+    with triggered("CREATE TRIGGER refuse BEFORE INSERT ON ledger.jobs FOR EACH ROW", "RAISE EXCEPTION 'none more'"):
+        assert [one.id for one in quick_judge.look()] == [taken]
+    assert untold.job(left).state == "running"
+
+
+def test_one_that_is_locked_is_not_waited_for_while_they_are_rescued_one_by_one(quick_judge: Judge) -> None:
+    refused, other = LedgerSteps(), LedgerSteps()
+    lost_job(refused)
+    locked, free = lost_job(other), lost_job(other)
+    with broken_constraint(refused.organization_id), all_jobs_session() as session:
+        session.execute(text("SELECT FROM ledger.jobs WHERE id = :id FOR UPDATE"), {"id": locked})
+        assert [one.id for one in quick_judge.look()] == [free]
+
+
+def test_many_that_are_rescued_one_by_one_are_not_taken_back(quick_judge: Judge) -> None:
+    """Each look takes as many as it has time for."""
+    refused, other = LedgerSteps(UUID(int=1)), LedgerSteps(UUID(int=2))
+    left = lost_job(refused)
+    other.expire([one.id for one in other.run(9)])
+
+    def some() -> bool:
+        quick_judge._set_aside.clear()
+        return bool(quick_judge.look())
+
+    slow = f"PERFORM pg_sleep(0.2); IF NEW.id = '{left}' THEN RAISE EXCEPTION 'not this one'; END IF"
+    with triggered("CREATE TRIGGER refuse BEFORE UPDATE ON ledger.jobs FOR EACH ROW", slow):
+        eventually(some, within_seconds=20, what="the rescue of some")
 
 
 _SETTABLE_CLOCK = """

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text, update
 
 from docworker.db import ledger
+from docworker.db.catalog import SHARED_SCHEMA, Place
 from docworker.db.cluster import database
 from docworker.db.cluster.engines import owner_engine
 from docworker.db.ledger import Claimed
@@ -26,6 +27,7 @@ from docworker.worker.tenants.owner import owning
 from tests.support.database import opened_database
 from tests.support.dispatchers import Broker, kind, running
 from tests.support.ledger import LedgerSteps
+from tests.support.refusals import refusing_jobs
 from tests.support.stack import fresh_database, unique_name
 from tests.support.waiting import eventually
 
@@ -131,6 +133,17 @@ def test_jobs_of_dead_workers_are_rescued_there_however_seldom_a_database_is_vis
         time.sleep(PROMPT_SECONDS + 0.2)
         visit_seldom(found, 1)
         assert tenants[2].job(claimed.id).alone
+
+
+def test_a_job_that_is_refused_there_keeps_no_other_from_its_rescue(tenants: list[LedgerSteps]) -> None:
+    found, steps = visits(lease=LEASE), tenants[2]
+    left, taken = steps.run(2)
+    steps.expire([left.id, taken.id])
+    place = Place(HOME, SHARED_SCHEMA, steps.where[1])
+    with watched(found, LEASE), refusing_jobs(f"id <> '{left.id}'", place=place):
+        visit_seldom(found, 2)
+    assert steps.job(taken.id).alone
+    assert steps.job(left.id).state == "running"
 
 
 def test_no_lease_is_taken_there_unless_the_server_has_been_watched(tenants: list[LedgerSteps]) -> None:
