@@ -14,7 +14,7 @@ from docworker.worker.local.stack import LocalStack
 from tests.support.places import ALL_SCHEMAS, ORGANIZATIONS, held, make_schema, revisions
 from tests.support.stack import fresh_database, unique_name
 
-REVISIONS = [f"{number:04}" for number in range(1, 40)]
+REVISIONS = [f"{number:04}" for number in range(1, 41)]
 NAMES = ["tenant_plain", 'Tenant "O\'Hara" %s %(a)s :b \\ $$ .c']
 
 

@@ -47,17 +47,11 @@ def soon() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
 
 
-def waits_for_a_lock(place: Place) -> bool:
-    """Whether a session of the place's database does."""
+def waits_for_a_lock(place: Place, *, sessions: int = 1) -> bool:
+    """Whether so many sessions of the place's database do, or more."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     with owning(place) as owner:
-        return bool(
-            owner.scalar(
-                text(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                    " AND datname = current_database()"
-                )
-            )
-        )
+        return int(owner.scalar(text(waiting)) or 0) >= sessions
 
 
 class MovedTenant(Tenant):

@@ -25,7 +25,7 @@ from docworker.db.tenants.exporting import check_free, export_organization
 from docworker.worker.tenants.making import clear_place, owns_database
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
 from docworker.worker.tenants.places import check_lost, other_places, place_in, share_ledger
-from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
+from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait, refuse_older_snapshots
 
 _LONGEST_WAIT_SECONDS = 60
 _LATEST_FILE = timedelta(days=30)
@@ -152,6 +152,7 @@ def _let_nobody_write(placement: Placement, lost: str | None = None) -> None:
         with owning(place) as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LONGEST_WAIT_SECONDS}s'")
             connection.execute(_LOCK, {"key": lock_key(organization_id)})
+            refuse_older_snapshots(connection, place, organization_id)
     except DBAPIError as error:
         if sqlstate_of(error) != "55P03":
             raise

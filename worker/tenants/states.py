@@ -1,14 +1,15 @@
-"""`suspend` and `resume`: an organization is not served for a while, and its jobs wait."""
+"""`suspend` and `resume`: an organization is not served for a while, and its jobs wait. `refuse_older_snapshots`: nor
+does another program enqueue for it that has looked before."""
 
 from uuid import UUID
 
-from sqlalchemy import delete
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from docworker.db.catalog import REMEDIES, Place
+from docworker.db.catalog import REMEDIES, SHARED_SCHEMA, Place
 from docworker.db.errors import InvalidArgumentError
-from docworker.db.models import Placement, PlacementState, Suspension
-from docworker.worker.tenants.owner import only_one_for, owning, placement_of, set_placement
+from docworker.db.models import Organization, Placement, PlacementState, Suspension
+from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, quoted, set_placement
 from docworker.worker.tenants.places import place_in
 
 
@@ -40,6 +41,21 @@ def let_jobs_wait(place: Place, organization_id: UUID) -> None:
 def let_jobs_run(place: Place, organization_id: UUID) -> None:
     with owning(place) as connection:
         connection.execute(delete(Suspension).where(Suspension.organization_id == organization_id))
+
+
+def refuse_older_snapshots(connection: Connection, place: Place, organization_id: UUID) -> None:
+    """From the commit on, a transaction of another program that has an older snapshot, and so sees no suspension, has a
+    serialization failure when it enqueues at this place: `ledger.enqueue_many` locks the organization's row, which is
+    written anew here as it is. Call it while its lock is held alone (`db.sessions.fence`): then it waits for nobody."""
+    name = f"{quoted(connection, place.schema)}.{Organization.__tablename__}"
+    if connection.scalar(select(func.to_regclass(name))) is None:
+        return  # half made, or half gone
+    become(connection, organization_id)
+    as_it_is = {"name": Organization.name, "updated_at": Organization.updated_at}
+    connection.execute(
+        update(Organization).where(Organization.id == organization_id).values(as_it_is),
+        execution_options={"schema_translate_map": {SHARED_SCHEMA: place.schema}},
+    )
 
 
 def _in_state(slug: str, *states: PlacementState) -> Placement:

@@ -126,7 +126,7 @@ def while_its_rows_go_after_a_run_that_was_killed(tenant: PlacedTenant) -> Itera
     set_placement(tenant.id, state=PlacementState.DROPPING)
     with owning(EAST) as other:
         become(other, tenant.id)
-        other.exec_driver_sql(f"SELECT FROM app.organizations WHERE id = '{tenant.id}' FOR UPDATE")
+        other.exec_driver_sql(f"SELECT FROM app.documents WHERE organization_id = '{tenant.id}' FOR UPDATE")
         yield
 
 

@@ -46,9 +46,10 @@ from docworker.worker.tenants.moving.servers import (
     watched,
 )
 from docworker.worker.tenants.moving.wanted import ARRIVED, COPYING, Moved, Progress, Wanted
-from docworker.worker.tenants.moving.write_stop import WriteStop
+from docworker.worker.tenants.moving.write_stop import LOCK_SECONDS, WriteStop
 from docworker.worker.tenants.owner import owning, placement_of
 from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place, share_ledger
+from docworker.worker.tenants.states import refuse_older_snapshots
 
 MOST_ROUNDS = 10
 SHORT_ROUND_ROWS, SHORT_ROUND_SECONDS = 500, 0.3
@@ -239,6 +240,9 @@ class Move:
             if not self._stop.running():
                 break
             self._stop.give_up()  # they were claimed since, from a message that was on its way
+        with owning(self._source) as there:
+            there.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")  # others wait for us
+            refuse_older_snapshots(there, self._source, self._id)
         self._record({"state": PlacementState.MOVING})
         self._stop.check()
         self._switch()
