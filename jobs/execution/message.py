@@ -18,11 +18,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 
 from docworker.db import catalog, ledger
 from docworker.db.cluster import database
-from docworker.db.errors import (
-    MovingOrganizationError,
-    NotFoundError,
-    UnavailableOrganizationError,
-)
+from docworker.db.errors import MovingOrganizationError, NotFoundError, UnavailableOrganizationError
 from docworker.db.faults import Fault, classify, sqlstate_of
 from docworker.db.ledger import Claim, Part
 from docworker.db.retrying import again, may_pass
@@ -42,6 +38,8 @@ _LOOK_SECONDS = 0.2
 """How often running coroutines are looked at, whether they are still to run, and ends that others wait to write."""
 _LATE_SECONDS = 0.1
 """What was claimed in time may begin so much later: the end of the job before it takes a moment."""
+_HAND_BACK_SECONDS = 10.0
+"""To begin handing back to one more organization: each may be locked."""
 _NOT_SERVED = (UnavailableOrganizationError, NotFoundError)
 """An organization's jobs are not to be run now; those of others in the message are."""
 
@@ -96,12 +94,12 @@ class _Delivery:
             part = self._line.popleft()
             try:
                 claim = self._claim(part)
+                if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
+                    claim = self._claim(part)
             except Exception as error:
-                if self._passes_over(part, error):
-                    continue
-                raise
-            if claim.position is None and self._is_first and _may_be_elsewhere(self._kind, part):
-                claim = self._claim(part)
+                if not self._passes_over(part, error):
+                    raise
+                claim = Claim([], None)
             if self._is_first:
                 self._is_first, self._begin_until = False, time.monotonic() + self._begins_for_seconds
             if claim.position is not None:
@@ -158,8 +156,9 @@ class _Delivery:
         return Batch(self._kind, attempts, claim.position, begin_until=self._begin_until)
 
     def _hand_back_the_rest(self) -> None:
-        """Nobody has begun these. Should it fail, they are dispatched again when they are overdue."""
-        while self._line:
+        """Nobody has begun these. What does not go back, or not in time, is dispatched again when it is overdue."""
+        until = time.monotonic() + _HAND_BACK_SECONDS
+        while self._line and time.monotonic() < until:
             self._hand_back(self._with_the_rest_of_it(self._line.popleft()))
 
     def _with_the_rest_of_it(self, part: Part) -> Part:

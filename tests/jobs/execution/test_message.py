@@ -3,6 +3,7 @@ come to stays as good as new."""
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
+import docworker.jobs.execution.message
 import docworker.jobs.kind
 from docworker.db import ledger
 from docworker.db.catalog import SERVED, place_of
@@ -533,6 +535,26 @@ def test_an_organization_that_is_locked_keeps_no_others_from_being_claimed(
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(tenants[1].id)})
         assert deliver(task, message) == 4
     assert [one for one, _, _ in states(message)] == ["succeeded"] * 2 + ["dispatched"] * 2 + ["succeeded"] * 2
+
+
+def test_a_stop_and_the_turn_hold_also_where_one_locked_organization_comes_after_another(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is waited for."""
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 0)
+    monkeypatch.setattr(docworker.jobs.execution.message, "_HAND_BACK_SECONDS", 0.5)
+    task = single(do_nothing)
+    tenants = tenants_with_jobs(tenant, task, each=1)
+    message = message_of(task)
+    with reopened_database(lock_timeout=1.0), all_jobs_session() as session:
+        for one in tenants:
+            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lock_key(one.id)})
+        with capture_logs() as logs:
+            assert deliver(task, message) == 0
+    waits = Counter(line["event"] for line in logs)
+    assert waits["jobs.passed_over"] == 1
+    assert waits["jobs.not_handed_back"] <= 1
+    assert [(one, attempts) for one, attempts, _ in states(message)] == [("dispatched", 0)] * 3
 
 
 @pytest.mark.parametrize("takes_batches", [False, True])
