@@ -45,10 +45,10 @@ def drop_tenant(
     `lost` is a cluster that will not come back: what is there stays.
 
     Raises NotFoundError for an unknown slug, or one that is not of `only` any more; InvalidArgumentError for a lost
-    cluster that is in the settings; UnavailableOrganizationError while such a transaction stays open, and what
-    `export_organization` does: then nothing is dropped, and, where it was to be exported, it is served as before.
+    cluster that is in the settings or has nothing of it; ConfigurationError where something of it is on another one
+    that is not; UnavailableOrganizationError while such a transaction stays open, and what `export_organization` does:
+    then nothing is dropped, and, where it was to be exported, it is served as before.
     """
-    check_lost(lost)
     with only_one_for(slug):
         placement = placement_of(slug)
         if only not in (None, placement.organization_id):
@@ -56,11 +56,15 @@ def drop_tenant(
                 f"the organization {slug!r} ({only}) is gone, and another one has its slug by now "
                 f"({placement.organization_id}): nothing was deleted"
             )
+        check_lost(lost, placement)
+        place = place_in(placement)
+        for one in (place, *other_places(placement)):
+            if one.cluster != lost:
+                settings().addresses(one.cluster)  # nothing takes back an organization that is being dropped
         manifest = None if export is None else _export(placement, export)
         set_placement(placement.organization_id, state=PlacementState.DROPPING)
         if manifest is None:
             _let_nobody_write(placement, lost)
-        place = place_in(placement)
         for other in other_places(placement):
             if other.cluster != lost:
                 clear_place(other, placement.organization_id, with_jobs=not share_ledger(other, place))

@@ -57,12 +57,18 @@ def other_places(placement: Placement) -> list[Place]:
     return [one for one in recorded if one != place_in(placement)]
 
 
-def check_lost(cluster: str | None) -> None:
-    """Raises InvalidArgumentError for a cluster that is still in the settings."""
+def check_lost(cluster: str | None, placement: Placement) -> None:
+    """Raises InvalidArgumentError for a cluster that is still in the settings, or has nothing of the organization."""
     if cluster in settings().cluster_names:
         raise InvalidArgumentError(
             f"the cluster {cluster!r} is in the settings, so nothing on it is lost: if it will not come back, take it "
             "out of DOCWORKER_CLUSTERS first"
+        )
+    places = (place_in(placement), *other_places(placement))
+    if cluster is not None and cluster not in {one.cluster for one in places}:
+        raise InvalidArgumentError(
+            f"nothing of the organization {placement.slug!r} is on a cluster {cluster!r}, only on "
+            f"{', '.join(sorted({one.cluster for one in places}))}"
         )
 
 

@@ -175,6 +175,17 @@ def test_one_on_a_cluster_that_is_lost_is_dropped_when_somebody_says_so(clusters
     assert files_of(tenant) == []
 
 
+def test_one_on_a_cluster_that_is_not_in_the_settings_is_served_as_before(clusters: None) -> None:
+    """It may be this command's settings that lack it, and nothing takes an organization back that is being dropped."""
+    tenant = PlacedTenant(Model.SHARED)
+    set_placement(tenant.id, cluster="gone")
+    for lost, said in ([], "no cluster is called 'gone'"), (["--lost", "goen"], "is on a cluster 'goen', only on gone"):
+        refused = docworker("tenants", "drop", tenant.slug, "--yes", *lost)
+        assert (refused.exit_code, said in refused.err) == (1, True)
+        assert placement_of(tenant.slug).state == PlacementState.ACTIVE
+    drop_tenant(tenant.slug, lost="gone")
+
+
 def test_what_is_elsewhere_goes_all_the_same(tenant: PlacedTenant) -> None:
     move_tenant(tenant.slug, Wanted(model=Model.SCHEMA))
     placement = placement_of(tenant.slug)

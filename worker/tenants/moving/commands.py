@@ -67,10 +67,10 @@ def abort_move(slug: str, *, lost: str | None = None) -> Place:
     """Take a move back that has not arrived, with what it has copied; returns where the organization is and stays. One
     that was suspended stays so. `lost` is a cluster that will not come back: what was copied there stays. Raises
     NotFoundError, and InvalidArgumentError where there is nothing to take back, or the lost cluster is in
-    the settings."""
-    check_lost(lost)
+    the settings or has nothing of it."""
     with only_one_for(slug):
         placement = placement_of(slug)
+        check_lost(lost, placement)
         if placement.state == PlacementState.DROPPING:
             raise InvalidArgumentError(
                 f"the organization {slug!r} is being dropped: run `docworker tenants drop {slug}` to the end"
@@ -103,9 +103,9 @@ def _remove_copy(placement: Placement, target: Place, *, is_new: bool) -> None:
 def clean_tenant(slug: str, *, now: bool = False, lost: str | None = None) -> Place:
     """Remove what is kept where it was moved from; before its time only `now`. On a cluster that is `lost` it stays and
     is forgotten, also where that was lost when it had just arrived. Raises InvalidArgumentError."""
-    check_lost(lost)
     with only_one_for(slug):
         placement = placement_of(slug)
+        check_lost(lost, placement)
         previous = placement.previous
         if previous is None:
             raise InvalidArgumentError(f"nothing is kept of where the organization {slug!r} was before")
