@@ -7,6 +7,8 @@ there only then. So neither counts a producer, nor does one wait for another. Th
 import sqlalchemy as sa
 from alembic import op
 
+from docworker.migrations.functions import replace_in
+
 revision = "0024"
 down_revision = "0023"
 branch_labels = None
@@ -45,20 +47,6 @@ CHECKED = """\
 """
 
 
-def replace(old: str, new: str) -> None:
-    """In the function as it is: another migration may have changed other parts of it."""
-    op.execute(f"""
-        DO $do$
-        DECLARE
-            before CONSTANT text := pg_get_functiondef('{ENQUEUE_MANY}'::regprocedure);
-        BEGIN
-            ASSERT position($old${old}$old$ IN before) > 0, 'ledger.enqueue_many is none that this migration knows';
-            EXECUTE replace(before, $old${old}$old$, $new${new}$new$);
-        END
-        $do$
-    """)
-
-
 def upgrade() -> None:
     op.create_table(
         "backlogs",
@@ -81,11 +69,11 @@ def upgrade() -> None:
     op.execute("GRANT SELECT ON ledger.backlogs TO docworker_worker")
     op.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ledger.backlogs TO docworker_dispatcher")
     op.execute(HAS_ROOM)
-    replace(BEFORE, CHECKED + BEFORE)
+    replace_in(ENQUEUE_MANY, BEFORE, CHECKED + BEFORE)
 
 
 def downgrade() -> None:
     """What was set is lost."""
-    replace(CHECKED + BEFORE, BEFORE)
+    replace_in(ENQUEUE_MANY, CHECKED + BEFORE, BEFORE)
     op.execute("DROP FUNCTION ledger.has_room(uuid, bigint)")
     op.drop_table("backlogs", schema="ledger")

@@ -8,6 +8,7 @@ The release before enters jobs without such a key, admits none, and lets those g
 import sqlalchemy as sa
 from alembic import op
 
+from docworker.migrations.functions import replace_in
 from docworker.migrations.names import do
 
 revision = "0029"
@@ -119,20 +120,6 @@ END
 """
 
 
-def replace(old: str, new: str) -> None:
-    """In the function as it is: another migration may have changed other parts of it."""
-    op.execute(f"""
-        DO $do$
-        DECLARE
-            before CONSTANT text := pg_get_functiondef('{OPEN_GATE}'::regprocedure);
-        BEGIN
-            ASSERT position($old${old}$old$ IN before) > 0, 'ledger.open_gate is none that this migration knows';
-            EXECUTE replace(before, $old${old}$old$, $new${new}$new$);
-        END
-        $do$
-    """)
-
-
 def upgrade() -> None:
     op.execute(
         "ALTER TABLE ledger.jobs ADD COLUMN IF NOT EXISTS limit_key text,"
@@ -147,7 +134,7 @@ def upgrade() -> None:
         op.execute(f"CREATE {INDEX}")
         op.execute("SET lock_timeout = '5s'")
     create_tables()
-    replace(OPENED_BEFORE, OPENED)
+    replace_in(OPEN_GATE, OPENED_BEFORE, OPENED)
     for function in FUNCTIONS.values():
         op.execute(function)
     for name, when in TRIGGERS.items():
@@ -174,7 +161,7 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER {name} ON ledger.jobs")
     for signature in FUNCTIONS:
         op.execute(f"DROP FUNCTION ledger.{signature}")
-    replace(OPENED, OPENED_BEFORE)
+    replace_in(OPEN_GATE, OPENED, OPENED_BEFORE)
     op.drop_table("key_events", schema="ledger")
     op.execute("DROP INDEX ledger.ix_jobs_limit_key")
     op.execute("ALTER TABLE ledger.jobs DROP CONSTRAINT ck_jobs_limit_key")

@@ -7,6 +7,8 @@ where that begins anew. The release before neither needs nor minds it.
 
 from alembic import op
 
+from docworker.migrations.functions import replace_in
+
 revision = "0037"
 down_revision = "0036"
 branch_labels = None
@@ -25,7 +27,7 @@ TOLD_IF_IT_IS_SO_STILL = f"""    IF TG_NAME = 'tell_gates_late' AND NOT EXISTS (
 
 
 def upgrade() -> None:
-    replace(TOLD, TOLD_IF_IT_IS_SO_STILL)
+    replace_in("ledger.tell_gates()", TOLD, TOLD_IF_IT_IS_SO_STILL)
     at_once(f"{HAS_ENDED_OR_LIVES_AGAIN} AND pg_trigger_depth() <= {DEEPEST}")
     op.execute(
         "CREATE CONSTRAINT TRIGGER tell_gates_late AFTER UPDATE OF state ON ledger.jobs"
@@ -38,7 +40,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TRIGGER tell_gates_late ON ledger.jobs")
     at_once(HAS_ENDED_OR_LIVES_AGAIN)
-    replace(TOLD_IF_IT_IS_SO_STILL, TOLD)
+    replace_in("ledger.tell_gates()", TOLD_IF_IT_IS_SO_STILL, TOLD)
 
 
 def at_once(when: str) -> None:
@@ -46,17 +48,3 @@ def at_once(when: str) -> None:
         "CREATE OR REPLACE TRIGGER tell_gates AFTER UPDATE OF state ON ledger.jobs FOR EACH ROW"
         f" WHEN ({when}) EXECUTE FUNCTION ledger.tell_gates()"
     )
-
-
-def replace(old: str, new: str) -> None:
-    """In the function as it is: another migration may have changed other parts of it."""
-    op.execute(f"""
-        DO $do$
-        DECLARE
-            before CONSTANT text := pg_get_functiondef('ledger.tell_gates()'::regprocedure);
-        BEGIN
-            ASSERT position($old${old}$old$ IN before) > 0, 'ledger.tell_gates is none that this migration knows';
-            EXECUTE replace(before, $old${old}$old$, $new${new}$new$);
-        END
-        $do$
-    """)

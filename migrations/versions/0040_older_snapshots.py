@@ -7,6 +7,8 @@ snapshot did not see that it had gone. The release before works on as it is.
 
 from alembic import op
 
+from docworker.migrations.functions import replace_in
+
 revision = "0040"
 down_revision = "0039"
 branch_labels = None
@@ -71,25 +73,11 @@ SERVED_AND_THERE = """\
 """
 
 
-def replace(old: str, new: str) -> None:
-    """In the function as it is: another migration may have changed other parts of it."""
-    op.execute(f"""
-        DO $do$
-        DECLARE
-            before CONSTANT text := pg_get_functiondef('{ENQUEUE_MANY}'::regprocedure);
-        BEGIN
-            ASSERT position($old${old}$old$ IN before) > 0, 'ledger.enqueue_many is none that this migration knows';
-            EXECUTE replace(before, $old${old}$old$, $new${new}$new$);
-        END
-        $do$
-    """)
-
-
 def upgrade() -> None:
     op.execute(IS_HERE)
-    replace(THERE_AND_SERVED, SERVED_AND_THERE)
+    replace_in(ENQUEUE_MANY, THERE_AND_SERVED, SERVED_AND_THERE)
 
 
 def downgrade() -> None:
-    replace(SERVED_AND_THERE, THERE_AND_SERVED)
+    replace_in(ENQUEUE_MANY, SERVED_AND_THERE, THERE_AND_SERVED)
     op.execute("DROP FUNCTION ledger.is_here(uuid)")
