@@ -106,7 +106,6 @@ def dispatch_due(
             (LaneKey(one.organization_id, one.kind, one.alone, one.priority), one.run_at) for one in admitted
         )
         turns.came({one.organization_id for one in admitted})
-        ahead = None if admitted else ahead
     walk = plan(
         session, turns, under_way, limits, capacity=capacity, left_out=left_out, shortcuts=shortcuts, ahead=ahead
     )
@@ -161,7 +160,8 @@ def plan(
 
 
 def first_wanted(turns: Turns, shortcuts: Shortcuts, limits: Limits, *, capacity: int) -> WantedLanes | None:
-    """The lanes that `plan` begins with, for as many messages or fewer; None where other things come before that."""
+    """The lanes that `plan` begins with, for as many messages or fewer; None where other things come before that. Those
+    whose jobs come into their lanes meanwhile are asked for by name."""
     if turns.is_long or turns.newest(1) or turns.queues or shortcuts.lanes.is_dear:
         return None
     return WantedLanes(turns.after, _FIRST_STRETCH, _due_in(capacity, limits))

@@ -237,8 +237,8 @@ class LaneSearch:
         """The next stretch of the ring, and the lanes of the `named`."""
         if not self._is_dear:
             wanted, ahead = WantedLanes(seen_until, most, due, named), self._ahead
-            is_known = ahead is not None and ahead.wanted.covers(wanted)
-            stretch, dead = wanted.found(ahead.lanes if ahead and is_known else ask(self._session, wanted.call))
+            rows = ahead.lanes if ahead and ahead.wanted.covers(wanted) else ask(self._session, wanted.call)
+            stretch, dead = wanted.found(rows)
             self._known.walked(dead=dead - _PASSES * self._usual)
             return stretch
         section = self._known.section(after=self._after, passed=self._passed, most=most)
