@@ -79,6 +79,11 @@ class OpenClusters(Protocol):
 AT_HOME = Place(HOME, SHARED_SCHEMA)
 
 
+def place_in(placement: Placement) -> Place:
+    """Its own place, by its row; others may be recorded there besides (`worker.tenants.places`)."""
+    return Place(placement.cluster, placement.schema, placement.database)
+
+
 def place_of(organization_id: UUID | None, among: OpenClusters, *, states: Collection[str] = READABLE) -> Place:
     """Where an organization is, by the catalog of the home cluster among these. None is for what belongs to no
     organization, such as the catalog itself.

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.catalog import SHARED_SCHEMA, place_in
 from docworker.db.errors import NotFoundError, UnavailableOrganizationError
 from docworker.db.governor import Governor, table_of
 from docworker.db.invariants.checks import DOCUMENT_WALKS, INVARIANTS, LEDGER_WALKS, Page, PolicyWalk, Walk
@@ -79,18 +79,8 @@ class Audit:
                     return False
             except (UnavailableOrganizationError, NotFoundError):
                 continue  # it moves, is suspended or was dropped, since a moment ago
-            except Exception as error:
-                place = Place(placement.cluster, placement.schema, placement.database)
-                are_all = passed.add(place, error)
-                if are_all and placement.cluster == HOME:
-                    raise
-                log.warning(
-                    "cluster.skipped" if are_all else "organization.skipped",
-                    cluster=placement.cluster,
-                    organization=organization,
-                    kind="audit_invariants",
-                    error=str(error),
-                )
+            except Exception as error:  # noqa: BLE001 - raised again where it is a matter of all
+                are_all = passed.skip(placement.organization_id, place_in(placement), error, kind="audit_invariants")
                 self.done.skipped.append(placement.cluster if are_all else organization)
         return True
 

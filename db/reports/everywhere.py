@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from typing import NamedTuple
 
-from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.catalog import SHARED_SCHEMA, place_in
 from docworker.db.cluster import database
 from docworker.db.errors import ConfigurationError, NotFoundError, UnavailableOrganizationError
 from docworker.db.faults import Fault, classify
@@ -109,7 +109,7 @@ def _usage_of(placement: Placement, question: Question) -> list[Usage]:
     report = REPORTS["usage"]
     if placement.state != PlacementState.SUSPENDED:
         return answer(report, placement.organization_id, question).rows
-    place = Place(placement.cluster, placement.schema, placement.database)
+    place = place_in(placement)
     with reading_at(place, placement.organization_id) as session:
         return compute(report, session, question).rows
 

@@ -2,6 +2,9 @@
 turn."""
 
 from collections import Counter
+from uuid import UUID
+
+import structlog
 
 from docworker.db import ledger
 from docworker.db.catalog import SHARED_SCHEMA, Place
@@ -9,6 +12,9 @@ from docworker.db.cluster import database
 from docworker.db.cluster.health import answers
 from docworker.db.errors import BacklogFullError
 from docworker.db.faults import Fault, classify, sqlstate_of
+from docworker.db.settings import HOME
+
+log = structlog.get_logger(__name__)
 
 _MOST_WAITED_FOR = 3
 """So many organizations of a cluster's own database are waited for in vain, each until its time is over; then it is one
@@ -35,6 +41,21 @@ class Passed:
             return False
         self._clusters.add(place.cluster)
         return True
+
+    def skip(self, organization_id: UUID, place: Place, error: Exception, *, kind: str) -> bool:
+        """`add`, for the loop of a job of this kind, and say so in the log. Raises the error also where home does not
+        answer: that is for the job to fail of."""
+        are_all = self.add(place, error)
+        if are_all and place.cluster == HOME:
+            raise error
+        log.warning(
+            "cluster.skipped" if are_all else "organization.skipped",
+            cluster=place.cluster,
+            organization=str(organization_id),
+            kind=kind,
+            error=str(error),
+        )
+        return are_all
 
     def _is_of_one(self, place: Place, error: Exception) -> bool:
         sqlstate = sqlstate_of(error)

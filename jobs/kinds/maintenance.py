@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from docworker.db.catalog import AT_HOME, Place
+from docworker.db.catalog import AT_HOME, Place, place_in
 from docworker.db.documents.reconcile import fail_abandoned, forgotten_documents
 from docworker.db.documents.retention import has_deleted, prune_versions, purge_deleted
 from docworker.db.documents.search import unindexed
@@ -69,11 +69,7 @@ def _for_each_organization(
     wait. What does not answer is left to the next time, and does not keep the others from their turn. That home does
     not is for the attempt to fail of."""
     passed = Passed()
-    organizations = [
-        (one.organization_id, Place(one.cluster, one.schema, one.database))
-        for one in list_organizations()
-        if one.state == _ACTIVE
-    ]
+    organizations = [(one.organization_id, place_in(one)) for one in list_organizations() if one.state == _ACTIVE]
     for organization_id, place in [*organizations, *([(SYSTEM_ORGANIZATION_ID, AT_HOME)] if and_system else [])]:
         if attempt.should_stop:
             return
@@ -81,17 +77,8 @@ def _for_each_organization(
             continue
         try:
             _enqueue_if_due(attempt, task, is_due, organization_id, place)
-        except Exception as error:
-            are_all = passed.add(place, error)
-            if are_all and place.cluster == HOME:
-                raise
-            log.warning(
-                "cluster.skipped" if are_all else "organization.skipped",
-                cluster=place.cluster,
-                organization=str(organization_id),
-                kind=task.kind.name,
-                error=str(error),
-            )
+        except Exception as error:  # noqa: BLE001 - raised again where it is a matter of all
+            passed.skip(organization_id, place, error, kind=task.kind.name)
 
 
 def _enqueue_if_due(

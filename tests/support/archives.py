@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select, text
 
+from docworker.db.catalog import place_in
 from docworker.db.documents.store import source_store
 from docworker.db.models import (
     AuditEntry,
@@ -27,7 +28,6 @@ from docworker.db.sessions.opening import reading_at
 from docworker.db.tenants.archive import MANIFEST
 from docworker.db.tenants.tables import TABLES
 from docworker.worker.tenants.owner import find_organization
-from docworker.worker.tenants.places import place_in
 from tests.support.tenants import Tenant
 
 LARGE_NUMBER = "1" + "0" * 30 + ".000000000000000000000000001"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Text, cast, func, insert, select, text
 
-from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place
+from docworker.db.catalog import SHARED_SCHEMA, TENANT_SCHEMAS, Place, place_in
 from docworker.db.models import (
     ApiToken,
     AuditEntry,
@@ -37,7 +37,7 @@ from docworker.db.tenants.copying import ledger_tables, owned_tables
 from docworker.db.tenants.tables import owner_column
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.owner import become, owning, placement_of
-from docworker.worker.tenants.places import Model, place_in
+from docworker.worker.tenants.places import Model
 from tests.support.tenants import Tenant
 
 EAST = Place("east", "app")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.dialects.postgresql import insert
 
-from docworker.db.catalog import TENANT_SCHEMAS, Place
+from docworker.db.catalog import TENANT_SCHEMAS, Place, place_in
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Organization, Placement, PlacementState
 from docworker.db.models.base import new_id
@@ -16,7 +16,7 @@ from docworker.db.settings import HOME, settings
 from docworker.db.tenants.organizations import check_slug
 from docworker.worker.tenants.making import make_place
 from docworker.worker.tenants.owner import become, find_placement, only_one_for, owning, set_placement
-from docworker.worker.tenants.places import Model, model_of, new_place, place_in
+from docworker.worker.tenants.places import Model, model_of, new_place
 
 
 class Created(NamedTuple):

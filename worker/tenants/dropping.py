@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.catalog import SERVED
+from docworker.db.catalog import SERVED, place_in
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, NotFoundError, UnavailableOrganizationError
 from docworker.db.faults import sqlstate_of
@@ -24,7 +24,7 @@ from docworker.db.tenants.archive import Manifest
 from docworker.db.tenants.exporting import check_free, export_organization
 from docworker.worker.tenants.making import clear_place, owns_database
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
-from docworker.worker.tenants.places import check_lost, other_places, place_in, share_ledger
+from docworker.worker.tenants.places import all_places, check_lost, other_places, share_ledger
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait, refuse_older_snapshots
 
 _LONGEST_WAIT_SECONDS = 60
@@ -58,7 +58,7 @@ def drop_tenant(
             )
         check_lost(lost, placement)
         place = place_in(placement)
-        for one in (place, *other_places(placement)):
+        for one in all_places(placement):
             if one.cluster != lost:
                 settings().addresses(one.cluster)  # nothing takes back an organization that is being dropped
         manifest = None if export is None else _export(placement, export)

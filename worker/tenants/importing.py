@@ -27,7 +27,7 @@ from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, IntegrityError
 
-from docworker.db.catalog import Place
+from docworker.db.catalog import Place, place_in
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement, PlacementState
@@ -44,7 +44,7 @@ from docworker.jobs.kinds.indexing import index_documents
 from docworker.worker.tenants.creating import check_same, record
 from docworker.worker.tenants.making import make_place
 from docworker.worker.tenants.owner import find_organization, only_one_for, set_placement
-from docworker.worker.tenants.places import Model, new_place, place_in
+from docworker.worker.tenants.places import Model, new_place
 from docworker.worker.tenants.states import let_jobs_run, let_jobs_wait
 
 _CHUNK_ROWS = 500

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.catalog import SHARED_SCHEMA, Place, place_in
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement
 from docworker.db.settings import settings
@@ -42,10 +42,6 @@ def new_place(model: Model, cluster: str, organization_id: UUID, slug: str, *, n
     return Place(cluster, named) if model is Model.SCHEMA else Place(cluster, SHARED_SCHEMA, named)
 
 
-def place_in(placement: Placement) -> Place:
-    return Place(placement.cluster, placement.schema, placement.database)
-
-
 def recorded_place(record: Mapping[str, Any]) -> Place:
     """Of `Placement.previous` or `Placement.move`, where `Place._asdict` has put it."""
     return Place(record["cluster"], record["schema"], record["database"])
@@ -57,6 +53,11 @@ def other_places(placement: Placement) -> list[Place]:
     return [one for one in recorded if one != place_in(placement)]
 
 
+def all_places(placement: Placement) -> list[Place]:
+    """Its own at the end: that one is the last to go."""
+    return [*other_places(placement), place_in(placement)]
+
+
 def check_lost(cluster: str | None, placement: Placement) -> None:
     """Raises InvalidArgumentError for a cluster that is still in the settings, or has nothing of the organization."""
     if cluster in settings().cluster_names:
@@ -64,11 +65,11 @@ def check_lost(cluster: str | None, placement: Placement) -> None:
             f"the cluster {cluster!r} is in the settings, so nothing on it is lost: if it will not come back, take it "
             "out of DOCWORKER_CLUSTERS first"
         )
-    places = (place_in(placement), *other_places(placement))
-    if cluster is not None and cluster not in {one.cluster for one in places}:
+    clusters = {one.cluster for one in all_places(placement)}
+    if cluster is not None and cluster not in clusters:
         raise InvalidArgumentError(
             f"nothing of the organization {placement.slug!r} is on a cluster {cluster!r}, only on "
-            f"{', '.join(sorted({one.cluster for one in places}))}"
+            f"{', '.join(sorted(clusters))}"
         )
 
 

@@ -6,11 +6,10 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from docworker.db.catalog import REMEDIES, SHARED_SCHEMA, Place
+from docworker.db.catalog import REMEDIES, SHARED_SCHEMA, Place, place_in
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Organization, Placement, PlacementState, Suspension
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, quoted, set_placement
-from docworker.worker.tenants.places import place_in
 
 
 def suspend(slug: str) -> Placement:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import insert, text
 
-from docworker.db.catalog import AT_HOME, Place
+from docworker.db.catalog import AT_HOME, Place, place_in
 from docworker.db.errors import ConfigurationError, InvalidArgumentError
 from docworker.db.ledger import find_limits, pauses
 from docworker.db.ledger.waiting.backlogs import backlogs
@@ -25,7 +25,7 @@ from docworker.worker.tenants.creating import create_tenant, record
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.making import steer_as_home
 from docworker.worker.tenants.owner import become, owning, placement_of
-from docworker.worker.tenants.places import Model, new_place, place_in
+from docworker.worker.tenants.places import Model, new_place
 from tests.support.database import somebody_waits
 from tests.support.project import PROJECT
 from tests.support.waiting import eventually

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
-from docworker.db.catalog import AT_HOME
+from docworker.db.catalog import AT_HOME, place_in
 from docworker.db.cluster import database
 from docworker.db.documents.store import source_store
 from docworker.db.errors import InvalidArgumentError, NotFoundError
@@ -39,7 +39,7 @@ from docworker.worker.tenants.importing import import_organization
 from docworker.worker.tenants.making import clear_place
 from docworker.worker.tenants.moving import Wanted, move_tenant
 from docworker.worker.tenants.owner import become, find_placement, owning, placement_of, set_placement
-from docworker.worker.tenants.places import Model, place_in
+from docworker.worker.tenants.places import Model
 from docworker.worker.tenants.states import suspend
 from tests.support.archives import add_source, all_rows, sha256_of
 from tests.support.commands import docworker

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.catalog import AT_HOME
+from docworker.db.catalog import AT_HOME, place_in
 from docworker.db.documents.search import search_documents
 from docworker.db.documents.store import source_key, source_store
 from docworker.db.errors import ConfigurationError, InvalidArgumentError, UnavailableOrganizationError
@@ -30,7 +30,7 @@ from docworker.worker.tenants.creating import create_tenant, record
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.importing import import_organization
 from docworker.worker.tenants.owner import find_placement, owning, placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in
+from docworker.worker.tenants.places import Model, model_of
 from tests.support.archives import all_rows, furnished, manifest_of, sha256_of
 from tests.support.tenants import Tenant, is_served
 from tests.support.waiting import eventually

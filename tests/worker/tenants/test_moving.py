@@ -15,7 +15,7 @@ from sqlalchemy import UniqueConstraint, delete, func, insert, select, text, upd
 from sqlalchemy.exc import OperationalError
 
 from docworker.db import ledger
-from docworker.db.catalog import AT_HOME, Place, place_of
+from docworker.db.catalog import AT_HOME, Place, place_in, place_of
 from docworker.db.cluster import database
 from docworker.db.errors import ConfigurationError, DocworkerError, InvalidArgumentError, NotFoundError
 from docworker.db.models import (
@@ -49,7 +49,7 @@ from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.moving import Wanted, abort_move, clean_tenant, move, move_tenant, undo_move, write_stop
 from docworker.worker.tenants.moving.wanted import Progress
 from docworker.worker.tenants.owner import become, only_one_for, owning, placement_of, set_placement
-from docworker.worker.tenants.places import Model, place_in
+from docworker.worker.tenants.places import Model
 from docworker.worker.tenants.states import resume, suspend
 from tests.support.commands import docworker
 from tests.support.database import reopened_database, somebody_waits

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from sqlalchemy.exc import DBAPIError
 
+from docworker.db.catalog import place_in
 from docworker.db.errors import DocworkerError, StoreError
 from docworker.worker.cli.database_errors import reason_of
 from docworker.worker.cli.errors import Failure
@@ -28,7 +29,7 @@ from docworker.worker.tenants.moving import (
     undo_move,
 )
 from docworker.worker.tenants.owner import placement_of
-from docworker.worker.tenants.places import Model, model_of, other_places, place_in
+from docworker.worker.tenants.places import Model, model_of, other_places
 
 
 @click.command(

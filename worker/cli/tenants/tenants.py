@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from docworker.db.catalog import place_in
 from docworker.db.models import Placement
 from docworker.db.tenants.organizations import list_organizations, placement_called
 from docworker.worker.cli.options import database_open
@@ -19,7 +20,7 @@ from docworker.worker.cli.tenants.restore import restore
 from docworker.worker.tenants.creating import create_tenant
 from docworker.worker.tenants.dropping import drop_tenant
 from docworker.worker.tenants.owner import placement_of
-from docworker.worker.tenants.places import Model, model_of, other_places, place_in, recorded_place
+from docworker.worker.tenants.places import Model, all_places, model_of, recorded_place
 from docworker.worker.tenants.states import resume as resume_tenant
 from docworker.worker.tenants.states import suspend as suspend_tenant
 
@@ -147,7 +148,7 @@ def drop(slug: str, yes: bool, path: Path | None, lost: str | None) -> None:
     """
     with database_open("tenants"):
         placement = placement_of(slug)
-        organization_id, places = placement.organization_id, [*other_places(placement), place_in(placement)]
+        organization_id, places = placement.organization_id, all_places(placement)
         if not yes:
             click.echo(f"This deletes all documents, versions, jobs and files of {slug} ({organization_id}).")
             if click.prompt("Type its slug to go on", default="", show_default=False) != slug:

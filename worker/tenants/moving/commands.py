@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from docworker.db.catalog import Place
+from docworker.db.catalog import Place, place_in
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement, PlacementState
 from docworker.worker.tenants.moving.leftovers import (
@@ -27,7 +27,7 @@ from docworker.worker.tenants.moving.wanted import (
     under_way,
 )
 from docworker.worker.tenants.owner import only_one_for, owning, placement_of
-from docworker.worker.tenants.places import Model, check_lost, model_of, place_in, recorded_place, share_ledger
+from docworker.worker.tenants.places import Model, check_lost, model_of, recorded_place, share_ledger
 
 
 def move_tenant(slug: str, wanted: Wanted, progress: Progress | None = None) -> Moved:

@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy import delete, update
 from sqlalchemy.dialects.postgresql import insert
 
-from docworker.db.catalog import Place
+from docworker.db.catalog import Place, place_in
 from docworker.db.models import Placement, PlacementState, Suspension
 from docworker.db.tenants.copying import ledger_tables
 from docworker.worker.tenants.making import clear_place, steer_as_home
 from docworker.worker.tenants.moving.wanted import Moved
 from docworker.worker.tenants.owner import become, owning
-from docworker.worker.tenants.places import place_in, recorded_place, share_ledger
+from docworker.worker.tenants.places import recorded_place, share_ledger
 
 
 def finish_arrived(placement: Placement, *, lost: str | None = None) -> Moved:

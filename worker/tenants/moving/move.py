@@ -23,7 +23,7 @@ import psycopg
 from sqlalchemy import Connection, func, or_, select
 from sqlalchemy.exc import DBAPIError
 
-from docworker.db.catalog import SHARED_SCHEMA, Place
+from docworker.db.catalog import SHARED_SCHEMA, Place, place_in
 from docworker.db.errors import DocworkerError, InvalidArgumentError
 from docworker.db.governor import Governor
 from docworker.db.ledger.ring import place_of_ring
@@ -48,7 +48,7 @@ from docworker.worker.tenants.moving.servers import (
 from docworker.worker.tenants.moving.wanted import ARRIVED, COPYING, Moved, Progress, Wanted
 from docworker.worker.tenants.moving.write_stop import LOCK_SECONDS, WriteStop
 from docworker.worker.tenants.owner import owning, placement_of
-from docworker.worker.tenants.places import Model, model_of, place_in, recorded_place, share_ledger
+from docworker.worker.tenants.places import Model, model_of, recorded_place, share_ledger
 from docworker.worker.tenants.states import refuse_older_snapshots
 
 MOST_ROUNDS = 10

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from docworker.db.catalog import Place
+from docworker.db.catalog import Place, place_in
 from docworker.db.errors import InvalidArgumentError
 from docworker.db.models import Placement, PlacementState
 from docworker.db.settings import settings
 from docworker.db.tenants.copying import Round
-from docworker.worker.tenants.places import Model, model_of, new_place, place_in, recorded_place
+from docworker.worker.tenants.places import Model, model_of, new_place, recorded_place
 
 COPYING, ARRIVED = "copying", "arrived"
 """Phases of `Placement.move`."""

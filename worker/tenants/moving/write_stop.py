@@ -10,13 +10,13 @@ from psycopg import sql
 from psycopg.errors import LockNotAvailable
 from sqlalchemy import func, select
 
+from docworker.db.catalog import place_in
 from docworker.db.errors import DocworkerError
 from docworker.db.models import Job, JobState, Placement
 from docworker.db.models.ledger.attempt import ATTEMPTS
 from docworker.db.models.ledger.job import JOBS, LIVE_STATES
 from docworker.db.sessions.fence import lock_key
 from docworker.worker.tenants.owner import become, owning
-from docworker.worker.tenants.places import place_in
 
 LOCK_SECONDS, LOCK_ATTEMPTS = 1.0, 10
 """So long writers may be made to wait behind a transaction that does not end, and how often."""
