@@ -44,7 +44,9 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def _no_stop() -> Iterator[None]:
+def _no_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nor the end of a turn, unless a test is about that: a slow machine would begin fewer jobs."""
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
     yield
     clear_stop()
 
@@ -146,10 +148,7 @@ def going_on(then: Callable[[Attempt], None]) -> Do:
     return at_the(1, do)
 
 
-def test_a_job_may_go_on_after_its_end_while_the_next_one_is_kept_for_it(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+def test_a_job_may_go_on_after_its_end_while_the_next_one_is_kept_for_it(tenant: Tenant) -> None:
     seen: list[list[tuple[str, int, int]]] = []
     renewed: list[bool] = []
 
@@ -435,10 +434,7 @@ def test_a_claim_that_fails_does_not_undo_the_job_before_it(
 
 
 @pytest.mark.usefixtures("clusters")
-def test_an_organization_that_is_not_served_any_more_stops_no_message(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+def test_an_organization_that_is_not_served_any_more_stops_no_message(tenant: Tenant) -> None:
 
     def suspend_the_next(_: Attempt) -> None:
         set_placement(tenants[1].id, state=PlacementState.SUSPENDED)
@@ -524,10 +520,7 @@ def test_the_end_of_a_job_does_not_wait_for_the_lock_of_another_organization(
     assert seconds[0] < 15
 
 
-def test_an_organization_that_is_locked_keeps_no_others_from_being_claimed(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 60)
+def test_an_organization_that_is_locked_keeps_no_others_from_being_claimed(tenant: Tenant) -> None:
     task = single(do_nothing)
     tenants = tenants_with_jobs(tenant, task, each=2)
     message = message_of(task)
@@ -586,7 +579,7 @@ def test_the_jobs_of_a_claim_that_the_servers_do_not_take_go_back(tenant: Tenant
 def test_the_end_of_a_job_whose_organization_is_being_dropped_is_not_waited_for(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 4)
+    monkeypatch.setattr(docworker.jobs.kind, "TURN_SECONDS", 9)
 
     def drop(attempt: Attempt) -> None:
         set_placement(attempt.organization_id, state=PlacementState.DROPPING)
